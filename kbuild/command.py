@@ -1,0 +1,146 @@
+"""External commands: logged so that they can be pasted, bounded in time, never left behind."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild import log
+from kbuild.errors import HarnessError
+
+MAX_LINE = 1 << 16
+"""Bytes after which a line is taken as ended."""
+KEEP_LINES = 200_000
+"""Lines of output that stay in memory; the whole of it is in the log file where one is asked for."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """An ended command. `status` is as in the shell: 128 + N for signal N."""
+
+    argv: tuple[str, ...]
+    status: int
+    output: str
+    seconds: float
+
+
+def pasteable(argv: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The command as a line for a shell; `env` holds only what differs from the caller's."""
+    words = [f"{name}={shlex.quote(value)}" for name, value in (env or {}).items()]
+    line = " ".join([*words, shlex.join(str(word) for word in argv)])
+    return f"cd {shlex.quote(str(cwd))} && {line}" if cwd else line
+
+
+def missing(argv: Sequence[str | Path]) -> HarnessError | None:
+    """An error when the program is not installed."""
+    if shutil.which(str(argv[0])) is None:
+        return HarnessError(f"'{argv[0]}' is not installed: run ./scripts/inv, which installs what is missing")
+    return None
+
+
+def leashed(argv: Sequence[str | Path]) -> list[str]:
+    """`argv`, to be killed by the kernel when the thread that started it ends, even by SIGKILL."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *map(str, argv)]
+
+
+def end(process: subprocess.Popen[bytes], grace: float = 2.0) -> None:
+    """End a process that was started with `start_new_session`, and all of its group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+            if number == signal.SIGKILL:
+                return
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    on_line: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+    stdin: bytes | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run a command to its end, with standard error joined to standard output.
+
+    `env` is added to this process's own. `on_line` gets each line as it comes. `timeout` is in
+    seconds. Raises HarnessError when the program is missing, when time is up, and, with `check`,
+    when it ends with another status than 0. On any exception, Ctrl-C included, the command and
+    what it started are ended first.
+    """
+    if error := missing(argv):
+        raise error
+    text = pasteable(argv, cwd, env)
+    start = time.monotonic()
+    log.get().debug("command", command=text)
+    kept: collections.deque[str] = collections.deque(maxlen=KEEP_LINES)
+    sink = log_file.open("ab") if log_file else None
+    process = subprocess.Popen(
+        leashed(argv),
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+    def line(raw: bytes) -> None:
+        decoded = raw.decode("utf-8", "replace").rstrip("\n")
+        kept.append(decoded)
+        if on_line:
+            on_line(decoded)
+
+    try:
+        assert process.stdout is not None
+        if stdin is not None and process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(stdin)
+                process.stdin.close()
+        pending = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                left = None if timeout is None else timeout - (time.monotonic() - start)
+                if (left is not None and left <= 0) or not selector.select(left):
+                    raise HarnessError(f"no end after {timeout:.0f} s: {text}")
+                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                if sink:
+                    sink.write(chunk)
+                if not chunk:
+                    break
+                *lines, pending = (pending + chunk).split(b"\n")
+                if len(pending) > MAX_LINE:
+                    lines, pending = [*lines, pending], b""
+                for one in lines:
+                    line(one)
+        if pending:
+            line(pending)
+        status = process.wait()
+    except BaseException:
+        end(process)
+        raise
+    finally:
+        if sink:
+            sink.close()
+    seconds = time.monotonic() - start
+    status = 128 - status if status < 0 else status
+    log.get().debug("command.end", command=text, status=status, seconds=round(seconds, 3))
+    if check and status:
+        last = next((one for one in reversed(kept) if one.strip()), "it said nothing")
+        raise HarnessError(f"status {status} from: {text}: {last.strip()}")
+    return Completed(tuple(map(str, argv)), status, "\n".join(kept), seconds)

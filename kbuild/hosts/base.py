@@ -1,0 +1,62 @@
+"""What every host gives: its description from a file, and a machine with a console and an agent line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds of wall clock."""
+
+    boot_s: float = 60
+    """From the emulator's start to the agent's first line."""
+    step_s: float = 30
+    """One step, however much it says."""
+    silent_s: float = 20
+    """Within a step, without a byte on either line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BootImage:
+    """What a machine boots: no disk, all is in the initramfs."""
+
+    kernel: Path
+    """A bzImage."""
+    initramfs: Path
+    """An uncompressed newc archive with the agent as /init."""
+    command_line: tuple[str, ...]
+    """Added to what the host needs itself (its console)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Something that came from a machine. `exit`: the emulator ended, `data` says how, for a person."""
+
+    source: Literal["agent", "console", "exit"]
+    data: bytes
+
+
+class Machine(Protocol):
+    """A running machine. Leaving the context ends it and everything that it started."""
+
+    def send(self, data: bytes) -> None:
+        """Write to the agent's line. A machine that is gone is told by `receive`, never by an exception here."""
+
+    def receive(self, timeout: float) -> list[Chunk]:
+        """Wait up to `timeout` seconds for anything to come; empty when nothing did.
+
+        `exit` comes once, after everything that came before the end; later calls return at once.
+        """
+
+    def stop(self) -> None:
+        """End the emulator now. May be called from any thread and more than once."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()

@@ -1,0 +1,52 @@
+"""Kernel versions and ranges of them, as profiles, orders and signatures write them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+_VERSION = re.compile(r"\d+(?:\.\d+)*")
+_RANGE = re.compile(r"\s*(?:(?P<low>\d+(?:\.\d+)*)?\s*-\s*(?P<high>\d+(?:\.\d+)*)?|(?P<only>\d+(?:\.\d+)*))?\s*")
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a kernel release: `6.1.192-kvm+` is (6, 1, 192).
+
+    Raises ValueError where there are none.
+    """
+    match = _VERSION.match(text)
+    if match is None:
+        raise ValueError(f"'{text}' is not a kernel version")
+    return tuple(int(part) for part in match.group().split("."))
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class KernelRange:
+    """An inclusive range, written `6.1 - 7.2`, `5.19 -`, `- 6.2` or `6.1`; empty: all kernels.
+
+    A version is compared to the length of the bound, so 6.2.16 is in `- 6.2`. Raises ValueError
+    where the text is no range.
+    """
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+    def __init__(self, text: str = "") -> None:
+        match = _RANGE.fullmatch(text)
+        if match is None or (text.strip() == "-"):
+            raise ValueError(f"'{text}' is not a kernel range: write '6.1 - 7.2', '5.19 -', '- 6.2' or '6.1'")
+        low, high = (parse_version(bound) if bound else () for bound in match.group("low", "high"))
+        if match["only"]:
+            low = high = parse_version(match["only"])
+        if low and high and low > high:
+            raise ValueError(f"kernel range '{text}' ends before it begins")
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    def __contains__(self, kernel: str) -> bool:
+        version = parse_version(kernel)
+        return version[: len(self.low)] >= self.low and (not self.high or version[: len(self.high)] <= self.high)
+
+    def __str__(self) -> str:
+        low, high = (".".join(map(str, bound)) for bound in (self.low, self.high))
+        return low if low == high else f"{low} - {high}".strip()
