@@ -18,7 +18,8 @@ MAX_BYTES = 1 << 20
 """A profile is written by a person; a larger file is something else."""
 
 
-def _decode_hook(kind: type, value: Any) -> Any:
+def decode_hook(kind: type, value: Any) -> Any:
+    """Types of ours that are written as text."""
     if kind is KernelRange:
         if not isinstance(value, str):
             raise ValueError("expected a kernel range such as '6.1 - 7.2'")
@@ -47,7 +48,7 @@ def parse(text: str, kind: type[T], name: str) -> T:
         line = f":{where[1]}" if where else ""
         raise UserError(f"{name}{line}: not TOML: {str(error).splitlines()[0]}") from None
     try:
-        return msgspec.convert(data, kind, dec_hook=_decode_hook)
+        return msgspec.convert(data, kind, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
         keys = path.rstrip("`").removeprefix("$").lstrip(".")

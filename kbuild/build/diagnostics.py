@@ -1,0 +1,123 @@
+"""What the compiler, the linker and modpost said, as findings: takes lines of output, runs nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.outcome import Finding, Status, finding_id
+
+_COMPILER = re.compile(
+    r"(?P<file>[^\s:]+\.[chSsly]):(?P<line>\d+)(?::\d+)?: (?P<kind>warning|error|fatal error): (?P<text>.*?)"
+    r"(?: \[(?P<option>-W[^\]]+)\])?$"
+)
+_MODPOST = re.compile(r"(?P<kind>WARNING|ERROR): modpost: (?:(?P<module>[\w./-]+?)(?:\.o)?: )?(?P<text>.*)")
+_OBJTOOL = re.compile(r"(?P<object>\S+\.o): (?P<kind>warning|error): objtool: (?P<text>.*)")
+_UNDEFINED = re.compile(r"(?P<place>\S+): undefined reference to `(?P<symbol>[^']+)'")
+_MAKE = re.compile(r"make(?:\[\d+\])?: \*\*\* (?P<text>.*)")
+_CONTEXT = re.compile(r"\s*\d* \|")
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One message, with its place in the tree."""
+
+    kind: str
+    """`warning` or `error`."""
+    tool: str
+    """`compiler`, `modpost`, `objtool`, `linker` or `make`."""
+    text: str
+    file: str | None = None
+    line: int | None = None
+    option: str | None = None
+    module: str | None = None
+    context: tuple[str, ...] = ()
+    """The source lines that the compiler showed."""
+
+
+def read_diagnostics(lines: Iterable[str], source: Path) -> list[Diagnostic]:
+    """The messages in make's output, in order; paths become relative to the tree."""
+    found: list[Diagnostic] = []
+    seen: set[tuple[object, ...]] = set()
+    for line in lines:
+        if found and _CONTEXT.match(line) and found[-1].tool == "compiler" and len(found[-1].context) < 3:
+            last = found[-1]
+            found[-1] = Diagnostic(**{**vars(last), "context": (*last.context, line)})
+            continue
+        diagnostic = _read(line, source)
+        # A header's warning comes once for each file that includes it.
+        if diagnostic and (key := (diagnostic.tool, diagnostic.file, diagnostic.line, diagnostic.text)) not in seen:
+            seen.add(key)
+            found.append(diagnostic)
+    return found
+
+
+def _read(line: str, source: Path) -> Diagnostic | None:
+    if match := _COMPILER.match(line):
+        kind = "warning" if match["kind"] == "warning" else "error"
+        file = _relative(match["file"], source)
+        return Diagnostic(kind, "compiler", match["text"], file, int(match["line"]), match["option"])
+    if match := _MODPOST.match(line):
+        module = Path(match["module"]).name if match["module"] else None
+        return Diagnostic(match["kind"].lower(), "modpost", match["text"], module=module)
+    if match := _OBJTOOL.match(line):
+        return Diagnostic(match["kind"], "objtool", match["text"], _relative(match["object"], source))
+    if match := _UNDEFINED.search(line):
+        return Diagnostic("error", "linker", f"undefined reference to '{match['symbol']}'", match["place"].rstrip(":"))
+    if match := _MAKE.match(line):
+        return Diagnostic("error", "make", match["text"])
+    return None
+
+
+def _relative(path: str, source: Path) -> str:
+    """A path below the source folder, however make wrote it."""
+    for prefix in (f"{source}/", "../src/"):
+        if path.startswith(prefix):
+            return path[len(prefix) :]
+    return path.removeprefix("./")
+
+
+def to_findings(diagnostics: Sequence[Diagnostic], *, failed: bool, counting: Sequence[str]) -> list[Finding]:
+    """Findings for the messages; a warning counts when its file is below one of the `counting` folders.
+
+    Of errors only the first is a finding when the build failed: those after it are mostly its echo,
+    and all are in the build's log.
+    """
+    findings: list[Finding] = []
+    for one in diagnostics:
+        if one.kind != "warning":
+            continue
+        # modpost looks at modules, and the modules are what is being judged.
+        counts = one.tool == "modpost" or (one.file or "").startswith(tuple(counting))
+        findings.append(_finding(one, Status.FAIL if counts else Status.DONE))
+    if failed:
+        errors = [one for one in diagnostics if one.kind == "error"]
+        first = next((one for one in errors if one.tool != "make"), errors[0] if errors else None)
+        if first is not None:
+            findings.insert(0, _finding(first, Status.FAIL))
+    return findings
+
+
+def _finding(one: Diagnostic, status: Status) -> Finding:
+    place = f"{one.file}:{one.line}: " if one.line else f"{one.file or one.module}: " if one.file or one.module else ""
+    option = f" [{one.option}]" if one.option else ""
+    return Finding(
+        id=finding_id("build", one.kind, one.file or one.module or one.tool, one.option or _cause(one.text)),
+        status=status,
+        message=f"{place}{one.kind}: {one.text}{option}"
+        if one.tool == "compiler"
+        else f"{one.tool}: {place}{one.text}",
+        evidence=one.context,
+        module=one.module,
+        file=one.file,
+        line=one.line,
+        option=one.option,
+    )
+
+
+def _cause(text: str) -> str:
+    """The message without what moves from build to build (numbers, offsets), for a stable id."""
+    words = re.sub(r"0x[0-9a-f]+|\d+", "N", text.replace("‘", "'").replace("’", "'"))
+    return re.sub(r"[^\w'.+-]+", "-", words).strip("-")[:80]

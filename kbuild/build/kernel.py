@@ -1,0 +1,158 @@
+"""The build stage: a configured tree to artifacts, with a way to do it again by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kbuild import log
+from kbuild.build.artifacts import Built, is_whole, put
+from kbuild.build.diagnostics import read_diagnostics, to_findings
+from kbuild.build.make import MakeResult, Progress, call, run_make
+from kbuild.build.reproduce import describe
+from kbuild.build.request import BuildRequest
+from kbuild.errors import HarnessError
+from kbuild.outcome import Finding, Status
+from kbuild.paths import make_folder, write_atomically
+
+TARGETS = ("bzImage", "modules")
+_MEMORY = "kvm-kbuild.json"
+_UNFINISHED = "kvm-kbuild.unfinished"
+
+_HOST_FAILED = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|internal compiler error: Killed"
+    r"|Cannot allocate memory|virtual memory exhausted|: command not found|Input/output error"
+)
+"""Messages that blame the machine, not the code."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build gave. `built` is None when it failed; then a finding says why."""
+
+    built: Built | None
+    findings: tuple[Finding, ...]
+    reused: bool
+    seconds: float
+
+    @property
+    def status(self) -> Status:
+        """FAIL when something that counts was found."""
+        failed = self.built is None or any(finding.status == Status.FAIL for finding in self.findings)
+        return Status.FAIL if failed else Status.PASS
+
+
+class _Memory(msgspec.Struct):
+    """What an object folder knows of itself; kept beside its files."""
+
+    steps: int = 0
+    """Commands of the largest build here: what a build from nothing takes."""
+    messages: dict[str, list[str]] = {}
+    """What was made to the messages that came with it: an incremental build does not repeat them."""
+    built: Built | None = None
+
+
+def find_built(request: BuildRequest) -> BuildResult | None:
+    """The result of an earlier build of the same bytes, if every byte of it is still there."""
+    built = _remember(request.objects).built
+    if built is None or built.tree != request.tree.identity or not all(map(is_whole, built.files.values())):
+        return None
+    return BuildResult(built, built.findings, True, 0.0)
+
+
+def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None] | None = None) -> BuildResult:
+    """Build the kernel and its modules in the object folder, which holds a `.config`.
+
+    `folder` is the run's: `metadata.json`, `reproduce.sh` and `config` are there before make starts, and
+    `build.log` has all it prints. A compile error is a result with a finding; HarnessError is raised
+    where the machine failed (disk full, compiler killed).
+    """
+    objects = request.objects
+    argv = call(request.tree.source, objects, request.variables, TARGETS, os.cpu_count() or 1)
+    describe(request, folder, argv)
+    memory = _remember(objects)
+    log_file = folder / "build.log"
+    # Until make has come to its end, nothing here passes for whole.
+    memory.built = None
+    write_atomically(objects / _MEMORY, msgspec.json.encode(memory))
+    write_atomically(objects / _UNFINISHED, "")
+    with log.timed("make", objects=str(objects)):
+        made = run_make(
+            argv, environment=request.environment, log_file=log_file, expected=memory.steps or None, report=report
+        )
+    memory.steps = max(memory.steps, made.steps)
+    memory.messages |= {unit: lines for unit, lines in made.units.items() if unit}
+    memory.messages = {unit: lines for unit, lines in memory.messages.items() if lines and _is_there(objects, unit)}
+    lines = [*made.units[""], *(line for lines in memory.messages.values() for line in lines)]
+    result = _judge(request, made, lines, log_file)
+    memory.built = result.built
+    write_atomically(objects / _MEMORY, msgspec.json.encode(memory))
+    (objects / _UNFINISHED).unlink()
+    return result
+
+
+def prepare_objects(request: BuildRequest) -> None:
+    """Make the object folder, empty where an earlier build in it was cut off.
+
+    A compiler's message of that build may have been lost, and make would not compile that file again.
+    """
+    if (request.objects / _UNFINISHED).exists():
+        log.get().warning("the last build here was cut off: starting from nothing", objects=str(request.objects))
+        shutil.rmtree(request.objects, ignore_errors=True)
+    make_folder(request.objects)
+
+
+def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_file: Path) -> BuildResult:
+    diagnostics = read_diagnostics(lines if made.status == 0 else made.messages, request.tree.source)
+    findings = tuple(to_findings(diagnostics, failed=made.status != 0, counting=request.warnings_count))
+    if made.status:
+        blame = next((line for line in made.messages if _HOST_FAILED.search(line)), None)
+        if blame or made.status > 128:
+            raise HarnessError(f"the build did not end: {(blame or f'make ended with status {made.status}').strip()}")
+        if not any(finding.status == Status.FAIL for finding in findings):
+            last = next(iter(made.messages[-1:]), "no message")
+            raise HarnessError(f"make ended with status {made.status} and named no error: {last}; see {log_file}")
+        return BuildResult(None, findings, False, made.seconds)
+    built = Built(
+        tree=request.tree.identity,
+        release=(request.objects / "include/config/kernel.release").read_text("ascii").strip(),
+        files={name: put(path) for name, path in outputs(request.objects).items()},
+        findings=findings,
+        seconds=made.seconds,
+    )
+    return BuildResult(built, findings, False, made.seconds)
+
+
+def outputs(objects: Path) -> dict[str, Path]:
+    """The files that a finished build gives, by the name that they have as artifacts."""
+    modules = [Path(line).with_suffix(".ko") for line in (objects / "modules.order").read_text("utf-8").split()]
+    files = {
+        "bzImage": objects / "arch/x86/boot/bzImage",
+        "vmlinux": objects / "vmlinux",
+        "System.map": objects / "System.map",
+        "Module.symvers": objects / "Module.symvers",
+        "config": objects / ".config",
+        **{path.name: objects / path for path in modules},
+    }
+    for path in files.values():
+        if not path.is_file():
+            raise HarnessError(f"{path}: missing although make ended well")
+    return files
+
+
+def _remember(objects: Path) -> _Memory:
+    try:
+        return msgspec.json.decode((objects / _MEMORY).read_bytes(), type=_Memory)
+    except (OSError, msgspec.DecodeError):
+        return _Memory()
+
+
+def _is_there(objects: Path, unit: str) -> bool:
+    """Whether what a message came with is still part of the build; not all names of Kbuild are files."""
+    return not unit.endswith(".o") or (objects / unit).exists()

@@ -1,0 +1,43 @@
+"""What a build is asked for, and the object folder that belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.build.toolchain import Toolchain, make_environment, make_variables
+from kbuild.configure.tree import Tree
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build. Everything that changes the output is in here or in the tree."""
+
+    tree: Tree
+    configuration: str
+    """The symbols that are asked for, as text: base and fragments."""
+    toolchain: Toolchain
+    local_version: str
+    warnings_count: Sequence[str]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Variables for make."""
+        return make_variables(self.toolchain, self.local_version)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment for make."""
+        return make_environment(self.tree.slot)
+
+    @property
+    def objects(self) -> Path:
+        """The object folder: one for each configuration and toolchain."""
+        parts = [
+            self.configuration,
+            self.local_version,
+            *(f"{k}={v}" for k, v in sorted(self.toolchain.versions.items())),
+        ]
+        return self.tree.objects(hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12])

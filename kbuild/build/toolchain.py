@@ -1,0 +1,63 @@
+"""The compiler and linker that build the kernel, and their identity."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild import command
+
+TIMESTAMP = "Thu Jan  1 00:00:00 UTC 1970"
+"""KBUILD_BUILD_TIMESTAMP of every build: a time would make equal builds differ."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Programs by Kbuild's variable, and what they say of themselves."""
+
+    variables: Mapping[str, str]
+    """Make variables, such as `CC=ccache gcc`."""
+    versions: Mapping[str, str]
+    """Program to the first line of its `--version`. ccache is no part of it: it does not change the output."""
+
+
+def find_toolchain() -> Toolchain:
+    """gcc and binutils of this system, through ccache where it is installed.
+
+    Raises HarnessError when one is missing.
+    """
+    versions = {name: command.run([name, "--version"]).output.splitlines()[0] for name in ("gcc", "ld", "make")}
+    launcher = "ccache " if shutil.which("ccache") else ""
+    return Toolchain({"CC": f"{launcher}gcc", "HOSTCC": f"{launcher}gcc"}, versions)
+
+
+def make_variables(toolchain: Toolchain, local_version: str) -> dict[str, str]:
+    """Variables that every call of make gets, so that equal trees give equal bytes."""
+    return {
+        **toolchain.variables,
+        # The user's environment must not reach into the build.
+        "ARCH": "x86_64",
+        "CROSS_COMPILE": "",
+        "KCFLAGS": "",
+        "LOCALVERSION": local_version,
+        "KBUILD_BUILD_TIMESTAMP": TIMESTAMP,
+        "KBUILD_BUILD_USER": "kvm-kbuild",
+        "KBUILD_BUILD_HOST": "localhost",
+        "KBUILD_BUILD_VERSION": "1",
+    }
+
+
+def make_environment(slot: Path) -> dict[str, str]:
+    """Environment of every call of make. `slot` is the folder of source and object folders.
+
+    ccache takes paths below the slot as relative, and all slots have the same shape, so that what one
+    tree compiled is a hit in another.
+    """
+    return {
+        "LC_ALL": "C",
+        "MAKEFLAGS": "",
+        "CCACHE_BASEDIR": str(slot),
+        "CCACHE_NOHASHDIR": "1",
+    }

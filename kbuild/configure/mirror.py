@@ -1,0 +1,125 @@
+"""A copy of a source folder that belongs to this tool, brought up to date in place.
+
+The user's folder is only read: nothing is written, locked or locked out there, its build output and
+index stay as they are, and edits during a build cannot leak into what is judged. Unchanged files
+keep their time in the copy, so that make rebuilds what changed and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from kbuild.errors import HarnessError
+from kbuild.paths import write_atomically
+
+_OUTPUT_SUFFIXES = (
+    *(".o", ".a", ".ko", ".cmd", ".d", ".mod", ".mod.c", ".order", ".symvers", ".dtb", ".dwo", ".su", ".gcno"),
+    *(".i", ".s", ".lst", ".rej", ".orig", ".elf", ".builtin"),
+)
+_OUTPUT_FOLDERS = frozenset({".git", "include/config", "include/generated"})
+"""What an in-tree build leaves in a folder without git, where nothing else tells it from source."""
+
+
+class _Entry(msgspec.Struct, frozen=True, array_like=True):
+    size: int
+    mtime_ns: int
+    mode: int
+    digest: str
+
+
+_Manifest = dict[str, _Entry]
+
+
+def walk_source(folder: Path) -> Iterator[str]:
+    """Paths of all source files below a folder that is no git checkout, without build output."""
+    for base, folders, files in os.walk(folder):
+        relative = os.path.relpath(base, folder)
+        prefix = "" if relative == "." else relative + "/"
+        folders[:] = sorted(
+            name
+            for name in folders
+            if prefix + name not in _OUTPUT_FOLDERS and not (prefix.startswith("arch/") and name == "generated")
+        )
+        for name in files:
+            if not name.endswith(_OUTPUT_SUFFIXES) and not name.startswith((".config", ".tmp_")):
+                yield prefix + name
+
+
+def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
+    """Make `target` hold exactly `paths` of `source`, and return the SHA-256 of names, modes and contents.
+
+    What has not changed in size and time since the last call is not read again. Raises HarnessError
+    when a file cannot be read or written.
+    """
+    manifest_path = target.with_name(target.name + ".manifest")
+    old = _read_manifest(manifest_path)
+    new: _Manifest = {}
+    target.mkdir(parents=True, exist_ok=True)
+    made: set[str] = set()
+    place = ""
+    try:
+        for path in sorted(paths):
+            place = path
+            origin = source / path
+            try:
+                status = origin.lstat()
+            except FileNotFoundError:
+                continue  # deleted in the checkout, still in git's index
+            if stat.S_ISDIR(status.st_mode):
+                continue  # a git submodule: the kernel has none
+            known = old.get(path)
+            if known and (known.size, known.mtime_ns, known.mode) == (
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_mode,
+            ):
+                new[path] = known
+                continue
+            parent = os.path.dirname(path)
+            if parent not in made:
+                (target / parent).mkdir(parents=True, exist_ok=True)
+                made.add(parent)
+            digest = _copy(origin, target / path, status.st_mode, known.digest if known else None)
+            new[path] = _Entry(status.st_size, status.st_mtime_ns, status.st_mode, digest)
+        for path in old.keys() - new.keys():
+            place = path
+            (target / path).unlink(missing_ok=True)
+    except OSError as error:
+        # The manifest may now promise what is not there: without one everything is compared anew.
+        manifest_path.unlink(missing_ok=True)
+        raise HarnessError(f"{source / place}: cannot be copied to {target}: {error.strerror}") from None
+    write_atomically(manifest_path, msgspec.json.encode(new))
+    whole = hashlib.sha256()
+    for path, entry in new.items():
+        whole.update(f"{path}\0{entry.mode & 0o111:o}\0{entry.digest}\0".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Manifest)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+
+
+def _copy(origin: Path, target: Path, mode: int, known_digest: str | None) -> str:
+    """Copy one file or symbolic link; a content that is there already keeps the copy's time."""
+    if stat.S_ISLNK(mode):
+        link = str(origin.readlink())
+        target.unlink(missing_ok=True)
+        target.symlink_to(link)
+        return hashlib.sha256(link.encode(errors="surrogateescape")).hexdigest()
+    content = origin.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != known_digest or not target.is_file():
+        # A new inode: the old one may be shared with, or open in, something else.
+        target.unlink(missing_ok=True)
+        target.write_bytes(content)
+    target.chmod(stat.S_IMODE(mode) | stat.S_IWUSR)
+    return digest

@@ -1,0 +1,125 @@
+"""Profiles: one TOML file that says what is asked of a kernel, with the files beside it that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from kbuild import toml
+from kbuild.errors import UserError
+from kbuild.outcome import Known
+from kbuild.paths import PROJECT
+
+SHIPPED = PROJECT / "profiles"
+
+
+class ConfigureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[configure]`"""
+
+    fragments: tuple[str, ...]
+    """Names in `fragments/`, or paths relative to the profile; later ones win."""
+    base: str = "allnoconfig"
+    """The target of the kernel's own `conf` that the fragments are laid over."""
+
+
+class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[build]`"""
+
+    local_version: str = "-kbuild"
+    """A fixed one: a commit must not change the version of everything."""
+    warnings_count: tuple[str, ...] = ("arch/x86/kvm/", "virt/")
+    """A compiler warning in files below these counts as FAIL; elsewhere it is shown."""
+
+
+class LoadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[load]`"""
+
+    orders: tuple[str, ...]
+    hosts: tuple[str, ...]
+    command_line: tuple[str, ...] = ()
+    """Of the kernel under test, on every host."""
+
+
+class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A profile as it is written."""
+
+    title: str
+    configure: ConfigureSettings
+    load: LoadSettings
+    build: BuildSettings = BuildSettings()
+    known: tuple[Known, ...] = ()
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """A profile with its references resolved."""
+
+    name: str
+    path: Path
+    settings: ProfileFile
+    fragments: tuple[Path, ...]
+    orders: tuple[Path, ...]
+    hosts: tuple[Path, ...]
+
+
+_KINDS = {"fragments": ".config", "orders": ".toml", "hosts": ".toml"}
+
+
+def find_profile(name: str) -> Path:
+    """The file of a profile: one of ours by name, or any by path (with a `/` or `.toml`)."""
+    if "/" in name or name.endswith(".toml"):
+        return Path(name).expanduser()
+    path = SHIPPED / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.toml")))
+        raise UserError(f"--profile {name}: no such profile; known: {known}; or give a path to a .toml file")
+    return path
+
+
+def read_profile(name: str) -> Profile:
+    """Read a profile and resolve what it names. Raises UserError in one line with file, line and key."""
+    path = find_profile(name)
+    settings = toml.read(path, ProfileFile)
+    _refuse_twice(path, "load.orders", settings.load.orders)
+    _refuse_twice(path, "load.hosts", settings.load.hosts)
+    return Profile(
+        name=path.stem,
+        path=path,
+        settings=settings,
+        fragments=_resolve(path, "configure.fragments", "fragments", settings.configure.fragments),
+        orders=_resolve(path, "load.orders", "orders", settings.load.orders),
+        hosts=_resolve(path, "load.hosts", "hosts", settings.load.hosts),
+    )
+
+
+def resolve_reference(kind: str, name: str, beside: Path) -> Path | None:
+    """The file that `name` means: a path from the folder `beside`, or a file in its or our `kind` folder."""
+    suffix = _KINDS[kind]
+    candidates = [beside / kind / f"{name}{suffix}", SHIPPED / kind / f"{name}{suffix}"]
+    if "/" in name or name.endswith(suffix):
+        candidates = [beside / name]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _resolve(profile: Path, key: str, kind: str, names: tuple[str, ...]) -> tuple[Path, ...]:
+    found: list[Path] = []
+    for name in names:
+        path = resolve_reference(kind, name, profile.parent)
+        if path is None:
+            known = sorted({one.stem for one in (SHIPPED / kind).glob(f"*{_KINDS[kind]}")})
+            raise UserError(
+                f"{_place(profile, key)}: no file for '{name}'; expected a path, or one of {kind}/: {', '.join(known)}"
+            )
+        found.append(path)
+    return tuple(found)
+
+
+def _refuse_twice(profile: Path, key: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{_place(profile, key)}: '{name}' is named twice; expected each once")
+
+
+def _place(profile: Path, key: str) -> str:
+    line = toml.locate(profile.read_text("utf-8"), key)
+    return f"{profile}:{line}: {key}" if line else f"{profile}: {key}"

@@ -1,0 +1,197 @@
+"""Runs on disk: one folder each, begun before any work and valid at every moment.
+
+`record.json` is replaced as a whole (temporary file and rename) whenever a stage begins or ends, so
+that a run that was killed says how far it came. Reports read records and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kbuild import log
+from kbuild.errors import HarnessError, KbuildError, UserError
+from kbuild.outcome import Finding, Known, Status, to_json, worst
+from kbuild.paths import make_folder, state_home, write_atomically
+from kbuild.toml import decode_hook
+from kbuild.transcript import Transcript
+
+FORMAT = 1
+"""Raised when a reader of today could not understand a record of tomorrow."""
+
+
+class Stage(msgspec.Struct, omit_defaults=True):
+    """One stage of a run."""
+
+    name: str
+    status: Status | None = None
+    """None while it works, or when the run ended in the middle of it."""
+    seconds: float = 0.0
+    summary: str = ""
+    """One line for a person."""
+    reason: str | None = None
+
+
+class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What a run's folder says."""
+
+    format: int = FORMAT
+    id: str
+    task: str
+    command: str
+    """As it can be pasted into a shell."""
+    started: str
+    """UTC, ISO 8601."""
+    ended: str | None = None
+    interrupted: str | None = None
+    """The stage in which the run was interrupted."""
+    error: str | None = None
+    verdict: Status | None = None
+    """None until the run has come to its end."""
+    profile: str | None = None
+    tree: dict[str, str] = {}
+    """Identity of the source, or of shipped files."""
+    kernel: str | None = None
+    """The release that was booted."""
+    artifacts: dict[str, str] = {}
+    """File name to SHA-256."""
+    tools: dict[str, str] = {}
+    hosts: dict[str, str] = {}
+    """Host id to the emulator's own version line."""
+    stages: list[Stage] = []
+    findings: list[Finding] = []
+    known_not_seen: list[Known] = []
+    """Declared for this kernel, looked for and not found."""
+    transcripts: list[Transcript] = []
+
+
+def runs_home() -> Path:
+    """The folder of all runs."""
+    return state_home() / "runs"
+
+
+class Run:
+    """The run that is going on: a folder and its record."""
+
+    def __init__(self, task: str, command: str) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        self.record = Record(
+            id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", task=task, command=command, started=now.isoformat()
+        )
+        self.folder = make_folder(runs_home() / self.record.id)
+        self.record.tools = {"host": socket.gethostname(), "pid": str(os.getpid())}
+        self.save()
+
+    @property
+    def log_file(self) -> Path:
+        """Every event of the run, as JSON lines."""
+        return self.folder / "log.jsonl"
+
+    def save(self) -> None:
+        """Write the record as it is now."""
+        write_atomically(self.folder / "record.json", msgspec.json.format(to_json(self.record), indent=1))
+
+    @contextmanager
+    def stage(self, name: str, report: Callable[[Stage], None] | None = None) -> Iterator[Stage]:
+        """One stage. The block sets `status` and `summary`; what it raises is kept as the stage's reason."""
+        stage = Stage(name)
+        self.record.stages.append(stage)
+        self.save()
+        start = time.monotonic()
+        try:
+            with log.context(stage=name), log.timed("stage") as extra:
+                yield stage
+                extra.update(status=stage.status, summary=stage.summary)
+            stage.status = stage.status or Status.DONE
+        except KbuildError as error:
+            stage.status = None if isinstance(error, UserError) else error.status
+            stage.reason = str(error)
+            raise
+        except BaseException as error:
+            stage.reason = str(error) or type(error).__name__
+            raise
+        finally:
+            stage.seconds = round(time.monotonic() - start, 3)
+            if report:
+                report(stage)
+            self.save()
+
+    def finish(self, verdict: Status) -> None:
+        """The end of a run that came to its end."""
+        self.record.verdict = verdict
+        self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
+        self.save()
+
+    def interrupt(self) -> None:
+        """The end of a run that was interrupted: what is known is kept, and no verdict is given."""
+        self.record.interrupted = self.record.stages[-1].name if self.record.stages else "start"
+        self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
+        self.save()
+
+    def fail(self, error: KbuildError) -> None:
+        """The end of a run that an error of the user's, the machine's or the test's stopped."""
+        self.record.error = str(error)
+        self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
+        if not isinstance(error, UserError):
+            self.record.verdict = worst([error.status, *(s.status for s in self.record.stages if s.status)])
+        self.save()
+
+    def keep(self, source: Path, name: str) -> Path:
+        """Put a file into the run's folder: a second name for the same bytes where the disk allows it."""
+        target = self.folder / name
+        make_folder(target.parent)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            pass
+        except OSError:
+            try:
+                shutil.copy2(source, target)
+            except OSError as error:
+                raise HarnessError(f"{target}: cannot be written: {error.strerror}") from None
+        return target
+
+
+def read_record(run: str) -> Record:
+    """The record of a run by its id, the beginning of its id, `latest`, or its folder's path.
+
+    Raises UserError where there is none, and for one that a later version wrote.
+    """
+    folder = _find(run)
+    path = folder / "record.json"
+    try:
+        data: Any = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path}: not a record: {error}") from None
+    if not isinstance(data, dict) or data.get("format", 1) > FORMAT:
+        raise UserError(f"{path}: written by a later version of this tool; read it with that one")
+    try:
+        return msgspec.convert(data, Record, dec_hook=decode_hook)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: not a record: {error}") from None
+
+
+def _find(run: str) -> Path:
+    if "/" in run or run == ".":
+        return Path(run).expanduser()
+    home = runs_home()
+    ids = sorted(path.name for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
+    if run == "latest" and ids:
+        return home / ids[-1]
+    matches = [name for name in ids if name.startswith(run)]
+    if len(matches) != 1:
+        why = "several runs begin so" if matches else "no such run"
+        raise UserError(f"{run}: {why} in {home}; give more of the id, or 'latest'")
+    return home / matches[0]
