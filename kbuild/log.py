@@ -63,6 +63,8 @@ def configure(verbosity: int = 0, run_log: Path | None = None, stream: IO[str] |
 
 def get() -> structlog.typing.FilteringBoundLogger:
     """The logger. Call it where it is used: the configuration may change between runs."""
+    if not structlog.is_configured():
+        configure()  # structlog's own default would print to standard output, which is for answers
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
 

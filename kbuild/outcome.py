@@ -95,7 +95,7 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     finding: str
     """The finding's id; `*` and `?` do not cross a colon."""
     reason: str
-    kernels: KernelRange = KernelRange()
+    kernels: KernelRange = msgspec.field(default_factory=KernelRange)
     expires: datetime.date | None = None
     """From the day after on it counts again."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 _VERSION = re.compile(r"\d+(?:\.\d+)*")
@@ -20,28 +19,32 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split("."))
 
 
-@dataclasses.dataclass(frozen=True, init=False)
 class KernelRange:
     """An inclusive range, written `6.1 - 7.2`, `5.19 -`, `- 6.2` or `6.1`; empty: all kernels.
 
     A version is compared to the length of the bound, so 6.2.16 is in `- 6.2`. Raises ValueError
-    where the text is no range.
+    where the text is no range. (No dataclass: msgspec would read those as tables, and this is text.)
     """
 
-    low: tuple[int, ...]
-    high: tuple[int, ...]
+    __slots__ = ("high", "low")
 
     def __init__(self, text: str = "") -> None:
         match = _RANGE.fullmatch(text)
-        if match is None or (text.strip() == "-"):
+        if match is None or text.strip() == "-":
             raise ValueError(f"'{text}' is not a kernel range: write '6.1 - 7.2', '5.19 -', '- 6.2' or '6.1'")
         low, high = (parse_version(bound) if bound else () for bound in match.group("low", "high"))
         if match["only"]:
             low = high = parse_version(match["only"])
         if low and high and low > high:
             raise ValueError(f"kernel range '{text}' ends before it begins")
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
+        self.low: tuple[int, ...] = low
+        self.high: tuple[int, ...] = high
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KernelRange) and (self.low, self.high) == (other.low, other.high)
+
+    def __hash__(self) -> int:
+        return hash((self.low, self.high))
 
     def __contains__(self, kernel: str) -> bool:
         version = parse_version(kernel)

@@ -123,10 +123,9 @@ def kernel_version(folder: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     # No fsmonitor: a program that the repository's configuration names is not ours to start.
-    # No optional locks: the user's index is not refreshed behind his back.
-    done = command.run(
-        ["git", "-C", folder, "-c", "core.fsmonitor=false", *arguments], env={"GIT_OPTIONAL_LOCKS": "0"}, check=False
-    )
+    # No optional locks, no refresh by diff: the user's index is not written behind his back.
+    settings = ["-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false"]
+    done = command.run(["git", "-C", folder, *settings, *arguments], env={"GIT_OPTIONAL_LOCKS": "0"}, check=False)
     if done.status:
         raise UserError(f"{folder}: git {arguments[0]}: {(done.output.strip().splitlines() or ['failed'])[0]}")
     return done.output

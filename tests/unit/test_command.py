@@ -1,0 +1,61 @@
+"""Protects the machine: a command is bounded, never left behind, and says in one line why it failed."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kbuild import command
+from kbuild.errors import HarnessError
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_output_and_status() -> None:
+    seen: list[str] = []
+    done = command.run(["sh", "-c", "echo one; echo two >&2; exit 3"], check=False, on_line=seen.append)
+    assert (done.status, done.output, seen) == (3, "one\ntwo", ["one", "two"])
+
+
+def test_failure_is_one_line() -> None:
+    with pytest.raises(HarnessError, match=r"^status 2 from: ls --nonsense: "):
+        command.run(["ls", "--nonsense"])
+    with pytest.raises(HarnessError, match="'no-such-program' is not installed"):
+        command.run(["no-such-program"])
+
+
+def test_timeout_ends_what_the_command_started(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match="no end after"):
+        command.run(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait"], timeout=0.5)
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_command_dies_with_the_tool_even_when_that_is_killed() -> None:
+    code = (
+        "from kbuild import command; argv = ['sh', '-c', 'echo $$; exec sleep 600'];"
+        "command.run(argv, on_line=lambda line: print(line, flush=True))"
+    )
+    tool = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert tool.stdout is not None
+    pid = int(tool.stdout.readline())
+    handle = os.pidfd_open(pid)
+    assert alive(pid)
+    tool.send_signal(signal.SIGKILL)
+    tool.wait()
+    assert select.select([handle], [], [], 10)[0], "the command outlived the tool"
+
+
+def test_pasteable() -> None:
+    assert command.pasteable(["a", "b c"], Path("/x y"), {"K": "v w"}) == "cd '/x y' && K='v w' a 'b c'"

@@ -1,0 +1,91 @@
+"""Protects what a person reads when a build complains: file, line and option, and the first error only."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kbuild.build.diagnostics import read_diagnostics, to_findings
+from kbuild.outcome import Status
+
+COUNTING = ("arch/x86/kvm/", "virt/")
+
+
+def compile_c(source: Path, file: str, text: str) -> list[str]:
+    """What this system's gcc says of a file, as Kbuild calls it: by its full path."""
+    path = source / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    argv = ["gcc", "-Wall", "-c", "-o", "/dev/null", str(path)]
+    return subprocess.run(
+        argv, capture_output=True, text=True, env={"LC_ALL": "C", "PATH": "/usr/bin"}
+    ).stderr.splitlines()
+
+
+def test_warning_has_file_line_and_option(tmp_path: Path) -> None:
+    lines = compile_c(tmp_path, "arch/x86/kvm/x86.c", "int f(void)\n{\n\tint unused;\n\treturn 0;\n}\n")
+    (finding,) = to_findings(read_diagnostics(lines, tmp_path), failed=False, counting=COUNTING)
+    assert (finding.file, finding.line, finding.option) == ("arch/x86/kvm/x86.c", 3, "-Wunused-variable")
+    assert finding.id == "build:warning:arch/x86/kvm/x86.c:-Wunused-variable"
+    assert finding.status == Status.FAIL
+    assert finding.evidence, "the source line that gcc shows"
+
+
+def test_warning_elsewhere_is_shown_and_does_not_count(tmp_path: Path) -> None:
+    lines = compile_c(tmp_path, "drivers/x.c", "static int f(void) { return 0; }\n")
+    (finding,) = to_findings(read_diagnostics(lines, tmp_path), failed=False, counting=COUNTING)
+    assert finding.status == Status.DONE
+
+
+def test_first_error_only(tmp_path: Path) -> None:
+    lines = compile_c(tmp_path, "arch/x86/kvm/x86.c", "int f(void) { return a; }\nint g(void) { return b; }\n")
+    lines.append("make[4]: *** [scripts/Makefile.build:250: arch/x86/kvm/x86.o] Error 1")
+    findings = to_findings(read_diagnostics(lines, tmp_path), failed=True, counting=COUNTING)
+    (finding,) = (one for one in findings if one.id.startswith("build:error:"))
+    assert finding.status == Status.FAIL
+    assert finding.message.startswith("arch/x86/kvm/x86.c:1: error: ")
+    assert "undeclared" in finding.message
+
+
+def test_a_header_s_warning_counts_once(tmp_path: Path) -> None:
+    lines = compile_c(tmp_path, "arch/x86/kvm/a.c", "int f(void) { int unused; return 0; }\n")
+    assert len(read_diagnostics([*lines, *lines], tmp_path)) == 1
+
+
+# scripts/mod/modpost.c, merror() and check_exports()/report_sec_mismatch() of 6.1.
+@pytest.mark.parametrize(
+    ("line", "kind", "module"),
+    [
+        ('ERROR: modpost: "sev_platform_init" [arch/x86/kvm/kvm-amd.ko] undefined!', "error", None),
+        (
+            "WARNING: modpost: arch/x86/kvm/kvm.o: section mismatch in reference: "
+            "a (section: .text) -> b (section: .init.text)",
+            "warning",
+            "kvm",
+        ),
+    ],
+)
+def test_modpost(line: str, kind: str, module: str | None, tmp_path: Path) -> None:
+    (one,) = read_diagnostics([line], tmp_path)
+    assert (one.tool, one.kind, one.module) == ("modpost", kind, module)
+    findings = to_findings([one], failed=kind == "error", counting=COUNTING)
+    assert [finding.status for finding in findings] == [Status.FAIL], "modpost looks at what is being judged"
+
+
+def test_id_does_not_move_with_line_numbers(tmp_path: Path) -> None:
+    first = compile_c(tmp_path, "virt/a.c", "int f(void) { int u; return 0; }\n")
+    later = compile_c(tmp_path, "virt/a.c", "\n\n\nint f(void) { int u; return 0; }\n")
+    ids = {
+        finding.id
+        for lines in (first, later)
+        for finding in to_findings(read_diagnostics(lines, tmp_path), failed=False, counting=COUNTING)
+    }
+    assert len(ids) == 1
+
+
+def test_make_s_own_error_is_the_last_resort(tmp_path: Path) -> None:
+    lines = ["make[1]: *** No rule to make target 'arch/x86/kvm/gone.o'.  Stop."]
+    (finding,) = to_findings(read_diagnostics(lines, tmp_path), failed=True, counting=COUNTING)
+    assert "No rule to make target" in finding.message

@@ -1,0 +1,148 @@
+"""Protects the user's checkout: it is read, never written, and what is built is exactly what was there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kbuild.configure.tree import open_tree
+from kbuild.errors import UserError
+
+MAKEFILE = "# SPDX-License-Identifier: GPL-2.0\nVERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 7\nEXTRAVERSION =\n"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The smallest folder that is a kernel tree with KVM for x86."""
+    tree = tmp_path / "linux"
+    (tree / "arch/x86/kvm").mkdir(parents=True)
+    (tree / "Makefile").write_text(MAKEFILE)
+    (tree / "arch/x86/kvm/x86.c").write_text("int x;\n")
+    return tree
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=t", "-c", "user.email=t@t.invalid"]
+    return subprocess.run(["git", "-C", folder, *who, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def checkout(folder: Path) -> Path:
+    git(folder, "init", "-q")
+    (folder / ".gitignore").write_text("*.o\n.config\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "one")
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file of a folder, git's own included, with time and content."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_checkout_is_not_touched(checkout: Path) -> None:
+    (checkout / ".config").write_text("CONFIG_KVM=y\n")
+    (checkout / "arch/x86/kvm/x86.o").write_text("an object of the user's own build\n")
+    (checkout / "arch/x86/kvm/x86.c").write_text("int changed;\n")
+    (checkout / "arch/x86/kvm/new.c").write_text("int fresh;\n")
+    os.utime(checkout / "Makefile", ns=(1, 1))  # git would want to refresh its index for this
+    before = snapshot(checkout)
+    with open_tree(str(checkout)) as tree:
+        assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int changed;\n"
+        assert (tree.source / "arch/x86/kvm/new.c").exists(), "an untracked source file belongs to the tree"
+        assert not (tree.source / ".config").exists()
+        assert not (tree.source / "arch/x86/kvm/x86.o").exists()
+        assert tree.patch
+        assert "int changed;" in tree.patch
+    with open_tree(str(checkout), "HEAD") as tree:
+        assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int x;\n"
+    assert snapshot(checkout) == before
+
+
+def test_unchanged_files_keep_their_time(folder: Path) -> None:
+    with open_tree(str(folder)) as tree:
+        first = {path: path.stat().st_mtime_ns for path in tree.source.rglob("*") if path.is_file()}
+    (folder / "arch/x86/kvm/x86.c").write_text("int y;\n")
+    with open_tree(str(folder)) as tree:
+        changed = {path.name for path, time in first.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"x86.c"}
+
+
+def test_older_content_is_rebuilt(folder: Path) -> None:
+    """A file that is put back has an old time; its copy has to be newer than the objects made meanwhile."""
+    source = folder / "arch/x86/kvm/x86.c"
+    old = source.stat()
+    with open_tree(str(folder)):
+        source.write_text("int y;\n")
+    with open_tree(str(folder)) as tree:
+        middle = (tree.source / "arch/x86/kvm/x86.c").stat().st_mtime_ns
+    source.write_text("int x;\n")
+    os.utime(source, ns=(old.st_atime_ns, old.st_mtime_ns))
+    with open_tree(str(folder)) as tree:
+        assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int x;\n"
+        assert (tree.source / "arch/x86/kvm/x86.c").stat().st_mtime_ns > middle
+
+
+def test_deleted_files_go_and_identity_follows_contents(folder: Path) -> None:
+    extra = folder / "arch/x86/kvm/extra.c"
+    with open_tree(str(folder)) as tree:
+        without = tree.identity
+    extra.write_text("int z;\n")
+    with open_tree(str(folder)) as tree:
+        assert tree.identity != without
+    extra.unlink()
+    with open_tree(str(folder)) as tree:
+        assert not (tree.source / "arch/x86/kvm/extra.c").exists()
+        assert tree.identity == without
+
+
+def test_rev_is_that_commit(checkout: Path) -> None:
+    (checkout / "arch/x86/kvm/x86.c").write_text("int two;\n")
+    git(checkout, "commit", "-qam", "two")
+    for rev, text in [("HEAD~1", "int x;\n"), ("HEAD", "int two;\n")]:
+        with open_tree(str(checkout), rev) as tree:
+            assert (tree.source / "arch/x86/kvm/x86.c").read_text() == text
+            assert tree.commit == git(checkout, "rev-parse", rev).strip()
+            assert tree.version == "6.1.7"
+
+
+@pytest.mark.parametrize(
+    ("asked", "rev", "expected"),
+    [
+        ("nowhere", None, "no such folder"),
+        ("debian:6", None, "write debian:X.Y"),
+        ("debian:2.6", None, "no such series; known: debian:6.1"),
+        ("debian:6.1", "HEAD", "is a package, not a git checkout"),
+    ],
+)
+def test_what_is_no_tree(asked: str, rev: str | None, expected: str) -> None:
+    with pytest.raises(UserError, match=expected), open_tree(asked, rev):
+        pass
+
+
+def test_folders_that_are_no_tree(tmp_path: Path, checkout: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, rev, expected in [
+        (empty, None, "there is no Makefile"),
+        (empty, "HEAD", "is no git checkout"),
+        (checkout, "nonsense", "no such commit"),
+        (checkout, "--all", "not a commit"),
+    ]:
+        with pytest.raises(UserError, match=expected), open_tree(str(folder), rev):
+            pass
+    (checkout / "Makefile").write_text("all:\n")
+    with pytest.raises(UserError, match="sets no VERSION"), open_tree(str(checkout)):
+        pass
