@@ -1,0 +1,15 @@
+"""Inspect: what the module files say, read from the files alone.
+
+Takes `.ko` files (also `.ko.xz`, `.ko.zst`, `.ko.gz`) and what is at hand of the kernel that they are for
+(bzImage, vmlinux, Module.symvers, System.map). Gives module images, the module set with who provides each
+import, and findings. Needs no compiler, no emulator and no kernel tree, and never runs what it reads: every
+file is untrusted, and ends as an image or as one line that says what is wrong with it.
+
+    contents.py   bytes of a file, decompressed, bounded     image.py      one module
+    object.py     sections, symbols, relocations             kernel.py     the kernel that they are for
+    exports.py    __ksymtab* as the module loader reads it   moduleset.py  who provides what, load sequence
+                                                             inspect.py    findings, verdict, JSON
+
+What runs in init code and in which order (control flow, rules, lifetime, differences) belongs here too, in
+modules of its own on top of `object.py` and `moduleset.py`; its findings join those of `inspect.py`.
+"""
