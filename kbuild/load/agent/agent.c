@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The agent: loads and unloads kernel modules on behalf of a host that talks to
+ * it over a line. PID 1 in an emulator; with --stdio a plain process of root's.
+ * The contract is docs/agent.md.
+ */
+#define _GNU_SOURCE		/* pipe2, O_DIRECT */
+#include "agent.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+struct agent {
+	int in, out;
+	const char *modules;
+	struct kmsg log;
+	/* The command line that is being read. */
+	char input[COMMAND_BYTES + 1];
+	size_t used;
+	bool too_long;
+};
+
+struct verb {
+	const char *name;
+	int min_args, max_args;
+	int (*run)(const struct command *command, struct answer *answer);
+	/* Why these arguments can not be meant, or NULL. */
+	const char *(*check)(const struct command *command);
+};
+
+/* Arguments become parts of paths. */
+static const char *check_names(const struct command *command)
+{
+	for (int i = 0; i < command->argc; i++)
+		if (strchr(command->argv[i], '/') || command->argv[i][0] == '.')
+			return "not a plain name";
+	return NULL;
+}
+
+static const char *check_load(const struct command *command)
+{
+	struct command file = { .argc = 1, .argv = { command->argv[0] } };
+
+	return check_names(&file);
+}
+
+static const char *check_smoke(const struct command *command)
+{
+	const char *number = command->argv[1];
+
+	if (strcmp(command->argv[0], "real-mode") && strcmp(command->argv[0], "long-mode"))
+		return "smoke is real-mode or long-mode";
+	errno = 0;
+	strtoull(number, NULL, 10);
+	if (!*number || strspn(number, "0123456789") != strlen(number) || errno)
+		return "the input is no decimal 64-bit number";
+	return NULL;
+}
+
+static const struct verb verbs[] = {
+	{ "load", 1, MAX_ARGUMENTS, verb_load, check_load },
+	{ "unload", 1, 1, verb_unload, check_names },
+	{ "param", 2, 2, verb_param, check_names },
+	{ "rearm", 0, 0, verb_rearm, check_names },
+	{ "state", 0, 1, verb_state, check_names },
+	{ "smoke", 2, 2, verb_smoke, check_smoke },
+	{ "poweroff", 0, 0, NULL, check_names },
+};
+
+static int hex_digit(char c)
+{
+	const char *digits = "0123456789abcdef", *at = strchr(digits, c | 0x20);
+
+	return c && at ? (int)(at - digits) : -1;
+}
+
+/* %XX, in place. */
+static const char *unescape(char *text)
+{
+	char *to = text;
+
+	for (; *text; text++) {
+		if (*text == '%') {
+			int high = hex_digit(text[1]), low = high < 0 ? -1 : hex_digit(text[2]);
+
+			if (low < 0 || !(high | low))
+				return "a % without two hexadecimal digits, or %00";
+			*to++ = high << 4 | low;
+			text += 2;
+		} else {
+			*to++ = *text;
+		}
+	}
+	*to = 0;
+	return NULL;
+}
+
+/* Cuts "ID VERB ARG…" into words. Returns why it can not be read, or NULL. */
+static const char *parse(char *text, size_t length, struct command *command, const struct verb **verb)
+{
+	char *next = text, *end;
+
+	memset(command, 0, sizeof(*command));
+	for (size_t i = 0; i < length; i++)
+		if (text[i] < ' ' || text[i] > '~')
+			return "a byte that is not printable ASCII";
+	if (*text < '0' || *text > '9')
+		return "no number in front";
+	errno = 0;
+	command->id = strtoull(text, &end, 10);
+	if (errno || command->id > INT64_MAX || *end != ' ') {
+		command->id = 0;
+		return "no number in front";
+	}
+	next = end + 1;
+	command->verb = strsep(&next, " ");
+	while (next) {
+		char *argument = strsep(&next, " ");
+		const char *why = unescape(argument);
+
+		if (why)
+			return why;
+		if (!*argument)
+			return "an empty argument";
+		if (command->argc == MAX_ARGUMENTS)
+			return "too many arguments";
+		command->argv[command->argc++] = argument;
+	}
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+		if (strcmp(command->verb, verbs[i].name))
+			continue;
+		*verb = &verbs[i];
+		if (command->argc < verbs[i].min_args || command->argc > verbs[i].max_args)
+			return "not the arguments of this verb";
+		return verbs[i].check(command);
+	}
+	return "no such verb";
+}
+
+static void refuse(const struct agent *agent, uint64_t id, const char *why)
+{
+	struct line line;
+
+	line_begin(&line, "refused");
+	line_number(&line, "id", id);
+	line_string(&line, "why", why);
+	line_send(&line, agent->out);
+}
+
+/* The process that does the command. Each of its lines is one packet in the pipe, the last one is the result. */
+static _Noreturn void work(const struct agent *agent, const struct command *command, const struct verb *verb, int fd)
+{
+	struct line result;
+	struct answer answer = { .result = &result, .id = command->id, .fd = fd, .modules = agent->modules };
+	uint64_t start;
+	int error;
+
+	line_begin(&result, "result");
+	line_number(&result, "id", command->id);
+	start = host_us();
+	error = verb->run(command, &answer);
+	line_number(&result, "us", host_us() - start);
+	line_number(&result, "errno", error);
+	line_send(&result, fd);
+	_exit(0);
+}
+
+/* Reaps orphans too: they are PID 1's. Returns the signal that ended the process, or 0. */
+static int wait_for(pid_t pid)
+{
+	int status = 0;
+	pid_t ended;
+
+	do
+		ended = waitpid(-1, &status, 0);
+	while (ended != pid && (ended > 0 || errno == EINTR));
+	return ended == pid && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+/*
+ * Passes on what the process says and what the kernel says meanwhile. The
+ * latest line is held back: if it is the result, the log comes before it.
+ * Returns false if there is none.
+ */
+static bool relay(struct agent *agent, int fd, struct line *held)
+{
+	struct pollfd polls[] = {
+		{ .fd = fd, .events = POLLIN },
+		{ .fd = agent->log.fd, .events = POLLIN },
+	};
+	struct line next;
+
+	held->used = 0;
+	for (;;) {
+		ssize_t n;
+
+		if (poll(polls, 2, -1) < 0)
+			continue;
+		if (polls[1].revents)
+			kmsg_drain(&agent->log);
+		if (!polls[0].revents)
+			continue;
+		n = read(fd, next.text, sizeof(next.text));
+		if (n <= 0)
+			return held->used > 0;
+		if (held->used)
+			line_send(held, agent->out);
+		/* line_send() ends the line again. */
+		next.used = n - strlen("}\n");
+		*held = next;
+	}
+}
+
+static void run(struct agent *agent, const struct command *command, const struct verb *verb)
+{
+	struct line line;
+	int fds[2], signal;
+	bool answered;
+	pid_t pid;
+
+	if (pipe2(fds, O_DIRECT | O_CLOEXEC)) {
+		refuse(agent, command->id, "no pipe: out of memory?");
+		return;
+	}
+	kmsg_step_begin(&agent->log, command->id);
+	pid = fork();
+	if (pid == 0) {
+		close(fds[0]);
+		work(agent, command, verb, fds[1]);
+	}
+	close(fds[1]);
+	answered = relay(agent, fds[0], &line);
+	close(fds[0]);
+	signal = pid > 0 ? wait_for(pid) : 0;
+	kmsg_step_end(&agent->log);
+	if (signal || !answered) {
+		line_begin(&line, "died");
+		line_number(&line, "id", command->id);
+		line_number(&line, "signal", signal);
+	}
+	line_send(&line, agent->out);
+}
+
+static _Noreturn void power_off(struct agent *agent, uint64_t id)
+{
+	struct line line;
+
+	kmsg_step_begin(&agent->log, id);
+	kmsg_step_end(&agent->log);
+	line_begin(&line, "bye");
+	line_send(&line, agent->out);
+	/* An emulator forgets what is still in its serial port when it ends. */
+	tcdrain(agent->out);
+	if (getpid() == 1)
+		reboot(RB_POWER_OFF);
+	exit(0);
+}
+
+static void obey(struct agent *agent, char *text, size_t length)
+{
+	const struct verb *verb = NULL;
+	struct command command;
+	const char *why = parse(text, length, &command, &verb);
+
+	if (why)
+		refuse(agent, command.id, why);
+	else if (!verb->run)
+		power_off(agent, command.id);
+	else
+		run(agent, &command, verb);
+}
+
+/* False: the other side is gone. */
+static bool take_input(struct agent *agent)
+{
+	char bytes[256];
+	ssize_t n = read(agent->in, bytes, sizeof(bytes));
+
+	if (n <= 0)
+		return n < 0 && (errno == EINTR || errno == EAGAIN);
+	for (ssize_t i = 0; i < n; i++) {
+		if (bytes[i] != '\n') {
+			if (agent->used == COMMAND_BYTES)
+				agent->too_long = true;
+			else
+				agent->input[agent->used++] = bytes[i];
+			continue;
+		}
+		agent->input[agent->used] = 0;
+		if (agent->too_long)
+			refuse(agent, 0, "longer than 1024 bytes");
+		else
+			obey(agent, agent->input, agent->used);
+		agent->used = 0;
+		agent->too_long = false;
+	}
+	return true;
+}
+
+/* Without O_NONBLOCK, open() would wait for a carrier. */
+static int open_line(const char *path)
+{
+	int fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	struct termios mode;
+
+	if (fd < 0) {
+		fprintf(stderr, "agent: %s: %s\n", path, strerror(errno));
+		return -1;
+	}
+	if (!tcgetattr(fd, &mode)) {
+		cfmakeraw(&mode);
+		cfsetspeed(&mode, B115200);
+		mode.c_cflag |= CLOCAL | CREAD;
+		mode.c_cflag &= ~(HUPCL | CRTSCTS);
+		mode.c_cc[VMIN] = 1;
+		mode.c_cc[VTIME] = 0;
+		tcsetattr(fd, TCSANOW, &mode);
+	}
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	return fd;
+}
+
+static void serve(struct agent *agent)
+{
+	struct line line;
+
+	signal(SIGPIPE, SIG_IGN);
+	host_hello(&line);
+	line_send(&line, agent->out);
+	kmsg_open(&agent->log, agent->out, getpid() == 1);
+	for (;;) {
+		struct pollfd polls[] = {
+			{ .fd = agent->in, .events = POLLIN },
+			{ .fd = agent->log.fd, .events = POLLIN },
+		};
+
+		if (poll(polls, 2, -1) < 0)
+			continue;
+		if (polls[1].revents)
+			kmsg_drain(&agent->log);
+		if (polls[0].revents && !take_input(agent))
+			return;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	static struct agent agent = { .modules = "/modules" };
+	const char *path = "/dev/ttyS1";
+
+	/* The kernel hands what it does not know of its own command line to PID 1: leave that alone. */
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--stdio"))
+			path = NULL;
+		else if (!strcmp(argv[i], "--line") && i + 1 < argc)
+			path = argv[++i];
+		else if (!strcmp(argv[i], "--modules") && i + 1 < argc)
+			agent.modules = argv[++i];
+	}
+	if (getpid() == 1)
+		host_set_up();
+	if (path) {
+		agent.in = agent.out = open_line(path);
+		if (agent.in < 0 && getpid() != 1)
+			return 1;
+	} else {
+		agent.in = STDIN_FILENO;
+		agent.out = STDOUT_FILENO;
+	}
+	if (agent.in >= 0)
+		serve(&agent);
+	/* Nobody is there to talk to; if PID 1 ended, the kernel would panic and seem to blame. */
+	if (getpid() == 1)
+		reboot(RB_POWER_OFF);
+	return 0;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The agent: what its parts share. The contract is docs/agent.md. */
+#ifndef AGENT_H
+#define AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROTOCOL_VERSION 1
+#define COMMAND_BYTES 1024	/* the longest command, without its newline */
+#define LINE_BYTES 4096		/* the longest answer, with its newline */
+#define MAX_ARGUMENTS 64
+
+/*
+ * line.c: one JSON object on one line.
+ *
+ * Strings stop growing LINE_ROOM bytes before the end, so that numbers and
+ * short strings can always follow: a line is never cut, only a string is.
+ */
+#define LINE_ROOM 320
+
+struct line {
+	char text[LINE_BYTES];
+	size_t used;
+};
+
+void line_begin(struct line *line, const char *event);
+void line_number(struct line *line, const char *key, uint64_t value);
+void line_bool(struct line *line, const char *key, bool value);
+/* Returns how many bytes at the end were left out for lack of room. */
+size_t line_bytes(struct line *line, const char *key, const char *bytes, size_t count);
+void line_string(struct line *line, const char *key, const char *string);
+void line_list_begin(struct line *line, const char *key);
+/* False, and nothing added, for lack of room. */
+bool line_list_add(struct line *line, const char *string);
+void line_list_end(struct line *line);
+/* Ends the line and writes it; false when nobody can read it any more. */
+bool line_send(struct line *line, int fd);
+
+/* kmsg.c: the kernel's log. */
+struct kmsg {
+	int fd;			/* -1: this kernel has no /dev/kmsg */
+	int out;		/* where log lines go */
+	uint64_t id;		/* the command that records are sent for */
+	uint64_t next;		/* the sequence number that should come next */
+	bool counting;	/* next is known: a gap before it is a loss */
+	uint64_t lost;		/* overwritten or left out, not yet said */
+	unsigned int worst_level;	/* records with a higher level number are not sent */
+	unsigned int records;	/* sent for this command */
+	size_t bytes;
+};
+
+void kmsg_open(struct kmsg *log, int out, bool since_boot);
+/* Send what has come since; records between two commands belong to the earlier one. */
+void kmsg_drain(struct kmsg *log);
+void kmsg_step_begin(struct kmsg *log, uint64_t id);
+void kmsg_step_end(struct kmsg *log);
+
+/* verbs.c, state.c, smoke.c: what runs in a process of its own. */
+struct command {
+	uint64_t id;
+	const char *verb;
+	int argc;
+	char *argv[MAX_ARGUMENTS];
+};
+
+struct answer {
+	struct line *result;	/* verbs add their own keys */
+	uint64_t id;
+	int fd;			/* for further lines, each one packet */
+	const char *modules;	/* the folder of the module files */
+};
+
+/* Each returns 0 or a positive errno. */
+int verb_load(const struct command *command, struct answer *answer);
+int verb_unload(const struct command *command, struct answer *answer);
+int verb_param(const struct command *command, struct answer *answer);
+int verb_rearm(const struct command *command, struct answer *answer);
+int verb_state(const struct command *command, struct answer *answer);
+int verb_smoke(const struct command *command, struct answer *answer);
+
+/* host.c: what the agent runs on. */
+void host_set_up(void);
+void host_hello(struct line *line);
+uint64_t host_us(void);
+/* Reads at most size - 1 bytes, ends them with NUL; the length, or a negative errno. */
+int host_read_file(const char *path, char *buffer, size_t size);
+
+#endif

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Loading, unloading, parameters. */
+#include "agent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* "a=1 b=2"; a value with a blank is quoted, as kernel/params.c, next_arg() reads it. */
+static void join_parameters(const struct command *command, char *text, size_t size)
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (int i = 1; i < command->argc; i++) {
+		const char *quote = strchr(command->argv[i], ' ') ? "\"" : "";
+
+		used += snprintf(text + used, size - used, "%s%s%s%s", i > 1 ? " " : "", quote,
+				 command->argv[i], quote);
+	}
+}
+
+int verb_load(const struct command *command, struct answer *answer)
+{
+	char path[COMMAND_BYTES + 256], parameters[COMMAND_BYTES * 2];
+	int fd, error = 0;
+
+	snprintf(path, sizeof(path), "%s/%s", answer->modules, command->argv[0]);
+	join_parameters(command, parameters, sizeof(parameters));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno;
+	if (syscall(SYS_finit_module, fd, parameters, 0))
+		error = errno;
+	close(fd);
+	return error;
+}
+
+/* Who still holds the module: only told when somebody does. */
+static void report_users(const char *name, struct line *result)
+{
+	char path[COMMAND_BYTES + 64], refs[32];
+	struct dirent *entry;
+	DIR *folder;
+
+	snprintf(path, sizeof(path), "/sys/module/%s/refcnt", name);
+	if (host_read_file(path, refs, sizeof(refs)) > 0)
+		line_number(result, "refs", strtoull(refs, NULL, 10));
+	snprintf(path, sizeof(path), "/sys/module/%s/holders", name);
+	folder = opendir(path);
+	if (!folder)
+		return;
+	line_list_begin(result, "holders");
+	while ((entry = readdir(folder)))
+		if (entry->d_name[0] != '.' && !line_list_add(result, entry->d_name))
+			break;
+	line_list_end(result);
+	closedir(folder);
+}
+
+int verb_unload(const struct command *command, struct answer *answer)
+{
+	int error;
+
+	if (!syscall(SYS_delete_module, command->argv[0], O_NONBLOCK))
+		return 0;
+	error = errno;
+	if (error == EWOULDBLOCK)
+		report_users(command->argv[0], answer->result);
+	return error;
+}
+
+int verb_param(const struct command *command, struct answer *answer)
+{
+	char path[2 * COMMAND_BYTES], value[4096];
+	int length;
+
+	snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", command->argv[0], command->argv[1]);
+	length = host_read_file(path, value, sizeof(value));
+	if (length < 0)
+		return -length;
+	if (length && value[length - 1] == '\n')
+		length--;
+	return line_bytes(answer->result, "value", value, length) ? EMSGSIZE : 0;
+}
+
+/* kernel/panic.c, clear_warn_once: what warns once a boot may warn again. */
+int verb_rearm(const struct command *command, struct answer *answer)
+{
+	int fd = open("/sys/kernel/debug/clear_warn_once", O_WRONLY | O_CLOEXEC);
+	int error = 0;
+
+	(void)command;
+	(void)answer;
+	if (fd < 0)
+		return errno;
+	if (write(fd, "1", 1) != 1)
+		error = errno;
+	close(fd);
+	return error;
+}

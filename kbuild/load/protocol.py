@@ -1,0 +1,373 @@
+"""The host's side of the agent's protocol: commands to bytes, bytes to typed messages. No I/O.
+
+The contract is `docs/agent.md`. Everything read here comes from a kernel under test: a line that is
+not as the contract says becomes `Broken`, and nothing that a host sends raises an exception.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from kbuild.errors import UserError
+
+PROTOCOL_VERSION = 1
+COMMAND_BYTES = 1024
+"""The longest command, without its newline."""
+LINE_BYTES = 4096
+"""The longest answer, without its newline."""
+BROKEN_BYTES = 512
+"""What is kept of a broken line, as evidence."""
+
+
+# Commands
+
+
+class Verb(StrEnum):
+    LOAD = "load"
+    UNLOAD = "unload"
+    PARAM = "param"
+    REARM = "rearm"
+    STATE = "state"
+    SMOKE = "smoke"
+    POWEROFF = "poweroff"
+
+
+class SmokeKind(StrEnum):
+    REAL_MODE = "real-mode"
+    LONG_MODE = "long-mode"
+
+
+def encode(number: int, verb: Verb, *arguments: str) -> bytes:
+    """A command as a line. `number` comes back in all that answers it; from 1, for 0 is what the agent says unasked.
+
+    Raises UserError for an argument that no command can carry: empty, with a NUL, or too long.
+    """
+    words = [str(number), verb.value]
+    for argument in arguments:
+        if not argument or "\0" in argument:
+            raise UserError(f"{verb}: {argument!r} cannot be an argument: it is empty or has a NUL byte")
+        words.append("".join(map(_escaped, argument.encode("utf-8", "surrogateescape"))))
+    line = " ".join(words).encode("ascii")
+    if len(line) > COMMAND_BYTES:
+        raise UserError(f"{verb}: {len(line)} bytes of arguments, and the agent takes {COMMAND_BYTES}: shorten them")
+    return line + b"\n"
+
+
+def _escaped(byte: int) -> str:
+    plain = 0x20 < byte < 0x7F and byte != ord("%")
+    return chr(byte) if plain else f"%{byte:02X}"
+
+
+# Answers
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Errno = Annotated[int, msgspec.Meta(ge=0, le=4095)]
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="ev", forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """The first line of a boot."""
+
+    protocol: int
+    kernel: str
+    vendor: str
+    """CPUID's: `GenuineIntel`, `AuthenticAMD`."""
+    flags: tuple[str, ...] = ()
+    """Of `vmx`, `ept`, `unrestricted-guest`, `svm`, `npt`."""
+
+
+class LogRecord(_Message, frozen=True, tag="log"):
+    """One record of the kernel's log. In `text`, each character is one byte (Latin-1)."""
+
+    id: Id
+    seq: Count
+    us: Count
+    level: Annotated[int, msgspec.Meta(ge=0, le=7)]
+    text: str
+    facility: Count = 0
+    caller: str | None = None
+    """`T` and a thread's number, or `C` and a processor's."""
+    cont: bool = False
+    """It goes on with the line of the same caller's previous record."""
+    cut: Count = 0
+    """Bytes that are left out at the end of `text`."""
+
+
+class Lost(_Message, frozen=True, tag="lost"):
+    """Records that are missing at this place."""
+
+    id: Id
+    records: Count
+
+
+class Items(_Message, frozen=True, tag="items"):
+    """A part of the answer to `state`."""
+
+    id: Id
+    what: str
+    items: tuple[str, ...]
+
+
+class Result(_Message, frozen=True, tag="result"):
+    """The command is done. The keys after `us` belong to single verbs."""
+
+    id: Id
+    errno: Errno
+    us: Count
+    refs: Count | None = None
+    holders: tuple[str, ...] = ()
+    value: str | None = None
+    hash: str | None = None
+    same: bool | None = None
+    output: Count | None = None
+    where: str | None = None
+    exit_reason: Count | None = None
+    exit_detail: Count | None = None
+
+
+class Died(_Message, frozen=True, tag="died"):
+    """The process that did the command was killed; in place of a result."""
+
+    id: Id
+    signal: Count
+
+
+class Refused(_Message, frozen=True, tag="refused"):
+    """The command could not be read; nothing was done."""
+
+    id: Id
+    why: str
+
+
+class Bye(_Message, frozen=True, tag="bye"):
+    """The last line before power-off."""
+
+
+Message = Hello | LogRecord | Lost | Items | Result | Died | Refused | Bye
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A line that is not as the contract says."""
+
+    raw: bytes
+    """Its first BROKEN_BYTES bytes."""
+    why: str
+
+
+class LineReader:
+    """Turns bytes, in whatever pieces they come, into messages. Keeps at most one line."""
+
+    _WELL_FORMED: ClassVar = re.compile(rb"(?:[\x20-\x5b\x5d-\x7e]|\\u00[0-9a-f]{2})*")
+    """A backslash is never anything but the start of one byte's escape: what decodes is Latin-1."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._skipping = False
+        self._decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+
+    def feed(self, data: bytes) -> list[Message | Broken]:
+        """What is complete with these bytes."""
+        found: list[Message | Broken] = []
+        *ended, rest = data.split(b"\n")
+        for piece in ended:
+            found += self._grow(piece)
+            if not self._skipping:
+                found.append(self._decode(bytes(self._pending)))
+            self._pending.clear()
+            self._skipping = False
+        return found + self._grow(rest)
+
+    def finish(self) -> list[Broken]:
+        """What is left when the line has ended for good: a line that was cut."""
+        left = [_broken(self._pending, "cut")] if self._pending else []
+        self._pending.clear()
+        return left
+
+    def _grow(self, piece: bytes) -> list[Broken]:
+        if self._skipping:
+            return []
+        self._pending += piece[: LINE_BYTES + 1]
+        if len(self._pending) <= LINE_BYTES:
+            return []
+        broken = _broken(self._pending, f"longer than {LINE_BYTES} bytes")
+        self._pending.clear()
+        self._skipping = True
+        return [broken]
+
+    def _decode(self, line: bytes) -> Message | Broken:
+        if not self._WELL_FORMED.fullmatch(line):
+            return _broken(line, "not the contract's ASCII")
+        try:
+            return self._decoder.decode(line)
+        except msgspec.ValidationError as error:
+            return _broken(line, f"not a message: {error}")
+        except (msgspec.DecodeError, RecursionError) as error:
+            return _broken(line, f"not JSON: {error}")
+
+
+def _broken(raw: bytes | bytearray, why: str) -> Broken:
+    return Broken(bytes(raw[:BROKEN_BYTES]), why)
+
+
+# Errors by name
+
+_KERNEL_ONLY = {
+    133: "EHWPOISON",
+    512: "ERESTARTSYS",
+    513: "ERESTARTNOINTR",
+    514: "ERESTARTNOHAND",
+    515: "ENOIOCTLCMD",
+    516: "ERESTART_RESTARTBLOCK",
+    517: "EPROBE_DEFER",
+    518: "EOPENSTALE",
+    519: "ENOPARAM",
+    521: "EBADHANDLE",
+    522: "ENOTSYNC",
+    523: "EBADCOOKIE",
+    524: "ENOTSUPP",
+    525: "ETOOSMALL",
+    526: "ESERVERFAULT",
+    527: "EBADTYPE",
+    528: "EJUKEBOX",
+    529: "EIOCBQUEUED",
+    530: "ERECALLCONFLICT",
+    531: "ENOGRACE",
+}
+"""include/linux/errno.h (6.1): not meant for user space, and a module's init may leak them all the same."""
+_PREFERRED = ("EWOULDBLOCK", "EOPNOTSUPP", "EDEADLK")
+"""Of two names of one number, those that kernel/module/main.c and KVM use."""
+_NUMBERS: Mapping[str, int] = {
+    **{name: number for name, number in vars(errno).items() if name.startswith("E") and isinstance(number, int)},
+    **{name: number for number, name in _KERNEL_ONLY.items()},
+}
+_NAMES: Mapping[int, str] = {
+    **errno.errorcode,
+    **_KERNEL_ONLY,
+    **{_NUMBERS[name]: name for name in _PREFERRED},
+}
+
+
+def errno_name(number: int) -> str | None:
+    """`EEXIST` for 17, None for 0; a number that has no name comes as `errno 4000`."""
+    return None if number == 0 else _NAMES.get(number, f"errno {number}")
+
+
+def errno_number(name: str) -> int:
+    """17 for `EEXIST`; all names of a number are known. Raises UserError."""
+    try:
+        return _NUMBERS[name]
+    except KeyError:
+        raise UserError(f"'{name}' is no errno: write a name from errno(3), such as EEXIST") from None
+
+
+# Smoke
+
+_U64 = (1 << 64) - 1
+
+
+def expected_output(kind: SmokeKind, value: int) -> int:
+    """What a guest that ran answers to `value` (64 bits): the arithmetic of `agent/guest.S`."""
+    match kind:
+        case SmokeKind.REAL_MODE:
+            return ((value & 0xFFFF) * 0x4F1B + 0x3C21) & 0xFFFF
+        case SmokeKind.LONG_MODE:
+            rotated = (value << 23 | value >> 41) & _U64
+            return (value * 0x9E3779B97F4A7C15 + rotated) & _U64
+
+
+# State
+
+_TAINT_LETTERS = "PFSRMBUDAWCIOELKXTNJ"
+"""Documentation/admin-guide/tainted-kernels.rst, from bit 0."""
+_TAINT_OF_MODULES = frozenset("PFCOEKXTN")
+"""What a module is, not what it did: such a bit stays until the next boot and is no trace of a defect."""
+_MODULE_FIELDS = ("size", "refs", "holders", "state")
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a load can leave behind, as one `state` told it.
+
+    `facts` maps an id that is the same in every run to its value, mostly empty: `slab/kvm_vcpu`,
+    `debugfs/kvm`, `dev/kvm`, `modules/kvm`, `modules/kvm/refs` = `1`, `sysfs/kvm` = `live`, `taint/W`.
+    """
+
+    facts: Mapping[str, str]
+    absent: frozenset[str]
+    """What this kernel does not show, such as `slab`: there, nothing was looked at."""
+    hash: str
+    """Computed here, of what came. If the agent's own differs, items were lost on the way."""
+
+    def difference(self, after: State) -> list[str]:
+        """What a later state has anew (its id), no longer has (`gone/ID`) or has otherwise (`changed/ID`).
+
+        What lies below something that is new or gone itself is not named.
+        """
+        new = _outermost(after.facts.keys() - self.facts.keys())
+        gone = _outermost(self.facts.keys() - after.facts.keys())
+        both = self.facts.keys() & after.facts.keys()
+        changed = (key for key in both if self.facts[key] != after.facts[key])
+        unseen = (f"absent/{what}" for what in after.absent ^ self.absent)
+        return sorted([*new, *(f"gone/{key}" for key in gone), *(f"changed/{key}" for key in changed), *unseen])
+
+
+def parse_state(parts: Iterable[Items]) -> State:
+    """The state that the `items` of one command make up, in any order. Odd items are kept as they are."""
+    items = [(part.what, item) for part in parts for item in part.items]
+    facts: dict[str, str] = {}
+    for what, item in items:
+        if what != "absent":
+            facts.update(_facts(what, item))
+    return State(
+        facts=dict(sorted(facts.items())),
+        absent=frozenset(item for what, item in items if what == "absent"),
+        hash=_hash(f"{what}/{item}" for what, item in items),
+    )
+
+
+def _facts(what: str, item: str) -> Iterator[tuple[str, str]]:
+    match what:
+        case "modules":
+            name, *fields = item.split(" ")
+            yield f"modules/{name}", ""
+            for field, value in zip(_MODULE_FIELDS, fields, strict=False):
+                yield f"modules/{name}/{field}", value
+        case "sysfs":
+            name, _, state = item.partition(" ")
+            yield f"sysfs/{name}", state
+        case "debugfs":
+            # A virtual machine's folder is named PID-FD: another one in every run.
+            yield "debugfs/" + re.sub(r"^kvm/[0-9]+-[0-9]+$", "kvm/PID-FD", item), ""
+        case "dev":
+            yield item.lstrip("/"), ""
+        case "taint" if re.fullmatch(r"[0-9]{1,18}", item):
+            bits = (bit for bit in range(int(item).bit_length()) if int(item) >> bit & 1)
+            letters = (_TAINT_LETTERS[bit] if bit < len(_TAINT_LETTERS) else f"bit-{bit}" for bit in bits)
+            yield from ((f"taint/{letter}", "") for letter in letters if letter not in _TAINT_OF_MODULES)
+        case _:
+            yield f"{what}/{item}", ""
+
+
+def _outermost(keys: set[str]) -> Iterator[str]:
+    for key in keys:
+        parts = key.split("/")
+        if not any("/".join(parts[:n]) in keys for n in range(1, len(parts))):
+            yield key
+
+
+def _hash(items: Iterable[str]) -> str:
+    """FNV-1a, 64 bits, over the sorted items, each with a newline (`state.c`, hash())."""
+    value = 0xCBF29CE484222325
+    for item in sorted(item.encode("latin-1", "replace") for item in items):
+        for byte in item + b"\n":
+            value = ((value ^ byte) * 0x100000001B3) & _U64
+    return f"{value:016x}"
