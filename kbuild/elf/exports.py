@@ -1,7 +1,7 @@
 """Exported symbols, decoded from the tables as the module loader sees them, not from the names of local symbols.
 
 `struct kernel_symbol` on x86-64 is three 32-bit places: value, name, namespace, each relative to itself
-(include/linux/export.h, 6.1; include/linux/export-internal.h since 6.5 emits the same from modpost). In a module
+(include/linux/export.h, 6.1; newer kernels emit the same from modpost, export-internal.h). In a module
 they are still relocations, in vmlinux they are filled in. GPL-only exports have tables of their own,
 `__ksymtab_gpl` and `__kcrctab_gpl`; newer kernels have one table and a byte of flags for each entry, `__kflagstab`.
 CRCs are there with CONFIG_MODVERSIONS.

@@ -172,7 +172,7 @@ def _versions(elf: ElfObject) -> dict[str, int]:
     """The CRCs that the module was built against, by symbol.
 
     `struct modversion_info` (include/linux/module.h): an unsigned long and a name of 56 bytes; with
-    CONFIG_EXTENDED_MODVERSIONS (6.14) also CRCs and names of any length in two sections.
+    CONFIG_EXTENDED_MODVERSIONS (newer than 6.12) also CRCs and names of any length in two sections.
     """
     versions: dict[str, int] = {}
     content = elf.content(elf.by_name.get("__versions"))

@@ -108,7 +108,6 @@ def _finding(rule: str, status: Status, module: str | None, cause: str, message:
         module=module,
         message=message,
         evidence=evidence,
-        witness=evidence,
     )
 
 
@@ -215,7 +214,7 @@ def _namespaces(modules: ModuleSet) -> Iterator[Finding]:
 
 
 def _may_use(module: ModuleImage, namespace: str) -> bool:
-    """`module:a,b*` is for in-tree modules of these names (6.16, kernel/module/main.c, verify_module_namespace())."""
+    """`module:a,b*` is for in-tree modules of these names: verify_module_namespace(), in kernels newer than 6.12."""
     names = namespace.removeprefix("module:")
     if names == namespace:
         return namespace in module.import_namespaces
@@ -280,7 +279,7 @@ def to_json(inspection: Inspection) -> dict[str, Any]:
                 "answer": finding.answer,
                 "known": finding.known,
                 "message": finding.message,
-                "witness": finding.witness,
+                "witness": finding.witness or finding.evidence,
             }
             for finding in inspection.findings
         ],
