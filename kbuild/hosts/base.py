@@ -39,6 +39,9 @@ class Chunk:
 
     source: Literal["agent", "console", "exit"]
     data: bytes
+    failed: bool = False
+    """Of `exit`: the emulator was killed or failed by itself. False where the guest made it end, by power-off,
+    reset or triple fault."""
 
 
 class Machine(Protocol):

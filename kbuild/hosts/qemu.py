@@ -1,0 +1,153 @@
+"""QEMU without KVM (TCG): boots a kernel directly, emulates SVM and no VMX (7.2)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kbuild import command
+from kbuild.errors import HarnessError, UserError
+from kbuild.hosts.base import BootImage
+from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, Emulator, Lines
+from kbuild.hosts.spec import HostSpec
+from kbuild.paths import make_folder
+
+PROGRAM = "qemu-system-x86_64"
+MONITOR_S = 5.0
+"""A monitor that does not answer in this time will not."""
+MAX_ANSWER = 1 << 20
+CONSOLE = "console=ttyS0"
+
+
+def missing() -> list[str]:
+    """See `spec.check`."""
+    return [] if shutil.which(PROGRAM) else [f"{PROGRAM} is not installed (Debian: qemu-system-x86)"]
+
+
+def version() -> str:
+    """Such as `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`."""
+    return command.run([PROGRAM, "--version"], timeout=10).output.partition("\n")[0]
+
+
+def kernel_words(words: Sequence[str]) -> str:
+    """A kernel command line. Raises UserError for a word that would become several, or a line of another file."""
+    for word in words:
+        if not word or not word.isascii() or not word.isprintable():
+            raise UserError(f"{word!r} can not be a word of the kernel command line")
+    return " ".join(words)
+
+
+def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
+    """See `spec.start`."""
+    if spec.qemu is None:
+        raise ValueError(f"host {spec.id} is not of kind qemu")
+    if lacks := missing():
+        raise HarnessError(f"host {spec.id}: {lacks[0]}")
+    argv = [
+        PROGRAM,
+        # Nothing that this machine's configuration or QEMU's defaults would add, no network above all.
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        # /dev/kvm being there says nothing about nested virtualization.
+        *("-accel", "tcg", "-machine", spec.qemu.machine, "-cpu", spec.qemu.cpu),
+        *("-smp", str(spec.cpus), "-m", str(spec.memory_mb)),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
+        *("-append", kernel_words([CONSOLE, *image.command_line])),
+    ]
+    cleanup = contextlib.ExitStack()
+    try:
+        return QemuMachine(argv, make_folder(folder), cleanup)
+    except BaseException:
+        cleanup.close()
+        raise
+
+
+class QemuMachine(Emulator):
+    """A running QEMU. All lines are socket pairs: no port, no name in the file system, nothing to remove."""
+
+    def __init__(self, argv: Sequence[str], folder: Path, cleanup: contextlib.ExitStack) -> None:
+        console, console_end = _pair(cleanup)
+        agent, agent_end = _pair(cleanup)
+        self._monitor, monitor_end = _pair(cleanup)
+        self._asking = threading.Lock()
+        self._heard = bytearray()
+        commands = os.dup(agent.fileno())
+        cleanup.callback(os.close, commands)
+        ends = (console_end, agent_end, monitor_end)
+        devices = [
+            *("-chardev", f"socket,id=console,fd={console_end.fileno()}", "-serial", "chardev:console"),
+            *("-chardev", f"socket,id=agent,fd={agent_end.fileno()}", "-serial", "chardev:agent"),
+            *("-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}", "-mon", "chardev=qmp,mode=control"),
+        ]
+        super().__init__(
+            [*argv, *devices],
+            Lines(console.fileno(), agent.fileno(), commands),
+            folder,
+            cleanup,
+            pass_fds=[end.fileno() for end in ends],
+            by_hand=shlex.join([*argv, "-serial", "mon:stdio", "-serial", "pty"]),
+        )
+        for end in ends:
+            end.close()
+        # Before this QEMU sends no event, and SHUTDOWN is one.
+        self._monitor.send(b'{"execute": "qmp_capabilities"}\n')
+
+    def registers(self) -> str:
+        """The CPU's registers as QEMU's `info registers` prints them. From any thread.
+
+        Raises HarnessError when the monitor does not answer.
+        """
+        request = {
+            "execute": "human-monitor-command",
+            "arguments": {"command-line": "info registers"},
+            "id": "registers",
+        }
+        try:
+            with self._asking:
+                self._monitor.settimeout(MONITOR_S)
+                self._monitor.sendall(json.dumps(request).encode() + b"\n")
+                while True:
+                    for message in self._messages():
+                        if message.get("id") == "registers":
+                            return str(message.get("return", message.get("error")))
+        except OSError as error:
+            raise HarnessError(f"{PROGRAM}: its monitor does not answer: {error}") from None
+
+    def guest_did(self) -> str:
+        """The monitor tells what made QEMU end (qapi/run-state.json, ShutdownCause)."""
+        reason = ""
+        with contextlib.suppress(OSError), self._asking:
+            self._monitor.settimeout(0)
+            while True:
+                for message in self._messages():
+                    if message.get("event") == "SHUTDOWN":
+                        reason = str(message.get("data", {}).get("reason", ""))
+                if reason:
+                    break
+        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOTED}.get(reason, "")
+
+    def _messages(self) -> list[dict[str, Any]]:
+        """The monitor's next messages. Raises OSError when there is none in time, or no monitor."""
+        data = self._monitor.recv(1 << 16)
+        if not data or len(self._heard) > MAX_ANSWER:
+            raise ConnectionError("it is gone")
+        self._heard += data
+        *lines, rest = self._heard.split(b"\n")
+        self._heard = rest
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def _pair(cleanup: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Our end, which does not block, and QEMU's."""
+    ours, its = socket.socketpair()
+    cleanup.callback(ours.close)
+    cleanup.callback(its.close)
+    ours.setblocking(False)
+    return ours, its

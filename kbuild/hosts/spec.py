@@ -1,0 +1,125 @@
+"""The host file: what a machine is, what it gives, and how long it may take."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from kbuild import toml
+from kbuild.hosts.base import BootImage, Limits, Machine
+
+Vendor = Literal["intel", "amd"]
+Kind = Literal["qemu", "bochs"]
+
+Capability = Literal[
+    "intel",
+    "amd",
+    "vmx",
+    "svm",
+    "ept",
+    "npt",
+    "unrestricted-guest",
+    "shadow-vmcs",
+    "pml",
+    "smp",
+]
+"""What an order's `needs` may ask for. A closed list: a misspelt word would skip orders without a word."""
+
+
+class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[qemu]`."""
+
+    cpu: Annotated[str, msgspec.Meta(pattern=r"^[\w.,+=-]+$")]
+    """As for `-cpu`: a model and flags."""
+    machine: Annotated[str, msgspec.Meta(pattern=r"^[\w.,+=-]+$")] = "pc"
+    """As for `-machine`."""
+
+
+class BochsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[bochs]`."""
+
+    model: Annotated[str, msgspec.Meta(pattern=r"^\w+$")]
+    """As for `cpu: model=`."""
+    ips: Annotated[int, msgspec.Meta(ge=1_000_000, le=1_000_000_000)] = 20_000_000
+    """Instructions that are one second for the guest. docs/hosts.md says why not fewer."""
+
+
+class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A host file (`profiles/hosts/*.toml`)."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")]
+    kind: Kind
+    gives: tuple[Capability, ...]
+    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=65536)] = 256
+    cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    limits: Limits = Limits()
+    qemu: QemuSettings | None = None
+    bochs: BochsSettings | None = None
+
+    def __post_init__(self) -> None:
+        for kind in ("qemu", "bochs"):
+            there = getattr(self, kind) is not None
+            if there != (kind == self.kind):
+                state = "must not be there" if there else "is missing"
+                raise ValueError(f"kind is '{self.kind}': the table [{kind}] {state}")
+        if len({"intel", "amd"} & set(self.gives)) != 1:
+            raise ValueError("gives must name one vendor: 'intel' or 'amd'")
+
+    @property
+    def vendor(self) -> Vendor:
+        """Whose CPU it has."""
+        return "intel" if "intel" in self.gives else "amd"
+
+
+def read_host(path: Path) -> HostSpec:
+    """Read a host file. Raises UserError in one line."""
+    return toml.read(path, HostSpec)
+
+
+def start(spec: HostSpec, image: BootImage, folder: Path) -> Machine:
+    """Start a machine of that host; `folder` (made if missing) gets its logs.
+
+    The emulator dies with the thread that calls this: let that thread outlive the machine. Raises
+    HarnessError when it cannot be started. What it refuses later comes as an `exit` chunk.
+    """
+    # Imported here, for each kind imports this module's structs.
+    if spec.kind == "qemu":
+        from kbuild.hosts import qemu
+
+        return qemu.start(spec, image, folder)
+    from kbuild.hosts import bochs
+
+    return bochs.start(spec, image, folder)
+
+
+def check(spec: HostSpec) -> list[str]:
+    """What this machine lacks to start such a host, one line each, with what to do; empty: nothing."""
+    if spec.kind == "qemu":
+        from kbuild.hosts import qemu
+
+        return qemu.missing()
+    from kbuild.hosts import bochs
+
+    return bochs.missing()
+
+
+def describe(spec: HostSpec) -> str:
+    """The emulator's name and version, for the record. Starts it once, for some 30 ms: keep the answer.
+
+    Raises HarnessError where it is not installed or does not say.
+    """
+    if spec.kind == "qemu":
+        from kbuild.hosts import qemu
+
+        return qemu.version()
+    from kbuild.hosts import bochs
+
+    return bochs.version()
+
+
+def digest(spec: HostSpec, description: str) -> str:
+    """SHA-256, in hexadecimal, of what decides how the host behaves: its file's values and `describe()`'s answer."""
+    return hashlib.sha256(msgspec.json.encode([spec, description])).hexdigest()
