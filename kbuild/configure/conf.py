@@ -1,0 +1,197 @@
+"""The kernel's own `conf` writes the configuration; each request is then held against it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from kbuild import command, log, paths
+from kbuild.configure.answer import Answer, Problem, Question
+from kbuild.configure.fragment import Fragment, Option, merge
+from kbuild.configure.kconfig import MakeError, ask, environment, run_make
+from kbuild.configure.request import Request, check, make_command
+from kbuild.errors import KbuildError, UserError
+from kbuild.outcome import Finding, Status, finding_id
+
+_LINE = re.compile(r"CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set")
+_UNMET = re.compile(r"WARNING: unmet direct dependencies detected for (\w+)")
+# conf's complaint about a Kconfig file; scripts/Kconfig.include is where it complains about the compiler.
+_BROKEN = re.compile(r"(?!scripts/Kconfig\.include)[\w./+-]*Kconfig[\w./+-]*:\d+: ?.*")
+
+
+class RefusedError(UserError):
+    """Requests that did not take effect; one line each."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, problems)))
+
+
+class BrokenKconfigError(KbuildError):
+    """The tree's Kconfig files cannot be read by the tree's own `conf`: the kernel code is wrong."""
+
+    status = Status.FAIL
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """A written `.config`, to which all requests are known to have come."""
+
+    config: Path
+    changed: bool
+    """Whether its content is another than before."""
+    requested: tuple[Option, ...]
+    findings: tuple[Finding, ...]
+    """Information only (DONE)."""
+    command: str
+    """The last make command, as it can be pasted."""
+
+
+def read_config(text: str) -> dict[str, str]:
+    """Each symbol that `.config` names, without `CONFIG_`, with its value; `n` where it is not set."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        if match := _LINE.fullmatch(line):
+            values[match[1] or match[3]] = match[2] if match[1] else "n"
+    return values
+
+
+def configure(
+    source: Path,
+    output: Path,
+    request: Request,
+    *,
+    make_variables: Mapping[str, str] | None = None,
+    predict: bool = False,
+) -> Configuration:
+    """Write `output`/.config, and see that each request took effect.
+
+    A `.config` of the same content is not touched, so that make does not build the world again. `predict` compares it
+    also with what kconfiglib makes of the request (2 to 3 s); kconfiglib is asked in any case where a request did not
+    take effect. `make_variables` go to make as they are (CC, LLVM, LOCALVERSION, …); the same have to be given when
+    building. Raises RefusedError, other UserErrors, BrokenKconfigError, or HarnessError. The `.config` of refused
+    requests is not written.
+    """
+    source, output, variables = source.resolve(), output.resolve(), make_variables or {}
+    check(source, output, request)
+    paths.make_folder(output)
+    wanted = merge(request.fragments)
+    with tempfile.TemporaryDirectory(prefix="kbuild-configure.") as scratch:
+        new = Path(scratch, "config")
+        with log.timed("configure.conf", base=request.base):
+            argv, said = _run_conf(source, output, request, variables, wanted, new)
+        content = new.read_text("utf-8", "replace")
+        values = read_config(content)
+        doubtful = tuple(option.name for option in wanted.options if not _took_effect(option, values))
+        answer = Answer()
+        if doubtful or predict:
+            answer = ask(
+                Question(
+                    environment=environment(source, output, request, variables).variables,
+                    folder=scratch,
+                    base=request.base,
+                    start=str(request.start.resolve()) if request.start else None,
+                    options=wanted.options,
+                    config=str(new),
+                    refused=doubtful,
+                    predict=predict,
+                )
+            )
+    if answer.problems:
+        raise RefusedError(answer.problems)
+    config = output / ".config"
+    changed = not config.is_file() or config.read_text("utf-8", "replace") != content
+    if changed:
+        paths.write_atomically(config, content)
+    return Configuration(
+        config=config,
+        changed=changed,
+        requested=wanted.options,
+        findings=tuple(_findings(request, wanted, values, said, answer)),
+        command=command.pasteable(argv),
+    )
+
+
+def _run_conf(
+    source: Path, output: Path, request: Request, variables: Mapping[str, str], wanted: Fragment, new: Path
+) -> tuple[list[str], str]:
+    """Let conf write the file `new`; the last command and all that was said."""
+    every = new.with_name("requests")
+    start = ""
+    if request.start is not None:
+        try:
+            start = request.start.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise UserError(f"{request.start}: cannot be read as a configuration to start from") from None
+    said = ""
+
+    def make(goal: str) -> list[str]:
+        nonlocal said
+        argv = make_command(source, output, request, variables, f"KCONFIG_CONFIG={new}", goal)
+        try:
+            said += run_make(argv, {"KCONFIG_ALLCONFIG": str(every)})
+        except MakeError as error:
+            if _BROKEN.fullmatch(error.line):
+                raise BrokenKconfigError(f"conf cannot read the tree's Kconfig files: {error.line}") from None
+            raise
+        return argv
+
+    every.write_text(_merged(start, wanted))
+    if request.base == "olddefconfig":
+        new.write_text(every.read_text())
+    elif "defconfig" in request.base and request.base != "alldefconfig":
+        make(request.base)
+        new.write_text(_merged(new.read_text() + start, wanted))
+    else:
+        return make(request.base), said
+    return make("olddefconfig"), said
+
+
+def _merged(base: str, wanted: Fragment) -> str:
+    """A configuration in which the requests replace the lines about the same symbols."""
+    names = {option.name for option in wanted.options}
+    kept = [line for line in base.splitlines() if not ((m := _LINE.fullmatch(line)) and (m[1] or m[3]) in names)]
+    return "".join(f"{line}\n" for line in kept) + wanted.text()
+
+
+def _took_effect(option: Option, values: Mapping[str, str]) -> bool:
+    """Whether `.config` has what was asked for. A symbol to be off that it does not name may not exist at all."""
+    value = values.get(option.name)
+    if value is not None and value.startswith("0x") and option.value[:2].lower() == "0x":
+        return int(value, 16) == int(option.value, 16)
+    return value == option.value
+
+
+def _findings(
+    request: Request, wanted: Fragment, values: Mapping[str, str], said: str, answer: Answer
+) -> list[Finding]:
+    """What is worth knowing though each request took effect."""
+    findings = [
+        _inform("overridden", one.later.name, "fragment", str(one), one.earlier.place.file, one.earlier.place.line)
+        for one in wanted.overridden
+    ]
+    findings += [
+        _inform("unmet-dependency", name, "select", f"{name} is selected though its dependencies do not hold")
+        for name in dict.fromkeys(_UNMET.findall(said))
+    ]
+    findings += [_inform("unknown-symbol", p.option.name, "is-not-set", str(p)) for p in answer.unknown]
+    if answer.predicted is not None:
+        predicted = answer.predicted
+        names = sorted(n for n in {*values, *predicted} if values.get(n, "n") != predicted.get(n, "n"))
+        lines = tuple(f"{n}: conf {values.get(n, 'n')}, kconfiglib {predicted.get(n, 'n')}" for n in names)
+        if lines:
+            message = f"kconfiglib predicts {len(lines)} symbols otherwise than conf wrote them: {', '.join(names[:8])}"
+            finding = _inform("prediction", request.base, "differs", message)
+            findings.append(msgspec.structs.replace(finding, evidence=lines))
+    return findings
+
+
+def _inform(
+    kind: str, subject: str, cause: str, message: str, file: str | None = None, line: int | None = None
+) -> Finding:
+    return Finding(
+        id=finding_id("configure", kind, subject, cause), status=Status.DONE, message=message, file=file, line=line
+    )
