@@ -1,0 +1,294 @@
+"""Protects the agent itself: it compiles cleanly, refuses nonsense, loads and unloads real KVM modules in real
+emulators, runs virtual machines with each kind of paging, survives an oops and a flood, and tells what is left behind.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kbuild.errors import HarnessError
+from kbuild.hosts.base import BootImage
+from kbuild.hosts.initramfs import write_initramfs
+from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings, start
+from kbuild.load import agent
+from kbuild.load.agent import build_agent
+from kbuild.load.protocol import (
+    Died,
+    LineReader,
+    Refused,
+    Result,
+    SmokeKind,
+    State,
+    Verb,
+    errno_name,
+    expected_output,
+    parse_state,
+)
+from kbuild.load.session import Reply, Session
+
+MODULES = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko", "arch/x86/kvm/kvm-amd.ko")
+COMMAND_LINE = ("quiet", "mitigations=off", "nokaslr", "panic=-1", "slab_nomerge", "printk.devkmsg=on")
+MISBEHAVE = Path(__file__).parents[1] / "data" / "misbehave"
+
+
+# Building, and what needs no emulator
+
+
+@pytest.mark.parametrize("using", agent.COMPILERS, ids=lambda using: using[0])
+def test_it_compiles_without_a_warning(using: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which(using[0]):
+        pytest.skip(f"{using[0]} is not installed")
+    monkeypatch.setattr(agent, "FLAGS", (*agent.FLAGS, "-Werror"))
+    assert build_agent(tmp_path, using).stat().st_mode & 0o111
+
+
+def test_it_comes_out_the_same_everywhere_and_is_built_once(tmp_path: Path) -> None:
+    first, second = build_agent(tmp_path / "one"), build_agent(tmp_path / "two")
+    assert first.read_bytes() == second.read_bytes()
+    assert str(agent.SOURCES).encode() not in first.read_bytes()
+    before = first.stat().st_mtime_ns
+    assert build_agent(tmp_path / "one").stat().st_mtime_ns == before
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [first.name]
+
+
+def test_what_the_compiler_does_not_like_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"^the agent does not compile: .*no-such-option") as caught:
+        build_agent(tmp_path, ("gcc", "--no-such-option"))
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "why"),
+    [
+        (b"", 0, "no number in front"),
+        (b"state", 0, "no number in front"),
+        (b"-1 state", 0, "no number in front"),
+        (b"99999999999999999999 state", 0, "no number in front"),
+        (b"3", 0, "no number in front"),
+        (b"3 ", 3, "no such verb"),
+        (b"3 reboot", 3, "no such verb"),
+        (b"3 STATE", 3, "no such verb"),
+        (b"3 load", 3, "not the arguments of this verb"),
+        (b"3 load  kvm.ko", 3, "an empty argument"),
+        (b"3 load kvm.ko ", 3, "an empty argument"),
+        (b"3 load ../kvm.ko", 3, "not a plain name"),
+        (b"3 load %2e%2e%2fkvm.ko", 3, "not a plain name"),
+        (b"3 load kvm.ko%0", 3, "a % without two hexadecimal digits, or %00"),
+        (b"3 load kvm.ko%00", 3, "a % without two hexadecimal digits, or %00"),
+        (b"3 load" + b" a" * 65, 3, "too many arguments"),
+        (b"3 param kvm", 3, "not the arguments of this verb"),
+        (b"3 smoke protected-mode 1", 3, "smoke is real-mode or long-mode"),
+        (b"3 smoke real-mode 18446744073709551616", 3, "the input is no decimal 64-bit number"),
+        (b"3 smoke real-mode -1", 3, "the input is no decimal 64-bit number"),
+        (b"3 load \xff", 0, "a byte that is not printable ASCII"),
+        (b"3 load \0", 0, "a byte that is not printable ASCII"),
+        (b"3 load " + b"x" * 5000, 0, "longer than 1024 bytes"),
+    ],
+)
+def test_nonsense_is_refused_and_nothing_done(
+    tmp_path_factory: pytest.TempPathFactory, line: bytes, number: int, why: str
+) -> None:
+    program = build_agent(tmp_path_factory.getbasetemp() / "agent")
+    # A second line shows that the first one has not upset it. Both are refused: nothing is done to this machine.
+    done = subprocess.run([program, "--stdio"], input=line + b"\n4 nonsense\n", capture_output=True, timeout=30)
+    _hello, *rest = LineReader().feed(done.stdout)
+    assert rest == [Refused(id=number, why=why), Refused(id=4, why="no such verb")]
+    assert done.returncode == 0
+
+
+# In emulators
+
+
+@dataclass(frozen=True)
+class Vendor:
+    file: str
+    name: str
+    paging: str
+    """The parameter that turns two-dimensional paging off."""
+
+
+INTEL = Vendor("kvm-intel.ko", "kvm_intel", "ept")
+AMD = Vendor("kvm-amd.ko", "kvm_amd", "npt")
+
+
+def bochs(model: str, *gives: str) -> HostSpec:
+    return HostSpec(id=model, kind="bochs", gives=("intel", "vmx", *gives), bochs=BochsSettings(model=model))  # type: ignore[arg-type]
+
+
+QEMU = HostSpec(id="qemu", kind="qemu", gives=("amd", "svm", "npt"), qemu=QemuSettings(cpu="EPYC,+svm"))
+HOSTS = [
+    (QEMU, AMD),
+    (bochs("corei7_haswell_4770", "ept", "unrestricted-guest"), INTEL),
+    (bochs("corei5_lynnfield_750", "ept"), INTEL),
+    (bochs("core2_penryn_t9600"), INTEL),
+]
+
+
+@contextmanager
+def booted(spec: HostSpec, folder: Path, build: Path, *modules: Path, asking: str = "") -> Iterator[Session]:
+    files: dict[str, Path | bytes] = {"/init": build_agent(folder)}
+    files |= {f"/modules/{path.name}": path for path in (*(build / name for name in MODULES), *modules)}
+    write_initramfs(folder / "initramfs", files)
+    image = BootImage(build / "arch/x86/boot/bzImage", folder / "initramfs", (*COMMAND_LINE, *asking.split()))
+    with start(spec, image, folder / "machine") as machine:
+        session = Session(machine, spec.limits, lambda: False)
+        boot = session.boot()
+        assert session.hello is not None, boot
+        yield session
+
+
+def result(reply: Reply) -> Result:
+    assert isinstance(reply.answer, Result), reply
+    assert not reply.broken
+    return reply.answer
+
+
+def do(session: Session, verb: Verb, *arguments: str) -> str | None:
+    return errno_name(result(session.command(verb, *arguments)).errno)
+
+
+def texts(reply: Reply) -> list[str]:
+    return [record.text for record in reply.log if record.id == reply.number]
+
+
+def state(session: Session) -> State:
+    reply = session.command(Verb.STATE)
+    parsed = parse_state(reply.items)
+    assert result(reply).hash == parsed.hash
+    return parsed
+
+
+def is_same(session: Session, as_before: State) -> bool:
+    reply = session.command(Verb.STATE, as_before.hash)
+    same = result(reply).same
+    assert same is (not reply.items)
+    return bool(same)
+
+
+def run_guests(session: Session) -> None:
+    for kind in SmokeKind:
+        value = random.getrandbits(64)
+        answer = result(session.command(Verb.SMOKE, kind, str(value)))
+        assert (answer.errno, answer.where) == (0, None), answer
+        assert answer.output == expected_output(kind, value)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("spec", "vendor"), HOSTS, ids=lambda value: value.id if isinstance(value, HostSpec) else "")
+def test_a_life_of_the_modules(spec: HostSpec, vendor: Vendor, kernel_build: Path, tmp_path: Path) -> None:
+    other = AMD if vendor is INTEL else INTEL
+    with booted(spec, tmp_path, kernel_build) as session:
+        assert session.hello is not None
+        assert set(session.hello.flags) == set(spec.gives) - {"intel", "amd"}
+        assert session.hello.vendor == ("GenuineIntel" if vendor is INTEL else "AuthenticAMD")
+
+        clean = state(session)
+        assert not clean.absent
+        no_kvm = result(session.command(Verb.SMOKE, SmokeKind.REAL_MODE, "1"))
+        assert (errno_name(no_kvm.errno), no_kvm.where) == ("ENOENT", "open")
+        assert do(session, Verb.LOAD, "no-such.ko") == "ENOENT"
+        assert do(session, Verb.LOAD, "kvm.ko") == "ENOENT"  # unknown symbols: irqbypass is not there
+        assert do(session, Verb.LOAD, "irqbypass.ko") is None
+        assert do(session, Verb.LOAD, "kvm.ko") is None
+        common = state(session)
+
+        # svm.c and vmx.c: is_disabled, cpu_has_kvm_support.
+        refused = session.command(Verb.LOAD, other.file)
+        assert errno_name(result(refused).errno) == "EOPNOTSUPP"
+        assert any(f"no hardware support for '{other.name}'" in text for text in texts(refused))
+
+        assert do(session, Verb.LOAD, vendor.file) is None
+        assert do(session, Verb.LOAD, vendor.file) == "EEXIST"
+        assert do(session, Verb.LOAD, other.file) == "EEXIST"  # x86.c, kvm_x86_vendor_init(): one is loaded
+        new = common.difference(state(session))
+        assert {"dev/kvm", "misc/kvm", "slab/kvm_vcpu", "debugfs/kvm", f"modules/{vendor.name}"} <= set(new)
+        assert do(session, Verb.PARAM, vendor.name, "no-such") == "ENOENT"
+        paging = result(session.command(Verb.PARAM, vendor.name, vendor.paging)).value
+        assert paging == ("Y" if vendor.paging in spec.gives else "N")
+        run_guests(session)
+
+        held = result(session.command(Verb.UNLOAD, "kvm"))
+        assert (errno_name(held.errno), held.refs, held.holders) == ("EWOULDBLOCK", 1, (vendor.name,))
+        assert do(session, Verb.UNLOAD, vendor.name) is None
+        assert is_same(session, common)
+
+        assert do(session, Verb.LOAD, vendor.file, f"{vendor.paging}=0") is None
+        assert result(session.command(Verb.PARAM, vendor.name, vendor.paging)).value == "N"
+        run_guests(session)
+        for name in (vendor.name, "kvm", "irqbypass"):
+            assert do(session, Verb.UNLOAD, name) is None
+        assert do(session, Verb.UNLOAD, "kvm") == "ENOENT"
+        assert is_same(session, clean)
+        session.power_off()
+        assert session.said_bye
+
+
+@pytest.fixture(scope="session")
+def misbehave(kernel_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module built against the kernel under test, with the kernel's own way for such modules."""
+    folder = tmp_path_factory.mktemp("misbehave") / "m"
+    shutil.copytree(MISBEHAVE, folder)
+    subprocess.run(["make", "-s", "-C", kernel_build, f"M={folder}", "modules"], check=True, timeout=120)
+    return folder / "misbehave.ko"
+
+
+@pytest.mark.kernel
+def test_a_module_that_misbehaves(kernel_build: Path, misbehave: Path, tmp_path: Path) -> None:
+    with booted(QEMU, tmp_path, kernel_build, misbehave) as session:
+        clean = state(session)
+
+        strange = session.command(Verb.LOAD, misbehave.name, "how=bytes")
+        assert 'tab\t escape\x1b quote" backslash\\ \xff two\nlines' in texts(strange)
+        assert do(session, Verb.UNLOAD, "misbehave") is None
+        # Its own kind of taint is left, and says nothing about what it did.
+        assert not is_same(session, clean)
+        assert clean.difference(state(session)) == []
+
+        # A value with a blank and a %, through our escaping and the kernel's quoting.
+        session.command(Verb.LOAD, misbehave.name, "how=a b%", "count=1")
+        assert result(session.command(Verb.PARAM, "misbehave", "how")).value == "a b%"
+        assert do(session, Verb.UNLOAD, "misbehave") is None
+
+        # A line that the kernel keeps open for pr_cont() still belongs to its own command.
+        assert "no newline" in texts(session.command(Verb.LOAD, misbehave.name, "how=unended"))
+        assert do(session, Verb.UNLOAD, "misbehave") is None
+
+        flood = session.command(Verb.LOAD, misbehave.name, "count=20000")
+        assert len(flood.log) <= 5000
+        # Each record is sent or counted: the flood and its first line.
+        assert len(flood.log) + flood.lost == 20001
+        assert do(session, Verb.UNLOAD, "misbehave") is None
+
+        assert do(session, Verb.LOAD, misbehave.name, "how=leak") is None
+        assert do(session, Verb.UNLOAD, "misbehave") is None
+        assert clean.difference(state(session)) == ["debugfs/misbehave"]
+
+        oops = session.command(Verb.LOAD, misbehave.name, "how=oops")
+        assert isinstance(oops.answer, Died)
+        assert oops.answer.signal != 0
+        assert any(text.startswith("BUG: kernel NULL pointer dereference") for text in texts(oops))
+        assert any("end trace" in text for text in texts(oops))
+        # The agent goes on, and the kernel still has the dead module.
+        assert {"taint/D", "modules/misbehave"} <= set(clean.difference(state(session)))
+        assert do(session, Verb.LOAD, "irqbypass.ko") is None
+        session.power_off()
+        assert session.said_bye
+
+
+@pytest.mark.kernel
+def test_what_a_kernel_does_not_show_is_told(kernel_build: Path, tmp_path: Path) -> None:
+    with booted(QEMU, tmp_path, kernel_build, asking="debugfs=off") as session:
+        seen = state(session)
+        assert seen.absent == {"debugfs"}
+        assert not any(fact.startswith("debugfs/") for fact in seen.facts)
+        assert do(session, Verb.REARM) == "ENOENT"
+        assert is_same(session, seen)
