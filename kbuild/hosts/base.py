@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
 import msgspec
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of wall clock."""
 
-    boot_s: float = 60
+    boot_s: Seconds = 60
     """From the emulator's start to the agent's first line."""
-    step_s: float = 30
+    step_s: Seconds = 30
     """One step, however much it says."""
-    silent_s: float = 20
+    silent_s: Seconds = 20
     """Within a step, without a byte on either line."""
 
 

@@ -34,10 +34,14 @@ MAX_SCREEN = 1 << 16
 PIPE_SIZE = 1 << 20
 """What may wait on the agent's line while this process is busy: Bochs does not wait, it loses bytes."""
 GRACE_S = 2.0
+CD_SIZE = 100 << 20
+"""Bytes, the rest a hole. Bochs' drive seeks for 80 ms over the whole of a CD (iodev/harddrv.cc, start_seek()),
+so the next sector is far away on a small one, and the guest waits for it: a tenth of the boot."""
 
 _SCREEN = re.compile(rb'Bochs connected to screen "(/dev/pts/\d+)"')
 _RESET = re.compile(rb"\[SYS +\] bx_pc_system_c::Reset\(\w+\) called")
 _LAST_WORDS = re.compile(r"Bochs is exiting with the following message:\n(.*)")
+_BAD_LINE = re.compile(r"bochsrc:(\d+):")
 
 # Paths are relative to the machine's private folder, so that none has to be quoted.
 _CONFIGURATION = """\
@@ -132,6 +136,10 @@ def write_iso(path: Path, image: BootImage) -> None:
     grafts = [name + "=" + re.sub(r"([=\\])", r"\\\1", str(file)) for name, file in files.items()]
     boot = ["-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]
     command.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", path, *boot, "-graft-points", *grafts], timeout=60)
+    try:
+        os.truncate(path, max(CD_SIZE, path.stat().st_size))
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be made larger: {error.strerror}") from None
 
 
 class BochsMachine(Emulator):
@@ -162,6 +170,7 @@ class BochsMachine(Emulator):
             memory_mb=spec.memory_mb,
             agent=os.ttyname(self._terminal),
         )
+        self._configuration = configuration.splitlines()
         write_atomically(private / "bochsrc", configuration)
         write_atomically(folder / "bochsrc", configuration)
         # Debian's Bochs has its debugger built in, which waits for a command.
@@ -202,7 +211,10 @@ class BochsMachine(Emulator):
     def last_words(self) -> str:
         """What Bochs says of its end: such as a triple fault."""
         found = list(_LAST_WORDS.finditer(self._said.data.decode("utf-8", "replace")))
-        return found[-1][1].strip() if found else super().last_words()
+        words = found[-1][1].strip() if found else super().last_words()
+        if at := _BAD_LINE.search(words):  # it says which line it could not read, and not what stands there
+            words += f" ({self._configuration[int(at[1]) - 1]})"
+        return words
 
     def _watch_screen(self, path: Path) -> None:
         """Read the terminal that Bochs draws its screen on; a full one would make it wait for ever.

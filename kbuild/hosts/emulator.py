@@ -196,6 +196,11 @@ class Emulator:
         self._reason = self._reason or reason
         self._kill()
 
+    @property
+    def pid(self) -> int:
+        """The process, and its group."""
+        return self._process.pid
+
     def alive(self) -> bool:
         """Whether the process has not ended yet."""
         with self._reaping:

@@ -40,7 +40,7 @@ def version() -> str:
 def kernel_words(words: Sequence[str]) -> str:
     """A kernel command line. Raises UserError for a word that would become several, or a line of another file."""
     for word in words:
-        if not word or not word.isascii() or not word.isprintable():
+        if not word or not word.isascii() or not word.isprintable() or " " in word:
             raise UserError(f"{word!r} can not be a word of the kernel command line")
     return " ".join(words)
 
