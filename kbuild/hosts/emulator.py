@@ -226,11 +226,12 @@ class Emulator:
             self._watch_outgoing()
             while not chunks and not self._exit_told:
                 ready = self._selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    break
                 chunks = self._handle(ready)
                 if any(key.fd == self._pidfd for key, _ in ready):
                     chunks += self._finish()
+                # Also where the emulator itself never stops talking.
+                if time.monotonic() >= deadline:
+                    break
         return chunks
 
     def stop(self) -> None:

@@ -78,6 +78,7 @@ class QemuMachine(Emulator):
         self._monitor, monitor_end = _pair(cleanup)
         self._asking = threading.Lock()
         self._heard = bytearray()
+        self._shutdown = ""
         commands = os.dup(agent.fileno())
         cleanup.callback(os.close, commands)
         ends = (console_end, agent_end, monitor_end)
@@ -122,16 +123,11 @@ class QemuMachine(Emulator):
 
     def guest_did(self) -> str:
         """The monitor tells what made QEMU end (qapi/run-state.json, ShutdownCause)."""
-        reason = ""
         with contextlib.suppress(OSError), self._asking:
             self._monitor.settimeout(0)
             while True:
-                for message in self._messages():
-                    if message.get("event") == "SHUTDOWN":
-                        reason = str(message.get("data", {}).get("reason", ""))
-                if reason:
-                    break
-        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOTED}.get(reason, "")
+                self._messages()
+        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOTED}.get(self._shutdown, "")
 
     def _messages(self) -> list[dict[str, Any]]:
         """The monitor's next messages. Raises OSError when there is none in time, or no monitor."""
@@ -141,7 +137,11 @@ class QemuMachine(Emulator):
         self._heard += data
         *lines, rest = self._heard.split(b"\n")
         self._heard = rest
-        return [json.loads(line) for line in lines if line.strip()]
+        messages = [json.loads(line) for line in lines if line.strip()]
+        for message in messages:
+            if message.get("event") == "SHUTDOWN":
+                self._shutdown = str(message.get("data", {}).get("reason", ""))
+        return messages
 
 
 def _pair(cleanup: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
