@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,14 +13,13 @@ import msgspec
 from kbuild import log
 from kbuild.build.artifacts import Built, is_whole, put
 from kbuild.build.diagnostics import read_diagnostics, to_findings
-from kbuild.build.make import MakeResult, Progress, call, run_make
+from kbuild.build.make import MakeResult, Progress, run_make
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
 from kbuild.paths import make_folder, write_atomically
 
-TARGETS = ("bzImage", "modules")
 _MEMORY = "kvm-kbuild.json"
 _UNFINISHED = "kvm-kbuild.unfinished"
 
@@ -74,8 +72,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     where the machine failed (disk full, compiler killed).
     """
     objects = request.objects
-    argv = call(request.tree.source, objects, request.variables, TARGETS, os.cpu_count() or 1)
-    describe(request, folder, argv)
+    describe(request, folder)
     memory = _remember(objects)
     log_file = folder / "build.log"
     # Until make has come to its end, nothing here passes for whole.
@@ -84,7 +81,11 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     write_atomically(objects / _UNFINISHED, "")
     with log.timed("make", objects=str(objects)):
         made = run_make(
-            argv, environment=request.environment, log_file=log_file, expected=memory.steps or None, report=report
+            request.argv,
+            environment=request.environment,
+            log_file=log_file,
+            expected=memory.steps or None,
+            report=report,
         )
     memory.steps = max(memory.steps, made.steps)
     memory.messages |= {unit: lines for unit, lines in made.units.items() if unit}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ from kbuild.build.request import BuildRequest
 from kbuild.paths import write_atomically
 
 
-def describe(request: BuildRequest, folder: Path, argv: Sequence[str]) -> None:
+def describe(request: BuildRequest, folder: Path) -> None:
     """Write `metadata.json`, `config`, `tree.patch` (where there is one) and `reproduce.sh` into the run's folder."""
     tree = request.tree
     metadata = {
@@ -28,7 +27,7 @@ def describe(request: BuildRequest, folder: Path, argv: Sequence[str]) -> None:
         "variables": request.variables,
         "environment": request.environment,
         "objects": str(request.objects),
-        "command": list(argv),
+        "command": request.argv,
     }
     write_atomically(folder / "metadata.json", msgspec.json.format(msgspec.json.encode(metadata), indent=1))
     write_atomically(folder / "config", (request.objects / ".config").read_bytes())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kbuild.build.make import call
 from kbuild.build.toolchain import Toolchain, make_environment, make_variables
 from kbuild.configure.tree import Tree
 
@@ -41,3 +43,8 @@ class BuildRequest:
             *(f"{k}={v}" for k, v in sorted(self.toolchain.versions.items())),
         ]
         return self.tree.objects(hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12])
+
+    @property
+    def argv(self) -> list[str]:
+        """The command that builds it."""
+        return call(self.tree.source, self.objects, self.variables, ("bzImage", "modules"), os.cpu_count() or 1)

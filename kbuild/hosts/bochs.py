@@ -19,7 +19,7 @@ from pathlib import Path
 from kbuild import command
 from kbuild.errors import HarnessError
 from kbuild.hosts.base import BootImage
-from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, Emulator, Lines, Tail
+from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, TRIPLE_FAULT, Emulator, Lines, Tail
 from kbuild.hosts.qemu import CONSOLE, kernel_words
 from kbuild.hosts.spec import BochsSettings, HostSpec
 from kbuild.paths import make_folder, write_atomically
@@ -205,8 +205,12 @@ class BochsMachine(Emulator):
             os.close(os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
     def guest_did(self) -> str:
-        """Bochs takes a power-off for a panic of its own, with status 1."""
-        return POWERED_OFF if self.last_words().endswith("ACPI control: soft power off") else ""
+        """Bochs takes a power-off and a triple fault for panics of its own, with status 1."""
+        words = self.last_words()
+        if words.endswith("ACPI control: soft power off"):
+            return POWERED_OFF
+        # cpu/exception.cc: `exception(): 3rd (13) exception with no resolution`
+        return TRIPLE_FAULT if "exception with no resolution" in words else ""
 
     def last_words(self) -> str:
         """What Bochs says of its end: such as a triple fault."""

@@ -31,6 +31,7 @@ LAST_WORDS = 300
 """Characters of an emulator's last message in the description of its end."""
 POWERED_OFF = "the guest powered off"
 REBOOTED = "the guest rebooted"
+TRIPLE_FAULT = "the guest had a triple fault"
 DRAIN_S = 5.0
 """What is still in the pipes of an ended process is there at once; this bounds a defect of ours."""
 
@@ -173,7 +174,7 @@ class Emulator:
         """Called when the process has ended, before its lines are read to their end."""
 
     def guest_did(self) -> str:
-        """POWERED_OFF or REBOOTED, where that is why the emulator ended; else empty."""
+        """POWERED_OFF, REBOOTED or TRIPLE_FAULT, where that is why the emulator ended; else empty."""
         return ""
 
     def last_words(self) -> str:
@@ -192,7 +193,7 @@ class Emulator:
         self._selector.register(handle, selectors.EVENT_READ, read)
 
     def end(self, reason: str) -> None:
-        """End the emulator for a reason that `exit` then gives."""
+        """End the emulator for something that the guest did, which `exit` then gives."""
         self._reason = self._reason or reason
         self._kill()
 
@@ -316,26 +317,25 @@ class Emulator:
         deadline = time.monotonic() + DRAIN_S
         while self._selector.get_map() and (left := deadline - time.monotonic()) > 0:
             chunks += self._handle(self._selector.select(left))
-        return [*chunks, *self._exit(self._how_it_ended())]
+        return [*chunks, *self._told_end()]
 
-    def _exit(self, how: str) -> list[Chunk]:
+    def _exit(self, how: str, *, failed: bool = False) -> list[Chunk]:
         if self._exit_told:
             return []
         self._exit_told = True
         log.get().debug("emulator.end", emulator=self.name, how=how)
-        return [Chunk("exit", how.encode())]
+        return [Chunk("exit", how.encode(), failed)]
 
-    def _how_it_ended(self) -> str:
-        if self._reason:
-            return f"{self.name}: {self._reason}"
+    def _told_end(self) -> list[Chunk]:
+        """How the process ended, and whether that was the guest's doing."""
+        if did := self._reason or self.guest_did():
+            return self._exit(f"{self.name}: {did}")
         if self._stopped:
-            return f"{self.name} was stopped"
-        if did := self.guest_did():
-            return f"{self.name}: {did}"
+            return self._exit(f"{self.name} was stopped")
         status = self._process.returncode
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
         words = self.last_words()[:LAST_WORDS]
-        return f"{self.name} {how}" + (f": {words}" if words else "")
+        return self._exit(f"{self.name} {how}" + (f": {words}" if words else ""), failed=True)
 
     def _kill(self) -> None:
         with self._reaping, contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,342 @@
+"""One kernel, judged: configure, build, inspect, load, and the verdict of it all, on record at every moment."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from kbuild import log
+from kbuild.build.artifacts import Built, artifact
+from kbuild.build.kernel import BuildResult, build, find_built, prepare_objects
+from kbuild.build.make import Progress
+from kbuild.build.reproduce import describe
+from kbuild.build.request import BuildRequest
+from kbuild.build.toolchain import find_toolchain
+from kbuild.command import pasteable
+from kbuild.configure.answer import Explanation
+from kbuild.configure.conf import configure
+from kbuild.configure.fragment import Fragment, merge
+from kbuild.configure.kconfig import explain
+from kbuild.configure.request import Request
+from kbuild.configure.tree import Tree, open_tree
+from kbuild.dmesg.signatures import Signatures
+from kbuild.dmesg.signatures import load as load_signatures
+from kbuild.elf.image import read_module
+from kbuild.elf.inspect import find_modules, inspect
+from kbuild.elf.inspect import to_json as inspection_json
+from kbuild.elf.kernel import read_kernel
+from kbuild.elf.moduleset import ModuleSet
+from kbuild.errors import KbuildError, UserError
+from kbuild.hosts.spec import HostSpec, read_host
+from kbuild.hosts.spec import check as missing_for
+from kbuild.hosts.spec import describe as describe_host
+from kbuild.load.agent import build_agent
+from kbuild.load.order import Order, check_references, read_order
+from kbuild.load.request import LoadRequest
+from kbuild.load.runner import run_load
+from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
+from kbuild.paths import PROJECT, cache_home, make_folder, write_atomically
+from kbuild.profile import Profile, read_profile, resolve_reference
+from kbuild.progress import Reporter
+from kbuild.record import Run, Stage
+from kbuild.transcript import Transcript
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRequest:
+    """What to judge, and how far to go: `task` is `configure`, `build`, `load` or `gate`."""
+
+    task: str
+    command: str
+    """As it can be pasted into a shell."""
+    profile: str = "default"
+    tree: str = "debian:6.1"
+    rev: str | None = None
+    refresh: bool = False
+    modules: str | None = None
+    """A folder of shipped files, in place of a tree."""
+    kernel: str | None = None
+    orders: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    """Only these; empty: the profile's."""
+    no_known: bool = False
+    verbosity: int = 0
+
+
+def gate(request: GateRequest, reporter: Reporter) -> Run:
+    """Make a run. Its record has a verdict, or says what stopped it.
+
+    Raises UserError before anything is done where the input is wrong; KeyboardInterrupt is raised on
+    after the record has said how far the run came.
+    """
+    log.configure(request.verbosity)
+    profile = _profile(request)
+    run = Run(request.task, request.command)
+    log.configure(request.verbosity, run.log_file)
+    run.record.profile = str(profile.path)
+    try:
+        with log.context(run=run.record.id):
+            log.get().info("run", command=request.command, folder=str(run.folder))
+            _Gate(request, profile, run, reporter).go()
+    except KeyboardInterrupt:
+        run.interrupt()
+        raise
+    except KbuildError as error:
+        run.fail(error)
+        if isinstance(error, UserError):
+            raise
+    return run
+
+
+def _profile(request: GateRequest) -> Profile:
+    """The profile, with the user's choice of orders and hosts in place of its own."""
+    profile = read_profile(request.profile)
+    for kind, names in (("orders", request.orders), ("hosts", request.hosts)):
+        if names:
+            files = [resolve_reference(kind, name, Path.cwd()) for name in names]
+            for name, file in zip(names, files, strict=True):
+                if file is None:
+                    raise UserError(f"--{kind[:-1]} {name}: no such file, here or in profiles/{kind}/")
+            profile = msgspec.structs.replace(profile, **{kind: tuple(files)})
+    return profile
+
+
+class _Gate:
+    """The stages of one run, in order."""
+
+    def __init__(self, request: GateRequest, profile: Profile, run: Run, reporter: Reporter) -> None:
+        self.request = request
+        self.profile = profile
+        self.run = run
+        self.reporter = reporter
+        self.results: list[Status] = []
+        self.known: tuple[Known, ...] = () if request.no_known else profile.settings.known
+        self.not_seen = list(self.known)
+
+    def go(self) -> None:
+        """Judge, as far as the task goes, and give the verdict."""
+        record = self.run.record
+        wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
+        if self.request.task == "load":
+            kernel, modules = self._shipped()
+            self._load(kernel, modules, *(wanted or ((), (), Signatures((), {}))))
+        elif (built := self._build()) is not None:
+            files = {name: self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in built.files.items()}
+            if wanted is not None:
+                self._load(files["bzImage"], self._inspect(files), *wanted)
+        judged = {stage.name for stage in record.stages if stage.status not in (None, Status.SKIP)}
+        # Only what could have occurred is missed: a load that was not run says nothing about its findings.
+        record.known_not_seen = [one for one in self.not_seen if one.finding.split(":")[0] in judged]
+        self.run.finish(worst(self.results))
+
+    def _mark(self, findings: Iterable[Finding]) -> list[Finding]:
+        """The findings with those marked that are known for this kernel."""
+        kernel = self.run.record.kernel or self.run.record.tree["version"]
+        marked, not_seen = mark_known([*findings], self.known, kernel, datetime.datetime.now(datetime.UTC).date())
+        self.not_seen = [one for one in self.not_seen if one in not_seen]
+        return marked
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[Stage]:
+        self.reporter.begin(name)
+        with self.run.stage(name, self.reporter.end) as stage:
+            yield stage
+        if stage.status is not None:
+            self.results.append(stage.status)
+
+    # Stages.
+
+    def _read_load_files(self) -> tuple[tuple[Order, ...], tuple[HostSpec, ...], Signatures]:
+        """Orders, hosts and signatures, all checked before anything is done."""
+        signatures = load_signatures()
+        orders = tuple(map(read_order, self.profile.orders))
+        for order in orders:
+            check_references(order, signatures.ids)
+        hosts = tuple(map(read_host, self.profile.hosts))
+        for kind, things in (("order", orders), ("host", hosts)):
+            for one in things:
+                if sum(one.id == other.id for other in things) > 1:
+                    raise UserError(f"{self.profile.path}: two {kind} files have the id '{one.id}'")
+        return orders, hosts, signatures
+
+    def _build(self) -> Built | None:
+        """The stages tree, configure and build."""
+        request, settings = self.request, self.profile.settings
+        fragments = tuple(map(Fragment.read, self.profile.fragments))
+        with ExitStack() as stack:
+            with self._stage("tree") as stage:
+                tree = stack.enter_context(open_tree(request.tree, request.rev, refresh=request.refresh))
+                self.run.record.tree = _tree_facts(tree)
+                stage.status, stage.summary = Status.DONE, tree.identity
+            toolchain = find_toolchain()
+            self.run.record.tools |= toolchain.versions
+            wanted = BuildRequest(
+                tree=tree,
+                configuration=f"{settings.configure.base}\n{merge(fragments).text()}",
+                toolchain=toolchain,
+                local_version=settings.build.local_version,
+                warnings_count=settings.build.warnings_count,
+            )
+            result = find_built(wanted)
+            with self._stage("configure") as stage:
+                self._configure(stage, wanted, fragments, result)
+            if request.task == "configure":
+                return None
+            with self._stage("build") as stage:
+                if result is None:
+                    result = build(wanted, self.run.folder, self._progress())
+                else:
+                    describe(wanted, self.run.folder)
+                findings = self._mark(result.findings)
+                self.run.record.findings += findings
+                stage.status = verdict(findings, [Status.PASS if result.built else Status.FAIL])
+                if result.built is None:
+                    stage.reason = next(f.message for f in findings if f.status == Status.FAIL)
+                    return None
+                modules = sorted(name for name in result.built.files if name.endswith(".ko"))
+                how = "as built before" if result.reused else "built"
+                stage.summary = f"{result.built.release}: {', '.join(modules)}, {how}"
+                self.run.record.kernel = result.built.release
+                self.run.record.artifacts = result.built.files
+            return result.built
+
+    def _configure(
+        self, stage: Stage, wanted: BuildRequest, fragments: tuple[Fragment, ...], result: BuildResult | None
+    ) -> None:
+        count = len(merge(fragments).options)
+        stage.status = Status.PASS
+        if result is not None and self.request.task != "configure":
+            stage.summary = f"{count} requested symbols, as before"
+            return
+        prepare_objects(wanted)
+        asked = Request(self.profile.settings.configure.base, fragments)
+        done = configure(wanted.tree.source, wanted.objects, asked, make_variables=wanted.variables, predict=True)
+        self.run.record.findings += done.findings
+        stage.summary = f"{count} requested symbols took effect: {done.config}"
+
+    def _progress(self) -> Callable[[Progress], None]:
+        """Tell the reporter, a few times a second at most, with an estimate from the last build's count."""
+        last = 0.0
+
+        def tell(progress: Progress) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < 0.1:
+                return
+            last = now
+            left = None
+            if progress.expected and progress.done:
+                left = max(progress.expected - progress.done, 0) * progress.seconds / progress.done
+            self.reporter.progress("build", progress.done, progress.expected, progress.what, left)
+
+        return tell
+
+    def _inspect(self, files: dict[str, Path]) -> ModuleSet:
+        with self._stage("inspect") as stage:
+            kernel = read_kernel(bzimage=files["bzImage"], vmlinux=files["vmlinux"], symvers=files["Module.symvers"])
+            found = inspect([path for name, path in files.items() if name.endswith(".ko")], kernel)
+            inspection = replace(found, findings=tuple(self._mark(found.findings)))
+            self.run.record.findings += inspection.findings
+            write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection)))
+            stage.status = inspection.verdict
+            images = inspection.modules.modules.values()
+            exports = sum(len(image.exports) for image in images)
+            imports = sum(len(image.imports) for image in images)
+            stage.summary = f"{len(images)} modules, {exports} exports, {imports} imports"
+        return inspection.modules
+
+    def _load(
+        self,
+        kernel: Path,
+        modules: ModuleSet,
+        orders: tuple[Order, ...],
+        hosts: tuple[HostSpec, ...],
+        signatures: Signatures,
+    ) -> None:
+        record = self.run.record
+        with self._stage("load") as stage:
+            release = modules.kernel.release if modules.kernel else None
+            if release is None:
+                raise UserError(f"{kernel}: does not say which release it is")
+            record.kernel = release
+            record.hosts = {spec.id: describe_host(spec) for spec in hosts if not missing_for(spec)}
+            inv = PROJECT / "scripts/inv"
+            folder = Path(self.request.modules).expanduser().resolve() if self.request.modules else kernel.parent
+
+            def again(host: str, order: str) -> str:
+                files = {spec.id: path for spec, path in zip(hosts, self.profile.hosts, strict=True)}
+                order_files = {one.id: path for one, path in zip(orders, self.profile.orders, strict=True)}
+                options = [
+                    "--modules",
+                    folder,
+                    "--kernel",
+                    kernel,
+                    "--host",
+                    files[host],
+                    "--order",
+                    order_files[order],
+                ]
+                return pasteable([inv, "load", *options])
+
+            request = LoadRequest(
+                kernel=kernel,
+                release=release,
+                modules=modules,
+                orders=orders,
+                hosts=hosts,
+                command_line=self.profile.settings.load.command_line,
+                signatures=signatures,
+                agent=build_agent(cache_home() / "agent"),
+                run=record.id,
+                folder=make_folder(self.run.folder / "hosts"),
+                again=again,
+            )
+            record.transcripts = [self._judge(one) for one in run_load(request, self.reporter)]
+            record.findings += [finding for one in record.transcripts for finding in one.findings]
+            stage.status = worst(one.status for one in record.transcripts)
+            passed = sum(one.status == Status.PASS for one in record.transcripts)
+            stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(hosts)} hosts"
+
+    def _judge(self, transcript: Transcript) -> Transcript:
+        """The transcript with what is known marked: then it does not count here either.
+
+        Each step that did not go as expected has a finding, so the findings alone say the outcome.
+        """
+        if not transcript.findings:
+            return transcript
+        findings = self._mark(transcript.findings)
+        status = verdict((f for f in findings if f.status != Status.DONE), [Status.PASS])
+        return msgspec.structs.replace(transcript, findings=findings, status=status)
+
+    def _shipped(self) -> tuple[Path, ModuleSet]:
+        """Files that were built elsewhere: a kernel and the modules of a folder."""
+        if self.request.modules is None or self.request.kernel is None:
+            raise UserError("load: give --modules FOLDER and --kernel BZIMAGE")
+        kernel = Path(self.request.kernel).expanduser().resolve()
+        paths = find_modules(Path(self.request.modules).expanduser().resolve())
+        modules = ModuleSet.of(map(read_module, paths), read_kernel(bzimage=kernel))
+        self.run.record.tree = {"asked": self.request.modules, "identity": f"{len(paths)} module files"}
+        self.run.record.artifacts = {image.path.name: image.sha256 for image in modules.modules.values()}
+        return kernel, modules
+
+
+def _tree_facts(tree: Tree) -> dict[str, str]:
+    facts = {"asked": tree.asked, "identity": tree.identity, "version": tree.version, "source": str(tree.source)}
+    if tree.commit:
+        facts["commit"] = tree.commit + (" with changes" if tree.patch else "")
+    return facts
+
+
+def explain_symbol(symbol: str, tree: str, rev: str | None, profile: str, *, refresh: bool = False) -> Explanation:
+    """Why a symbol has its value in a profile's configuration of a tree. Raises UserError for what is no symbol."""
+    log.configure()
+    read = read_profile(profile)
+    request = Request(read.settings.configure.base, tuple(map(Fragment.read, read.fragments)))
+    with open_tree(tree, rev, refresh=refresh) as opened:
+        return explain(opened.source, None, symbol, request)

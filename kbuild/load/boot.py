@@ -1,0 +1,57 @@
+"""One boot of a host: image, machine, session, and what its start says about the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild import log
+from kbuild.elf import contents
+from kbuild.hosts.base import BootImage
+from kbuild.hosts.initramfs import write_initramfs
+from kbuild.hosts.spec import HostSpec, start
+from kbuild.load.request import LoadRequest
+from kbuild.load.session import Reply, Session
+from kbuild.paths import make_folder
+
+
+@dataclass
+class Boot:
+    """A machine that was started; `session.ended` says whether it still answers."""
+
+    number: int
+    """From 1, on its host."""
+    folder: Path
+    session: Session
+    start: Reply
+    """What came until the agent's first line, or until there was no more hope for it."""
+    orders: int = 0
+    """That were run in it so far."""
+
+
+@contextmanager
+def boot(request: LoadRequest, spec: HostSpec, modules: Collection[str], number: int) -> Iterator[Boot]:
+    """Start a machine with these modules in its initramfs; it ends with the context.
+
+    Raises HarnessError when the emulator cannot be started.
+    """
+    folder = make_folder(request.folder / spec.id / f"boot-{number}")
+    initramfs = folder / "initramfs"
+    files: dict[str, Path | bytes] = {"init": request.agent}
+    for name in sorted(modules):
+        image = request.modules[name]
+        # The agent hands the file to finit_module(2) as it is, and not every kernel can decompress.
+        files[f"modules/{image.name}.ko"] = contents.decompressed(contents.read(image.path))
+    write_initramfs(initramfs, files)
+    image_to_boot = BootImage(request.kernel, initramfs, request.command_line)
+    with log.context(boot=number), log.timed("boot.whole"):
+        with start(spec, image_to_boot, folder) as machine:
+            session = Session(machine, spec.limits, request.cancelled.is_set)
+            with log.timed("boot") as extra:
+                reply = session.boot()
+                extra["end"] = reply.end
+            yield Boot(number, folder, session, reply)
+        # It can be made again from the artifacts, and is the largest file of a boot.
+        initramfs.unlink(missing_ok=True)

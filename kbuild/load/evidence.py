@@ -1,0 +1,102 @@
+"""From what came back to what is judged: log records of a reply, and findings from what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+
+from kbuild.dmesg.classify import Match
+from kbuild.dmesg.record import Record, escape
+from kbuild.dmesg.signatures import Severity
+from kbuild.load.protocol import Died, Refused
+from kbuild.load.session import End, Reply
+from kbuild.outcome import Finding, Status, finding_id
+from kbuild.transcript import LogLine
+
+MAX_EVIDENCE = 60
+"""Lines of a report that go into a finding; the transcript has all."""
+
+
+def records_of(reply: Reply) -> list[Record]:
+    """The log records that were made during a command.
+
+    Where the guest died the console tells what its agent no longer could; what both tell is taken once.
+    """
+    records: list[Record] = []
+    latest: dict[str | None, int] = {}
+    for one in reply.log:
+        text = "\n".join(map(escape, one.text.split("\n")))
+        if one.cont and one.caller in latest:
+            before = records[latest[one.caller]]
+            records[latest[one.caller]] = msgspec.structs.replace(before, text=before.text + text)
+            continue
+        latest[one.caller] = len(records)
+        records.append(Record(one.seq, one.us, one.level, text, one.caller, reply.number, one.facility))
+    if reply.end is not None:
+        told = {(record.us, record.text) for record in records}
+        untold = (record for record in reply.console.records if (record.us, record.text) not in told)
+        records += [msgspec.structs.replace(record, step=reply.number) for record in untold]
+    return records
+
+
+def log_lines(records: Sequence[Record]) -> list[LogLine]:
+    """Records as the transcript keeps them, without the agent's own marks."""
+    return [
+        LogLine(r.text, r.seq, r.us, r.level, r.caller, "kmsg" if r.seq is not None else "console")
+        for r in records
+        if r.facility == 0
+    ]
+
+
+def findings_of(
+    matches: Sequence[Match], records: Sequence[Record], subject: str, allowed: Collection[str]
+) -> Iterator[Finding]:
+    """Findings for what counts among the matches of one step; `allowed` signatures were expected or may come."""
+    for match in matches:
+        status = match.severity.status(emulated=True)
+        if status is None or match.signature in allowed or match.follower:
+            continue
+        cut = " (the report is cut off)" if match.truncated else ""
+        often = f" ({match.count} times)" if match.count > 1 else ""
+        owner = f"; it is {match.owner}()'s to remove" if match.owner else ""
+        yield Finding(
+            id=finding_id("load", match.signature, subject, match.title),
+            status=status,
+            message=f"{match.title}{often}{cut}: {match.meaning}{owner}",
+            evidence=tuple(records[index].text for index in match.records[:MAX_EVIDENCE]),
+            module=subject,
+        )
+
+
+def crash_in(matches: Sequence[Match]) -> Match | None:
+    """The first crash, which is the one that counts."""
+    return next((m for m in matches if m.severity is Severity.CRASH and not m.follower), None)
+
+
+def without_answer(reply: Reply, crash: Match | None, booted: bool = True) -> tuple[Status, str]:
+    """The outcome of a command that has no result, and a sentence about it.
+
+    The kernel is blamed where its log shows a crash, or where it took the machine down; not for silence.
+    """
+    if crash is not None:
+        return Status.FAIL, f"the kernel crashed: {crash.title}"
+    match reply.answer, reply.end:
+        case Died() as died, _:
+            return (
+                Status.FAIL,
+                f"the process that did it was killed (signal {died.signal}), and the log does not say why",
+            )
+        case Refused() as refused, _:
+            return Status.ERROR, f"the agent refused the command: {refused.why}"
+        case _, End.CANCELLED:
+            return Status.MISS, "interrupted"
+        case _, End.EMULATOR:
+            return Status.MISS, f"the emulator failed: {reply.detail}"
+        case _, (End.PANIC | End.REBOOT | End.EXIT) as end:
+            return Status.FAIL, f"{end.value}"
+        case _, (End.SILENT | End.SLOW) as end:
+            where = "" if booted else " while it booted"
+            return Status.ERROR, f"{end.value} {reply.detail}{where}: it hangs, or the emulator does"
+        case _:
+            return Status.ERROR, "no answer"

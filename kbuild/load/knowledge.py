@@ -1,0 +1,47 @@
+"""What hosts have been seen to do: a host that once loaded a module is no excuse for a kernel that cannot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from kbuild.paths import locked, make_folder, state_home, write_atomically
+from kbuild.versions import parse_version
+
+_File = dict[str, str]
+
+
+class Knowledge:
+    """What has worked on a host: `load:kvm_intel`, `smoke:long-mode`, each for a kernel series.
+
+    A host is its file and its emulator (`digest`): with another emulator nothing is known any more.
+    Kept between runs, for all of them.
+    """
+
+    def __init__(self, host: str, digest: str, folder: Path | None = None) -> None:
+        folder = folder or state_home() / "hosts"
+        self._path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', host)}-{digest[:16]}.json"
+
+    def has_done(self, what: str, kernel: str) -> str | None:
+        """The run in which this host did that with a kernel of the same series (`6.1`), if there is one."""
+        return self._read().get(_key(what, kernel))
+
+    def note(self, what: str, kernel: str, run: str) -> None:
+        """This host did that, in this run."""
+        make_folder(self._path.parent)
+        with locked(self._path.with_suffix(".lock")):
+            known = self._read()
+            if _key(what, kernel) not in known:
+                write_atomically(self._path, msgspec.json.encode({**known, _key(what, kernel): run}))
+
+    def _read(self) -> _File:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_File)
+        except (OSError, msgspec.DecodeError):
+            return {}
+
+
+def _key(what: str, kernel: str) -> str:
+    return f"{what}@{'.'.join(map(str, parse_version(kernel)[:2]))}"

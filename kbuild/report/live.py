@@ -1,0 +1,114 @@
+"""Progress while a run goes on: bars on a terminal, one line per stage and order elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+from kbuild.outcome import Status
+from kbuild.progress import Reporter
+from kbuild.report.terminal import STYLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from kbuild.record import Stage
+
+
+class Lines:
+    """One line when something ended; for logs."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            print(text, file=self._stream, flush=True)
+
+    def begin(self, stage: str) -> None:
+        """Nothing: the line comes at the end."""
+
+    def progress(self, stage: str, done: int, expected: int | None, what: str, left: float | None) -> None:
+        """Nothing: one line per stage."""
+
+    def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
+        """A line when it ended."""
+        if status is not None:
+            self._say(f"{status:5} load       {host} {order}{f': {reason}' if reason else ''}")
+
+    def end(self, stage: Stage) -> None:
+        """A line."""
+        self._say(f"{stage.status or '-':5} {stage.name:10} {stage.seconds:6.1f} s  {stage.reason or stage.summary}")
+
+
+class Bars:
+    """Bars that move; what ended stays above them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str) -> None:
+        """A bar that shows that something goes on."""
+        with self._lock:
+            self._tasks[stage] = self._progress.add_task(stage, total=None, what="")
+
+    def progress(self, stage: str, done: int, expected: int | None, what: str, left: float | None) -> None:
+        """Move the bar."""
+        with self._lock:
+            if stage in self._tasks:
+                ending = f"about {left:.0f} s left  " if left is not None else ""
+                # Another configuration may have more commands than the last one: never more than full.
+                total = max(expected, done) if expected else None
+                self._progress.update(self._tasks[stage], completed=done, total=total, what=f"{ending}{what}"[:70])
+
+    def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
+        """A bar for each host, a line for each order that ended."""
+        with self._lock:
+            if host not in self._tasks:
+                self._tasks[host] = self._progress.add_task(host, total=None, what="")
+            if status is None:
+                self._progress.update(self._tasks[host], what=order)
+            else:
+                text = f"[{STYLES[status]}]{status:5}[/] {host:12} {order}"
+                self._progress.console.print(text + (f": {reason}" if reason else ""), highlight=False)
+
+    def end(self, stage: Stage) -> None:
+        """Its line; bars that belong to it go."""
+        with self._lock:
+            gone = list(self._tasks) if stage.name == "load" else [stage.name]
+            for name in gone:
+                if name in self._tasks:
+                    self._progress.remove_task(self._tasks.pop(name))
+            style = STYLES.get(stage.status or Status.ERROR, "")
+            self._progress.console.print(
+                f"[{style}]{stage.status or '-':5}[/] {stage.name:12} {stage.seconds:6.1f} s  ", end="", highlight=False
+            )
+            self._progress.console.print(stage.reason or stage.summary, markup=False, highlight=False)
+
+
+@contextmanager
+def live(stream: IO[str] | None = None) -> Iterator[Reporter]:
+    """A reporter that fits the stream (standard error by default)."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:12}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[what]}", markup=False),
+    )
+    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
+        yield Bars(progress)

@@ -1,0 +1,138 @@
+"""A run as a person takes it in at a glance: verdict, stages, host × order, what counts and how to see it again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING
+
+from kbuild.outcome import Finding, Status
+from kbuild.record import Record, runs_home
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+STYLES = {
+    Status.FAIL: "bold red",
+    Status.ERROR: "bold yellow",
+    Status.MISS: "bold magenta",
+    Status.PASS: "green",
+    Status.DONE: "cyan",
+    Status.SKIP: "dim",
+}
+MAX_EVIDENCE = 12
+"""Lines of evidence shown for a finding; the record has all."""
+
+
+def render(record: Record, stream: IO[str] | None = None) -> None:
+    """Print a run's summary."""
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    # A file or pipe has no width of its own; lines there are for reading and for grep.
+    console = Console(file=stream, width=None if stream.isatty() else 140, highlight=False, emoji=False)
+    _headline(console, record)
+    console.print(_stages(record))
+    if record.transcripts:
+        console.print(_matrix(record))
+    _findings(console, record)
+    _print(console, f"record: {runs_home() / record.id}", style="dim")
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """Text that came from elsewhere: nothing in it is markup."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _headline(console: Console, record: Record) -> None:
+    from rich.text import Text
+
+    if record.interrupted:
+        verdict, style = f"interrupted in {record.interrupted}", STYLES[Status.MISS]
+    elif record.verdict is None:
+        verdict, style = ("not judged" if record.ended else "not finished"), STYLES[Status.ERROR]
+    else:
+        verdict, style = str(record.verdict), STYLES[record.verdict]
+    what = record.tree.get("identity") or record.tree.get("modules") or ""
+    asked = record.tree.get("asked", "")
+    parts = [asked, f"({what})" if what and what != asked else "", f"kernel {record.kernel}" if record.kernel else ""]
+    console.print(Text.assemble((verdict, style), "  ", "  ".join(part for part in parts if part)), soft_wrap=True)
+    if record.error:
+        _print(console, record.error)
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+
+
+def _word(status: Status | None) -> str:
+    return f"[{STYLES[status]}]{status}[/]" if status else "[dim]-[/]"
+
+
+def _stages(record: Record) -> Table:
+    from rich.markup import escape
+
+    table = _table()
+    table.add_column("stage")
+    table.add_column("outcome")
+    table.add_column("seconds", justify="right")
+    table.add_column("")
+    for stage in record.stages:
+        table.add_row(stage.name, _word(stage.status), f"{stage.seconds:.1f}", escape(stage.reason or stage.summary))
+    return table
+
+
+def _matrix(record: Record) -> Table:
+    """Orders down, hosts across."""
+    hosts = list(dict.fromkeys(one.host for one in record.transcripts))
+    table = _table()
+    table.add_column("\norder")
+    for host in hosts:
+        table.add_column(f"\n{host}")
+    cells = {(one.order, one.host): one for one in record.transcripts}
+    for order in dict.fromkeys(one.order for one in record.transcripts):
+        row = [cells.get((order, host)) for host in hosts]
+        table.add_row(order, *(_word(one.status if one else None) for one in row))
+    return table
+
+
+def _findings(console: Console, record: Record) -> None:
+    counting = [f for f in record.findings if f.known is None and f.status != Status.DONE]
+    for finding in sorted(counting, key=lambda f: list(Status).index(f.status)):
+        _finding(console, finding)
+    for transcript in record.transcripts:
+        if transcript.status in (Status.MISS, Status.ERROR) and not _told(transcript.host, transcript.order, counting):
+            place = f"{transcript.host}, {transcript.order}"
+            console.print(f"\n{_word(transcript.status)} ", end="")
+            _print(console, f"{place}: {transcript.reason or 'no reason given'}")
+    for transcript in record.transcripts:
+        if transcript.status == Status.SKIP:
+            _print(console, f"skipped: {transcript.order} on {transcript.host}: {transcript.reason}", style="dim")
+    for finding in record.findings:
+        if finding.known is not None:
+            _print(console, f"known: {finding.id}: {finding.message} ({finding.known})", style="dim")
+        elif finding.status == Status.DONE:
+            _print(console, f"for information: {finding.message}", style="dim")
+    for known in record.known_not_seen:
+        _print(console, f"known, but did not occur: {known.finding} ({known.reason})", style="yellow")
+
+
+def _told(host: str, order: str, findings: Sequence[Finding]) -> bool:
+    return any(f.host == host and f.order == order for f in findings)
+
+
+def _finding(console: Console, finding: Finding) -> None:
+    place = ", ".join(part for part in (finding.host, finding.order) if part)
+    step = f", step {finding.step}" if finding.step else ""
+    console.print(f"\n{_word(finding.status)} ", end="")
+    _print(console, f"{place}{step}: {finding.message}" if place else finding.message)
+    _print(console, f"  id: {finding.id}", style="dim")
+    for line in finding.evidence[:MAX_EVIDENCE]:
+        _print(console, f"    {line}")
+    if len(finding.evidence) > MAX_EVIDENCE:
+        _print(console, f"    … {len(finding.evidence) - MAX_EVIDENCE} more lines in the record", style="dim")
+    if finding.reproduce:
+        _print(console, f"  again: {finding.reproduce}")
