@@ -140,7 +140,7 @@ class Reasons:
             return ""
         said.add(symbol.name)
         if not any(node.prompt for node in symbol.nodes):
-            return f", {self._promptless(symbol, said)}"
+            return f", which {self._promptless(symbol, said)}"
         if symbol.visibility >= (wanted if symbol.orig_type is TRISTATE else 1):
             return f", {self._choice_text(symbol)}" if symbol.choice else ", which can be set"
         for entry in self._unmet(symbol, wanted):
@@ -149,7 +149,7 @@ class Reasons:
         return ""
 
     def _promptless(self, symbol: Any, said: set[str] | None = None) -> str:
-        words = "which has no prompt, so nobody can set it"
+        words = "has no prompt, so nobody can set it"
         selected, defaults = self.selections(symbol.rev_dep, symbol), self.defaults(symbol)
         if selected:
             words += f"; it is selected by {_names(selected)}"
@@ -244,7 +244,7 @@ class Reasons:
             raised = wanted > symbol.tri_value
             return self._too_low(symbol, wanted, head, option) if raised else self._too_high(symbol, head, option)
         if not any(node.prompt for node in symbol.nodes):
-            return Problem(option, "promptless", f"{head}, {self._promptless(symbol)}")
+            return Problem(option, "promptless", f"{head}: it {self._promptless(symbol)}")
         if not symbol.visibility:
             words, parts = self._blocked(symbol, 1)
             return Problem(option, "blocked", f"{head}: {words}", parts)
@@ -266,7 +266,7 @@ class Reasons:
 
     def _too_low(self, symbol: Any, wanted: int, head: str, option: Option) -> Problem:
         if not any(node.prompt for node in symbol.nodes):
-            return Problem(option, "promptless", f"{head}, {self._promptless(symbol)}")
+            return Problem(option, "promptless", f"{head}: it {self._promptless(symbol)}")
         if symbol.choice and symbol.choice.visibility and symbol.choice.selection not in (None, symbol):
             words, parts = self._blocked(symbol, wanted)
             if not parts:
@@ -284,7 +284,7 @@ class Reasons:
         if symbol.choice and symbol.choice.selection is symbol:
             return Problem(option, "choice", f"{head}: the choice at {place_of(symbol.choice)} takes it")
         if not any(node.prompt for node in symbol.nodes):
-            return Problem(option, "promptless", f"{head}, {self._promptless(symbol)}")
+            return Problem(option, "promptless", f"{head}: it {self._promptless(symbol)}")
         if wanted and symbol.type is not TRISTATE:
             return Problem(option, "forced", f"{head}: without MODULES there is no m")
         if active := self._active(symbol.weak_rev_dep, symbol, wanted):
@@ -355,7 +355,7 @@ class Reasons:
                 return f"{value}: the choice at {place_of(symbol.choice)} takes it"
             return f"{value}: it is {self._choice_text(symbol)}"
         if not prompt:
-            return f"{value}, {self._promptless(symbol)}"
+            return f"{value}: it {self._promptless(symbol)}"
         if not symbol.visibility:
             words, _ = self._blocked(symbol, 1)
             return f"{value}: {words}"

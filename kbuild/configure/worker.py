@@ -20,7 +20,7 @@ from kbuild.configure.dialect import KernelKconfig, unset_numbers_read_zero
 from kbuild.configure.fragment import Fragment
 from kbuild.configure.reason import Reasons
 
-NO_MACHINE = "no make or no compiler here: symbols that ask them could not be evaluated and read as n"
+NO_MACHINE = "make or the compiler could not be asked: symbols that ask them could not be evaluated and read as n"
 
 
 def load(question: Question) -> KernelKconfig:
