@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from invoke import Context, task
+from invoke.context import Context
 from invoke.exceptions import Exit
+from invoke.tasks import task
 
 if TYPE_CHECKING:
     from kbuild.gate import GateRequest
@@ -261,3 +262,93 @@ def gate(
         quiet=quiet,
         as_json=json,
     )
+
+
+@task(positional=["run"], help={"run": "the run's id or the beginning of it, its folder, or 'latest'", **JSON})
+def report(ctx: Context, run: str = "latest", json: bool = False) -> None:
+    """Show a run's record again; the exit status is the run's verdict."""
+
+    def work() -> int:
+        from kbuild.outcome import Status, exit_status, to_json
+        from kbuild.record import read_record
+        from kbuild.report.data import summary
+        from kbuild.report.terminal import render
+
+        record = read_record(run)
+        if json:
+            sys.stdout.buffer.write(to_json(summary(record)) + b"\n")
+        else:
+            render(record)
+        return exit_status(record.verdict or Status.ERROR)
+
+    _run(work)
+
+
+# For whoever works on this tool.
+
+
+def _tools(*commands: list[str]) -> NoReturn:
+    """Run programs of the environment in the project's folder; their own words are enough."""
+
+    def work() -> int:
+        import subprocess
+
+        from kbuild.outcome import Status, exit_status
+        from kbuild.paths import PROJECT
+
+        # Not handed on: a test runner's 1 is the tool's failure, and the contract's 1 is not ours to give.
+        failed = [argv for argv in commands if subprocess.run([sys.executable, "-m", *argv], cwd=PROJECT).returncode]
+        return exit_status(Status.FAIL if failed else Status.PASS)
+
+    _run(work)
+
+
+@task(help={"only": "a pytest expression (-k): only these tests", "unit": "only the fast ones, without emulators"})
+def test(ctx: Context, only: str | None = None, unit: bool = False) -> None:
+    """Lint, then run all tests, among them one real gate of 6.1 on both vendors."""
+    folder = "tests/unit" if unit else "tests"
+    selection = ["-k", only] if only else []
+    _tools(*_LINTERS, ["pytest", folder, *selection])
+
+
+_LINTERS = (["ruff", "check", "--quiet"], ["ruff", "format", "--check", "--quiet"], ["mypy"])
+
+
+@task
+def lint(ctx: Context) -> None:
+    """Check formatting, rules and types."""
+    _tools(*_LINTERS)
+
+
+@task(help=JSON)
+def bench(ctx: Context, json: bool = False) -> None:
+    """Measure the gate and the command line against doing it by hand, as ratios taken in one run."""
+
+    def work() -> int:
+        import subprocess
+
+        from kbuild.outcome import Status, exit_status
+        from kbuild.paths import PROJECT
+
+        failed = subprocess.run([sys.executable, str(PROJECT / "scripts/bench"), *["--json"] * json]).returncode
+        return exit_status(Status.ERROR if failed else Status.DONE)
+
+    _run(work)
+
+
+@task(help={"runs": "the records of all runs too"})
+def clean(ctx: Context, runs: bool = False) -> None:
+    """Remove everything that can be made again: trees, builds, artifacts, boot images."""
+
+    def work() -> int:
+        import shutil
+
+        from kbuild.paths import cache_home
+        from kbuild.record import runs_home
+
+        for folder in [cache_home(), *([runs_home()] if runs else [])]:
+            shutil.rmtree(folder, ignore_errors=True)
+            print(f"removed {folder}")
+        return 0
+
+    _run(work)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,8 +20,7 @@ from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
 from kbuild.build.toolchain import find_toolchain
 from kbuild.command import pasteable
-from kbuild.configure.answer import Explanation
-from kbuild.configure.conf import configure
+from kbuild.configure.conf import Configuration, configure
 from kbuild.configure.fragment import Fragment, merge
 from kbuild.configure.kconfig import explain
 from kbuild.configure.request import Request
@@ -42,7 +42,7 @@ from kbuild.load.request import LoadRequest
 from kbuild.load.runner import run_load
 from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, make_folder, write_atomically
-from kbuild.profile import Profile, read_profile, resolve_reference
+from kbuild.profile import Profile, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
 from kbuild.transcript import Transcript
@@ -167,25 +167,18 @@ class _Gate:
 
     def _build(self) -> Built | None:
         """The stages tree, configure and build."""
-        request, settings = self.request, self.profile.settings
-        fragments = tuple(map(Fragment.read, self.profile.fragments))
+        request = self.request
+        symbols = requested_symbols(self.profile)
         with ExitStack() as stack:
             with self._stage("tree") as stage:
                 tree = stack.enter_context(open_tree(request.tree, request.rev, refresh=request.refresh))
                 self.run.record.tree = _tree_facts(tree)
                 stage.status, stage.summary = Status.DONE, tree.identity
-            toolchain = find_toolchain()
-            self.run.record.tools |= toolchain.versions
-            wanted = BuildRequest(
-                tree=tree,
-                configuration=f"{settings.configure.base}\n{merge(fragments).text()}",
-                toolchain=toolchain,
-                local_version=settings.build.local_version,
-                warnings_count=settings.build.warnings_count,
-            )
+            wanted = build_request(self.profile, tree, symbols)
+            self.run.record.tools |= wanted.toolchain.versions
             result = find_built(wanted)
             with self._stage("configure") as stage:
-                self._configure(stage, wanted, fragments, result)
+                self._configure(stage, wanted, result)
             if request.task == "configure":
                 return None
             with self._stage("build") as stage:
@@ -206,19 +199,15 @@ class _Gate:
                 self.run.record.artifacts = result.built.files
             return result.built
 
-    def _configure(
-        self, stage: Stage, wanted: BuildRequest, fragments: tuple[Fragment, ...], result: BuildResult | None
-    ) -> None:
-        count = len(merge(fragments).options)
+    def _configure(self, stage: Stage, wanted: BuildRequest, result: BuildResult | None) -> None:
         stage.status = Status.PASS
         if result is not None and self.request.task != "configure":
-            stage.summary = f"{count} requested symbols, as before"
+            stage.summary = f"{len(merge(wanted.symbols.fragments).options)} requested symbols, as before"
             return
         prepare_objects(wanted)
-        asked = Request(self.profile.settings.configure.base, fragments)
-        done = configure(wanted.tree.source, wanted.objects, asked, make_variables=wanted.variables, predict=True)
+        done = write_configuration(wanted)
         self.run.record.findings += done.findings
-        stage.summary = f"{count} requested symbols took effect: {done.config}"
+        stage.summary = f"{len(done.requested)} requested symbols took effect: {done.config}"
 
     def _progress(self) -> Callable[[Progress], None]:
         """Tell the reporter, a few times a second at most, with an estimate from the last build's count."""
@@ -266,23 +255,15 @@ class _Gate:
                 raise UserError(f"{kernel}: does not say which release it is")
             record.kernel = release
             record.hosts = {spec.id: describe_host(spec) for spec in hosts if not missing_for(spec)}
-            inv = PROJECT / "scripts/inv"
             folder = Path(self.request.modules).expanduser().resolve() if self.request.modules else kernel.parent
+            named = {one.id: reference("orders", path) for one, path in zip(orders, self.profile.orders, strict=True)}
+            named |= {one.id: reference("hosts", path) for one, path in zip(hosts, self.profile.hosts, strict=True)}
+            start = [str(PROJECT / "scripts/inv"), "load", "--modules", str(folder), "--kernel", str(kernel)]
+            if self.request.profile != GateRequest.profile:
+                start += ["--profile", str(self.profile.path.resolve())]
 
             def again(host: str, order: str) -> str:
-                files = {spec.id: path for spec, path in zip(hosts, self.profile.hosts, strict=True)}
-                order_files = {one.id: path for one, path in zip(orders, self.profile.orders, strict=True)}
-                options = [
-                    "--modules",
-                    folder,
-                    "--kernel",
-                    kernel,
-                    "--host",
-                    files[host],
-                    "--order",
-                    order_files[order],
-                ]
-                return pasteable([inv, "load", *options])
+                return pasteable([*start, "--host", named[host], "--order", named[order]])
 
             request = LoadRequest(
                 kernel=kernel,
@@ -326,6 +307,28 @@ class _Gate:
         return kernel, modules
 
 
+def requested_symbols(profile: Profile) -> Request:
+    """What a profile asks of the configuration. Raises UserError for a fragment that cannot be read."""
+    return Request(profile.settings.configure.base, tuple(map(Fragment.read, profile.fragments)))
+
+
+def build_request(profile: Profile, tree: Tree, symbols: Request) -> BuildRequest:
+    """What a profile asks to be built of a tree, with this system's toolchain."""
+    return BuildRequest(
+        tree=tree,
+        symbols=symbols,
+        toolchain=find_toolchain(),
+        local_version=profile.settings.build.local_version,
+        warnings_count=profile.settings.build.warnings_count,
+    )
+
+
+def write_configuration(wanted: BuildRequest) -> Configuration:
+    """Write `.config` into the object folder. Raises UserError where a requested symbol did not take effect."""
+    source, objects = wanted.tree.source, wanted.objects
+    return configure(source, objects, wanted.symbols, make_variables=wanted.variables, predict=True)
+
+
 def _tree_facts(tree: Tree) -> dict[str, str]:
     facts = {"asked": tree.asked, "identity": tree.identity, "version": tree.version, "source": str(tree.source)}
     if tree.commit:
@@ -333,10 +336,21 @@ def _tree_facts(tree: Tree) -> dict[str, str]:
     return facts
 
 
-def explain_symbol(symbol: str, tree: str, rev: str | None, profile: str, *, refresh: bool = False) -> Explanation:
-    """Why a symbol has its value in a profile's configuration of a tree. Raises UserError for what is no symbol."""
+def explain_symbol(symbol: str, tree: str, rev: str | None, profile: str, *, refresh: bool = False) -> dict[str, Any]:
+    """What `explain --json` prints: why a symbol has its value in a profile's configuration of a tree.
+
+    Raises UserError for what is no symbol.
+    """
     log.configure()
-    read = read_profile(profile)
-    request = Request(read.settings.configure.base, tuple(map(Fragment.read, read.fragments)))
+    request = requested_symbols(read_profile(profile))
     with open_tree(tree, rev, refresh=refresh) as opened:
-        return explain(opened.source, None, symbol, request)
+        explanation = explain(opened.source, None, symbol, request)
+    data: dict[str, Any] = msgspec.to_builtins(explanation)
+    return data
+
+
+def inspect_folder(modules: str, kernel: str | None) -> dict[str, Any]:
+    """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage."""
+    log.configure()
+    image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
+    return inspection_json(inspect(find_modules(Path(modules).expanduser()), image))

@@ -101,6 +101,11 @@ def resolve_reference(kind: str, name: str, beside: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def reference(kind: str, path: Path) -> str:
+    """How a file is named on a command line: one of ours by its name, any other by its path."""
+    return path.stem if path.parent == SHIPPED / kind else str(path.resolve())
+
+
 def _resolve(profile: Path, key: str, kind: str, names: tuple[str, ...]) -> tuple[Path, ...]:
     found: list[Path] = []
     for name in names:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.build.kernel import build, find_built, prepare_objects
 from kbuild.configure.tree import Tree, open_tree
+from kbuild.gate import build_request, requested_symbols, write_configuration
+from kbuild.profile import read_profile
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,19 @@ def kernel_tree() -> Tree:
 def kernel_source(kernel_tree: Tree) -> Path:
     """An unpacked 6.1 tree. Only to be read."""
     return kernel_tree.source
+
+
+@pytest.fixture(scope="session")
+def kernel_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The object folder (`O=`) of the default profile's 6.1, with bzImage and modules. Only to be read.
+
+    Built if it is not in the cache yet; a gate that comes first has done that.
+    """
+    profile = read_profile("default")
+    with open_tree("debian:6.1") as tree:
+        wanted = build_request(profile, tree, requested_symbols(profile))
+        if find_built(wanted) is None:
+            prepare_objects(wanted)
+            write_configuration(wanted)
+            assert build(wanted, tmp_path_factory.mktemp("build")).built
+        return wanted.objects

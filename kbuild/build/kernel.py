@@ -18,10 +18,11 @@ from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
-from kbuild.paths import make_folder, write_atomically
+from kbuild.paths import cache_home, make_folder, write_atomically
 
 _MEMORY = "kvm-kbuild.json"
 _UNFINISHED = "kvm-kbuild.unfinished"
+_LAST = "last-build.steps"
 
 _HOST_FAILED = re.compile(
     r"No space left on device|Disk quota exceeded|Read-only file system|internal compiler error: Killed"
@@ -84,7 +85,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
             request.argv,
             environment=request.environment,
             log_file=log_file,
-            expected=memory.steps or None,
+            expected=memory.steps or _last_steps(),
             report=report,
         )
     memory.steps = max(memory.steps, made.steps)
@@ -94,8 +95,18 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     result = _judge(request, made, lines, log_file)
     memory.built = result.built
     write_atomically(objects / _MEMORY, msgspec.json.encode(memory))
+    if result.built and made.steps == memory.steps:
+        write_atomically(cache_home() / _LAST, str(made.steps))
     (objects / _UNFINISHED).unlink()
     return result
+
+
+def _last_steps() -> int | None:
+    """Commands of the last build from nothing, of whatever tree: the estimate for a folder without a past."""
+    try:
+        return int((cache_home() / _LAST).read_text("ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def prepare_objects(request: BuildRequest) -> None:

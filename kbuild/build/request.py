@@ -10,6 +10,8 @@ from pathlib import Path
 
 from kbuild.build.make import call
 from kbuild.build.toolchain import Toolchain, make_environment, make_variables
+from kbuild.configure.fragment import merge
+from kbuild.configure.request import Request
 from kbuild.configure.tree import Tree
 
 
@@ -18,8 +20,8 @@ class BuildRequest:
     """What to build. Everything that changes the output is in here or in the tree."""
 
     tree: Tree
-    configuration: str
-    """The symbols that are asked for, as text: base and fragments."""
+    symbols: Request
+    """The configuration that is asked for."""
     toolchain: Toolchain
     local_version: str
     warnings_count: Sequence[str]
@@ -38,7 +40,7 @@ class BuildRequest:
     def objects(self) -> Path:
         """The object folder: one for each configuration and toolchain."""
         parts = [
-            self.configuration,
+            f"{self.symbols.base}\n{merge(self.symbols.fragments).text()}",
             self.local_version,
             *(f"{k}={v}" for k, v in sorted(self.toolchain.versions.items())),
         ]

@@ -25,24 +25,39 @@ MAX_EVIDENCE = 12
 """Lines of evidence shown for a finding; the record has all."""
 
 
-def render(record: Record, stream: IO[str] | None = None) -> None:
-    """Print a run's summary."""
+def console_for(stream: IO[str]) -> Console:
+    """A console that fits the stream: a file or pipe has no width of its own, and lines there are for grep."""
     from rich.console import Console
 
-    stream = stream or sys.stdout
-    # A file or pipe has no width of its own; lines there are for reading and for grep.
-    console = Console(file=stream, width=None if stream.isatty() else 140, highlight=False, emoji=False)
+    return Console(file=stream, width=None if stream.isatty() else 140, highlight=False, emoji=False)
+
+
+def render(record: Record, stream: IO[str] | None = None) -> None:
+    """Print a run's summary."""
+    console = console_for(stream or sys.stdout)
     _headline(console, record)
     console.print(_stages(record))
     if record.transcripts:
         console.print(_matrix(record))
     _findings(console, record)
-    _print(console, f"record: {runs_home() / record.id}", style="dim")
+    plain(console, f"record: {runs_home() / record.id}", style="dim")
 
 
-def _print(console: Console, text: str, style: str | None = None) -> None:
-    """Text that came from elsewhere: nothing in it is markup."""
+def plain(console: Console, text: str, style: str | None = None) -> None:
+    """Print text that came from elsewhere: nothing in it is markup, and no line is broken."""
     console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def table() -> Table:
+    """A table without lines: its columns can be cut and sorted in a shell."""
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+
+
+def word(status: Status | None) -> str:
+    """An outcome in its colour, as markup."""
+    return f"[{STYLES[status]}]{status}[/]" if status else "[dim]-[/]"
 
 
 def _headline(console: Console, record: Record) -> None:
@@ -59,44 +74,34 @@ def _headline(console: Console, record: Record) -> None:
     parts = [asked, f"({what})" if what and what != asked else "", f"kernel {record.kernel}" if record.kernel else ""]
     console.print(Text.assemble((verdict, style), "  ", "  ".join(part for part in parts if part)), soft_wrap=True)
     if record.error:
-        _print(console, record.error)
-
-
-def _table() -> Table:
-    from rich.table import Table
-
-    return Table(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-
-
-def _word(status: Status | None) -> str:
-    return f"[{STYLES[status]}]{status}[/]" if status else "[dim]-[/]"
+        plain(console, record.error)
 
 
 def _stages(record: Record) -> Table:
     from rich.markup import escape
 
-    table = _table()
-    table.add_column("stage")
-    table.add_column("outcome")
-    table.add_column("seconds", justify="right")
-    table.add_column("")
+    rows = table()
+    rows.add_column("stage")
+    rows.add_column("outcome")
+    rows.add_column("seconds", justify="right")
+    rows.add_column("")
     for stage in record.stages:
-        table.add_row(stage.name, _word(stage.status), f"{stage.seconds:.1f}", escape(stage.reason or stage.summary))
-    return table
+        rows.add_row(stage.name, word(stage.status), f"{stage.seconds:.1f}", escape(stage.reason or stage.summary))
+    return rows
 
 
 def _matrix(record: Record) -> Table:
     """Orders down, hosts across."""
     hosts = list(dict.fromkeys(one.host for one in record.transcripts))
-    table = _table()
-    table.add_column("\norder")
+    rows = table()
+    rows.add_column("\norder")
     for host in hosts:
-        table.add_column(f"\n{host}")
+        rows.add_column(f"\n{host}")
     cells = {(one.order, one.host): one for one in record.transcripts}
     for order in dict.fromkeys(one.order for one in record.transcripts):
         row = [cells.get((order, host)) for host in hosts]
-        table.add_row(order, *(_word(one.status if one else None) for one in row))
-    return table
+        rows.add_row(order, *(word(one.status if one else None) for one in row))
+    return rows
 
 
 def _findings(console: Console, record: Record) -> None:
@@ -106,18 +111,18 @@ def _findings(console: Console, record: Record) -> None:
     for transcript in record.transcripts:
         if transcript.status in (Status.MISS, Status.ERROR) and not _told(transcript.host, transcript.order, counting):
             place = f"{transcript.host}, {transcript.order}"
-            console.print(f"\n{_word(transcript.status)} ", end="")
-            _print(console, f"{place}: {transcript.reason or 'no reason given'}")
+            console.print(f"\n{word(transcript.status)} ", end="")
+            plain(console, f"{place}: {transcript.reason or 'no reason given'}")
     for transcript in record.transcripts:
         if transcript.status == Status.SKIP:
-            _print(console, f"skipped: {transcript.order} on {transcript.host}: {transcript.reason}", style="dim")
+            plain(console, f"skipped: {transcript.order} on {transcript.host}: {transcript.reason}", style="dim")
     for finding in record.findings:
         if finding.known is not None:
-            _print(console, f"known: {finding.id}: {finding.message} ({finding.known})", style="dim")
+            plain(console, f"known: {finding.id}: {finding.message} ({finding.known})", style="dim")
         elif finding.status == Status.DONE:
-            _print(console, f"for information: {finding.message}", style="dim")
+            plain(console, f"for information: {finding.message}", style="dim")
     for known in record.known_not_seen:
-        _print(console, f"known, but did not occur: {known.finding} ({known.reason})", style="yellow")
+        plain(console, f"known, but did not occur: {known.finding} ({known.reason})", style="yellow")
 
 
 def _told(host: str, order: str, findings: Sequence[Finding]) -> bool:
@@ -127,12 +132,12 @@ def _told(host: str, order: str, findings: Sequence[Finding]) -> bool:
 def _finding(console: Console, finding: Finding) -> None:
     place = ", ".join(part for part in (finding.host, finding.order) if part)
     step = f", step {finding.step}" if finding.step else ""
-    console.print(f"\n{_word(finding.status)} ", end="")
-    _print(console, f"{place}{step}: {finding.message}" if place else finding.message)
-    _print(console, f"  id: {finding.id}", style="dim")
+    console.print(f"\n{word(finding.status)} ", end="")
+    plain(console, f"{place}{step}: {finding.message}" if place else finding.message)
+    plain(console, f"  id: {finding.id}", style="dim")
     for line in finding.evidence[:MAX_EVIDENCE]:
-        _print(console, f"    {line}")
+        plain(console, f"    {line}")
     if len(finding.evidence) > MAX_EVIDENCE:
-        _print(console, f"    … {len(finding.evidence) - MAX_EVIDENCE} more lines in the record", style="dim")
+        plain(console, f"    … {len(finding.evidence) - MAX_EVIDENCE} more lines in the record", style="dim")
     if finding.reproduce:
-        _print(console, f"  again: {finding.reproduce}")
+        plain(console, f"  again: {finding.reproduce}")

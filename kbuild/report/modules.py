@@ -1,0 +1,44 @@
+"""An inspection of module files, as a person reads it: takes what `inspect --json` prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, Any
+
+from kbuild.outcome import Status
+from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
+
+
+def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
+    """Print modules with their sizes and what they import and export, then the findings."""
+    console = console_for(stream or sys.stdout)
+    sizes = table()
+    for name in ("module", "text", "data", "init", "exit", "exports", "imports", "params", "from", "needs"):
+        numeric = name not in ("module", "needs", "from")
+        sizes.add_column(name, justify="right" if numeric else "left", no_wrap=name == "module")
+    for module in data["modules"]:
+        size = module["bytes"]
+        providers = sorted({one["provider"] or one["by"] for one in module["imports"]})
+        counts = [
+            f"{sum((one['provider'] or one['by']) == name for one in module['imports'])} {name}" for name in providers
+        ]
+        sizes.add_row(
+            module["name"],
+            *(str(size[part]) for part in ("text", "data", "init", "exit")),
+            *(str(len(module[key])) for key in ("exports", "imports", "parameters")),
+            ", ".join(counts),
+            ", ".join(module["dependencies"]) or "-",
+        )
+    console.print(sizes)
+    magics = {module["vermagic"] for module in data["modules"]}
+    for magic in sorted(map(str, magics)):
+        plain(console, f"vermagic: {magic}", style="dim")
+    for finding in data["findings"]:
+        console.print(f"\n{word(Status(finding['status']))} ", end="")
+        plain(console, finding["message"])
+        plain(console, f"  id: {finding['id']}", style="dim")
+        for line in finding["witness"][:MAX_EVIDENCE]:
+            plain(console, f"    {line}")
+        if len(finding["witness"]) > MAX_EVIDENCE:
+            plain(console, f"    … {len(finding['witness']) - MAX_EVIDENCE} more lines with --json", style="dim")
+    console.print(f"\n{word(Status(data['verdict']))}")
