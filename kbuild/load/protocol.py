@@ -46,6 +46,7 @@ class SmokeKind(StrEnum):
 def encode(number: int, verb: Verb, *arguments: str) -> bytes:
     """A command as a line. `number` comes back in all that answers it; from 1, for 0 is what the agent says unasked.
 
+    When `Refused` with id 0 comes, the line was damaged on its way: send the very same once more.
     Raises UserError for an argument that no command can carry: empty, with a NUL, or too long.
     """
     words = [str(number), verb.value]
@@ -53,10 +54,22 @@ def encode(number: int, verb: Verb, *arguments: str) -> bytes:
         if not argument or "\0" in argument:
             raise UserError(f"{verb}: {argument!r} cannot be an argument: it is empty or has a NUL byte")
         words.append("".join(map(_escaped, argument.encode("utf-8", "surrogateescape"))))
-    line = " ".join(words).encode("ascii")
+    command = " ".join(words).encode("ascii")
+    line = b"%08x %s" % (_fnv1a(command, 32), command)
     if len(line) > COMMAND_BYTES:
         raise UserError(f"{verb}: {len(line)} bytes of arguments, and the agent takes {COMMAND_BYTES}: shorten them")
     return line + b"\n"
+
+
+_FNV1A = {32: (0x811C9DC5, 0x01000193), 64: (0xCBF29CE484222325, 0x100000001B3)}
+"""Offset basis and prime, by the number of bits."""
+
+
+def _fnv1a(data: bytes, bits: int) -> int:
+    value, prime = _FNV1A[bits]
+    for byte in data:
+        value = (value ^ byte) * prime & ((1 << bits) - 1)
+    return value
 
 
 def _escaped(byte: int) -> str:
@@ -146,6 +159,7 @@ class Refused(_Message, frozen=True, tag="refused"):
     """The command could not be read; nothing was done."""
 
     id: Id
+    """0: it was damaged on its way, and is to be sent again. Otherwise this tool's mistake."""
     why: str
 
 
@@ -366,8 +380,5 @@ def _outermost(keys: set[str]) -> Iterator[str]:
 
 def _hash(items: Iterable[str]) -> str:
     """FNV-1a, 64 bits, over the sorted items, each with a newline (`state.c`, hash())."""
-    value = 0xCBF29CE484222325
-    for item in sorted(item.encode("latin-1", "replace") for item in items):
-        for byte in item + b"\n":
-            value = ((value ^ byte) * 0x100000001B3) & _U64
-    return f"{value:016x}"
+    data = b"".join(item + b"\n" for item in sorted(item.encode("latin-1", "replace") for item in items))
+    return f"{_fnv1a(data, 64):016x}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,16 @@ from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings, start
 from kbuild.load import agent
 from kbuild.load.agent import build_agent
 from kbuild.load.protocol import (
+    Broken,
     Died,
     LineReader,
+    Message,
     Refused,
     Result,
     SmokeKind,
     State,
     Verb,
+    encode,
     errno_name,
     expected_output,
     parse_state,
@@ -66,6 +69,29 @@ def test_what_the_compiler_does_not_like_is_told_in_one_line(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+Talk = Callable[[bytes], list[Message | Broken]]
+
+
+@pytest.fixture(scope="session")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Talk:
+    """Gives the agent some input, and what it answers after its hello."""
+    program = build_agent(tmp_path_factory.mktemp("agent"))
+
+    def call(data: bytes) -> list[Message | Broken]:
+        done = subprocess.run([program, "--stdio"], input=data, capture_output=True, timeout=30, check=True)
+        return LineReader().feed(done.stdout)[1:]
+
+    return call
+
+
+def checked(command: bytes) -> bytes:
+    """A command that arrived as it was sent, whatever it says."""
+    value = 0x811C9DC5
+    for byte in command:
+        value = (value ^ byte) * 0x01000193 % 2**32
+    return b"%08x %s\n" % (value, command)
+
+
 @pytest.mark.parametrize(
     ("line", "number", "why"),
     [
@@ -91,18 +117,36 @@ def test_what_the_compiler_does_not_like_is_told_in_one_line(tmp_path: Path) -> 
         (b"3 smoke real-mode -1", 3, "the input is no decimal 64-bit number"),
         (b"3 load \xff", 0, "a byte that is not printable ASCII"),
         (b"3 load \0", 0, "a byte that is not printable ASCII"),
-        (b"3 load " + b"x" * 5000, 0, "longer than 1024 bytes"),
     ],
 )
-def test_nonsense_is_refused_and_nothing_done(
-    tmp_path_factory: pytest.TempPathFactory, line: bytes, number: int, why: str
-) -> None:
-    program = build_agent(tmp_path_factory.getbasetemp() / "agent")
+def test_nonsense_is_refused_and_nothing_done(talk: Talk, line: bytes, number: int, why: str) -> None:
     # A second line shows that the first one has not upset it. Both are refused: nothing is done to this machine.
-    done = subprocess.run([program, "--stdio"], input=line + b"\n4 nonsense\n", capture_output=True, timeout=30)
-    _hello, *rest = LineReader().feed(done.stdout)
-    assert rest == [Refused(id=number, why=why), Refused(id=4, why="no such verb")]
-    assert done.returncode == 0
+    assert talk(checked(line) + checked(b"4 nonsense")) == [
+        Refused(id=number, why=why),
+        Refused(id=4, why="no such verb"),
+    ]
+
+
+def test_a_command_that_lost_bytes_on_its_way_is_refused_and_never_done(talk: Talk) -> None:
+    # Not one of these may be done, for it would be on this machine: what they name does not exist.
+    whole = encode(3, Verb.UNLOAD, "no_such_module")
+    for place in range(len(whole) - 1):
+        for lost in (1, 2, 7):
+            damaged = whole[:place] + whole[min(place + lost, len(whole) - 1) :]
+            assert talk(damaged) == [Refused(id=0, why="damaged")]
+    assert talk(whole.replace(b"no", b"\0o")) == [Refused(id=0, why="damaged")]
+    assert talk(b"x" * 5000 + b"\n") == [Refused(id=0, why="longer than 1024 bytes")]
+
+
+def test_a_command_that_lost_its_end_is_refused_before_the_next_comes(tmp_path: Path) -> None:
+    argv = (str(build_agent(tmp_path)), "--stdio")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(encode(3, Verb.STATE)[:-1])
+        reader = LineReader()
+        _hello, refused = *reader.feed(process.stdout.readline()), *reader.feed(process.stdout.readline())
+        assert refused == Refused(id=0, why="cut")
 
 
 # In emulators

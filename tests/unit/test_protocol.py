@@ -142,9 +142,12 @@ def test_damaged_lines_raise_nothing() -> None:
 
 def test_commands_are_escaped_as_the_contract_says() -> None:
     line = protocol.encode(12, Verb.LOAD, "kvm.ko", "how=a b%\tä")
-    assert re.fullmatch(rb"12 load kvm\.ko [!-~]+\n", line)
-    assert urllib.parse.unquote(line.split()[3].decode()) == "how=a b%\tä"
-    assert protocol.encode(1, Verb.POWEROFF) == b"1 poweroff\n"
+    assert re.fullmatch(rb"[0-9a-f]{8} 12 load kvm\.ko [!-~]+\n", line)
+    assert urllib.parse.unquote(line.split()[4].decode()) == "how=a b%\tä"
+    value = 0x811C9DC5
+    for byte in b"1 poweroff":
+        value = (value ^ byte) * 0x01000193 % 2**32
+    assert protocol.encode(1, Verb.POWEROFF) == f"{value:08x} 1 poweroff\n".encode()
 
 
 @pytest.mark.parametrize("argument", ["", "a\0b", "x" * protocol.COMMAND_BYTES, "ä" * 200])
