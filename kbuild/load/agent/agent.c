@@ -111,9 +111,9 @@ static const char *unescape(char *text)
 
 /*
  * "CHECK REST": FNV-1a, 32 bits, of REST. A serial port drops bytes when the
- * kernel keeps interrupts off for longer than its FIFO lasts, in Bochs for
- * 1.4 ms: without this, a virtual machine would be given another number than
- * the host wrote, and its answer be held against KVM.
+ * kernel keeps interrupts off for longer than its FIFO lasts (at most 1.4 ms
+ * at 115,200 baud). Without this, a virtual machine would be given another
+ * number than the host wrote, and its answer be held against KVM.
  */
 static bool is_intact(const char *text, size_t length)
 {
