@@ -264,8 +264,8 @@ def gate(
     )
 
 
-@task(positional=["run"], help={"run": "the run's id or the beginning of it, its folder, or 'latest'", **JSON})
-def report(ctx: Context, run: str = "latest", json: bool = False) -> None:
+@task(help={"run": "the run's id or the beginning of it, its folder, or 'latest'", **JSON})
+def report(ctx: Context, run: str, json: bool = False) -> None:
     """Show a run's record again; the exit status is the run's verdict."""
 
     def work() -> int:

@@ -38,12 +38,12 @@ class BuildRequest:
 
     @property
     def objects(self) -> Path:
-        """The object folder: one for each configuration and toolchain."""
-        parts = [
-            f"{self.symbols.base}\n{merge(self.symbols.fragments).text()}",
-            self.local_version,
-            *(f"{k}={v}" for k, v in sorted(self.toolchain.versions.items())),
-        ]
+        """The object folder: one for each configuration, toolchain and set of variables."""
+        # ccache does not change the output, and may be installed between two builds.
+        variables = {name: value.removeprefix("ccache ") for name, value in self.variables.items()}
+        parts = [self.symbols.base, merge(self.symbols.fragments).text()]
+        for values in (self.toolchain.versions, variables):
+            parts += [f"{name}={value}" for name, value in sorted(values.items())]
         return self.tree.objects(hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12])
 
     @property

@@ -9,7 +9,7 @@ import msgspec
 from kbuild.dmesg.classify import Match
 from kbuild.dmesg.record import Record, escape
 from kbuild.dmesg.signatures import Severity
-from kbuild.load.protocol import Died, Refused
+from kbuild.load.protocol import Died, LogRecord, Refused
 from kbuild.load.session import End, Reply
 from kbuild.outcome import Finding, Status, finding_id
 from kbuild.transcript import LogLine
@@ -23,20 +23,26 @@ def records_of(reply: Reply) -> list[Record]:
 
     Where the guest died the console tells what its agent no longer could; what both tell is taken once.
     """
+    records = from_agent(reply.log)
+    if reply.end is not None:
+        told = {(record.us, record.text) for record in records}
+        untold = (record for record in reply.console.records if (record.us, record.text) not in told)
+        records += [msgspec.structs.replace(record, step=reply.number) for record in untold]
+    return records
+
+
+def from_agent(log: Sequence[LogRecord]) -> list[Record]:
+    """The agent's records as the classifier takes them; what goes on with a line is joined to it."""
     records: list[Record] = []
     latest: dict[str | None, int] = {}
-    for one in reply.log:
+    for one in log:
         text = "\n".join(map(escape, one.text.split("\n")))
         if one.cont and one.caller in latest:
             before = records[latest[one.caller]]
             records[latest[one.caller]] = msgspec.structs.replace(before, text=before.text + text)
             continue
         latest[one.caller] = len(records)
-        records.append(Record(one.seq, one.us, one.level, text, one.caller, reply.number, one.facility))
-    if reply.end is not None:
-        told = {(record.us, record.text) for record in records}
-        untold = (record for record in reply.console.records if (record.us, record.text) not in told)
-        records += [msgspec.structs.replace(record, step=reply.number) for record in untold]
+        records.append(Record(one.seq, one.us, one.level, text, one.caller, one.id or None, one.facility))
     return records
 
 

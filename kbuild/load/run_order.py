@@ -13,10 +13,10 @@ from kbuild.dmesg.classify import Match, classify
 from kbuild.dmesg.record import Record
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
-from kbuild.load.evidence import crash_in, findings_of, log_lines, records_of, without_answer
+from kbuild.load.evidence import crash_in, findings_of, from_agent, log_lines, records_of, without_answer
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.order import SUCCESS, Expectation, Facts, NoneHolds, Order, Step, choose, holds, kernel_name
-from kbuild.load.protocol import Result, SmokeKind, State, Verb, errno_name, expected_output, parse_state
+from kbuild.load.protocol import LogRecord, Result, SmokeKind, State, Verb, errno_name, expected_output, parse_state
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
 from kbuild.outcome import Finding, Status, finding_id, verdict
@@ -49,6 +49,8 @@ class OrderRun:
     console: list[str] = field(default_factory=list)
     clean: bool = False
     """The host is again as it was before: another order may share its boot."""
+    numbers: dict[int, int] = field(default_factory=dict)
+    """Of the commands to the index of their step."""
     at: int = 0
     """The order's own step that is under way, from 1."""
 
@@ -320,7 +322,30 @@ class OrderRun:
         return len(self.steps) + 1
 
     def _command(self, verb: Verb, *arguments: str) -> Reply:
-        return self.boot.session.command(verb, *arguments)
+        reply = self.boot.session.command(verb, *arguments)
+        self._attach(reply.earlier)
+        return reply
+
+    def _attach(self, late: Sequence[LogRecord]) -> None:
+        """Give records that were made after a step had ended to that step."""
+        for number in sorted({record.id for record in late}):
+            mine = [record for record in late if record.id == number]
+            if number not in self.numbers:
+                # The boot's own, or between two orders: the boot keeps it, and no step is blamed.
+                self.boot.start.log += mine
+                continue
+            index = self.numbers[number]
+            step = self.steps[index]
+            records = from_agent(mine)
+            matches = classify(records, self.request.signatures, self.request.release)
+            findings = list(findings_of(matches, records, step.module or step.action, ()))
+            self.steps[index] = msgspec.structs.replace(
+                step,
+                log=[*step.log, *log_lines(records)],
+                status=verdict(findings, [step.status]),
+                reason=step.reason or next((finding.message for finding in findings), None),
+            )
+            self._keep(findings, self.steps[index])
 
     def _answered(self, reply: Reply, action: str, module: str) -> Result:
         """The command's result; where there is none, what happened instead is judged and the order stops."""
@@ -386,16 +411,21 @@ class OrderRun:
             log=log_lines(records),
             log_lost=reply.lost,
         )
+        self.numbers[reply.number] = len(self.steps)
         self.steps.append(step)
+        self._keep(findings, step)
+        log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)
+
+    def _keep(self, findings: Sequence[Finding], step: StepResult) -> None:
+        """Keep a step's findings, with their place."""
         self.findings += [
             msgspec.structs.replace(
                 finding,
                 host=self.spec.id,
                 order=self.order.id,
                 step=step.number,
-                module=finding.module or result.module,
+                module=finding.module or step.module,
                 reproduce=self.request.again(self.spec.id, self.order.id),
             )
             for finding in findings
         ]
-        log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)

@@ -6,12 +6,15 @@ import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 
+import msgspec
+
 from kbuild import log
 from kbuild.dmesg.classify import classify
-from kbuild.errors import HarnessError, KbuildError
+from kbuild.dmesg.signatures import Severity
+from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest
 from kbuild.load.boot import Boot, boot
-from kbuild.load.evidence import crash_in, findings_of, log_lines, records_of, without_answer
+from kbuild.load.evidence import crash_in, findings_of, from_agent, log_lines, records_of, without_answer
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.order import VENDOR_MODULES, Order, applies, resolve
 from kbuild.load.protocol import Result, State, Verb, parse_state
@@ -59,12 +62,12 @@ class _Host:
             waiting = [order for order in orders if skipped[order.id] is None]
             transcripts = {name: one for name, one in skipped.items() if one is not None}
             if waiting and (missing := check(self._spec)):
-                transcripts |= {order.id: self._missed(order, missing[0]) for order in waiting}
+                transcripts |= {order.id: self._not_run(order, missing[0]) for order in waiting}
                 waiting = []
             while waiting and not self._request.cancelled.is_set():
                 transcripts |= {one.order: one for one in self._boot(waiting)}
                 waiting = [order for order in waiting if order.id not in transcripts]
-            transcripts |= {order.id: self._missed(order, "interrupted") for order in waiting}
+            transcripts |= {order.id: self._not_run(order, "interrupted") for order in waiting}
         return [transcripts[order.id] for order in orders]
 
     def _skip(self, order: Order) -> Transcript | None:
@@ -74,12 +77,12 @@ class _Host:
             return None
         return Transcript(host=self._spec.id, order=order.id, title=order.title, status=Status.SKIP, reason=reason)
 
-    def _missed(self, order: Order, reason: str) -> Transcript:
+    def _not_run(self, order: Order, reason: str, status: Status = Status.MISS) -> Transcript:
         return Transcript(
             host=self._spec.id,
             order=order.id,
             title=order.title,
-            status=Status.MISS,
+            status=status,
             reason=reason,
             boot=self._boots,
             reproduce=self._request.again(self._spec.id, order.id),
@@ -104,7 +107,7 @@ class _Host:
                     started.session.power_off()
         except KbuildError as error:
             if not transcripts:
-                keep(self._missed(orders[0], str(error)))
+                keep(self._not_run(orders[0], str(error), error.status))
             else:
                 log.get().warning("the machine did not end in order", reason=str(error))
         return transcripts
@@ -117,11 +120,16 @@ class _Host:
                 return
             self._reporter.order(self._spec.id, order.id, None, None)
             before = before or self._state(started)
-            started.session.command(Verb.REARM)
+            # What the kernel warns of once a boot has to show again in each order that shares one.
+            started.start.log += started.session.command(Verb.REARM).earlier
             started.orders += 1
             with log.context(order=order.id), log.timed("order") as extra:
                 run = OrderRun(self._request, self._spec, knowledge, started, order, before)
                 transcript = run.run()
+                if started.orders == 1:
+                    transcript = msgspec.structs.replace(
+                        transcript, findings=[*transcript.findings, *self._said_at_boot(started)]
+                    )
                 keep(transcript)
                 extra.update(status=transcript.status, clean=run.clean)
             if not run.clean or started.session.ended is not None:
@@ -129,9 +137,25 @@ class _Host:
 
     def _state(self, started: Boot) -> State:
         reply = started.session.command(Verb.STATE)
-        if not isinstance(reply.answer, Result) or reply.answer.errno:
-            raise HarnessError(f"the state before the first order cannot be read: {reply.end or reply.answer}")
-        return parse_state(reply.items)
+        started.start.log += reply.earlier
+        if isinstance(reply.answer, Result) and reply.answer.errno == 0:
+            return parse_state(reply.items)
+        crash = crash_in(classify(records_of(reply), self._request.signatures, self._request.release))
+        status, what = without_answer(reply, crash)
+        kind = HarnessError if status == Status.MISS else JudgeError
+        raise kind(f"the state before the first order cannot be read: {what}")
+
+    def _said_at_boot(self, started: Boot) -> list[Finding]:
+        """What the kernel complained of before the first step: shown, for no module's code had run yet."""
+        records = from_agent(started.start.log)
+        matches = classify(records, self._request.signatures, self._request.release)
+        grave = [m for m in matches if m.severity in (Severity.CRASH, Severity.FAIL, Severity.STALL)]
+        return [
+            msgspec.structs.replace(
+                finding, status=Status.DONE, host=self._spec.id, message=f"at boot: {finding.message}"
+            )
+            for finding in findings_of(grave, records, "boot", ())
+        ]
 
     def _needed(self, orders: Sequence[Order]) -> list[str]:
         """The modules that these orders load, with what they depend on, and both vendors' where they are there."""
@@ -147,7 +171,7 @@ class _Host:
         if session.hello is not None and session.ended is None:
             if session.hello.kernel == self._request.release:
                 return None
-            return self._missed(order, f"the host runs {session.hello.kernel}, not {self._request.release}")
+            return self._not_run(order, f"the host runs {session.hello.kernel}, not {self._request.release}")
         records = records_of(started.start)
         matches = classify(records, self._request.signatures, self._request.release)
         status, what = without_answer(started.start, crash_in(matches), booted=False)

@@ -26,6 +26,8 @@ from kbuild.load.protocol import (
     encode,
 )
 
+MAX_RESENT = 3
+"""Times that a command is sent again, when the guest's serial port lost bytes of it."""
 MAX_BROKEN = 20
 """Broken lines that are kept of one command; more are counted."""
 PANIC = b"Kernel panic - not syncing"
@@ -56,11 +58,15 @@ class Reply:
     detail: str = ""
     """How it ended, for a person."""
     log: list[LogRecord] = field(default_factory=list)
+    earlier: list[LogRecord] = field(default_factory=list)
+    """Records that came with this command and belong to an earlier one; with number 0 to the boot."""
     lost: int = 0
     items: list[Items] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     broken_more: int = 0
     console: Console = field(default_factory=lambda: Console(()))
+    resent: int = 0
+    """Times that the command was sent again, because it was damaged on its way."""
     seconds: float = 0.0
     """Of wall clock, on our side."""
 
@@ -74,6 +80,7 @@ class Session:
         self._cancelled = cancelled
         self._reader = LineReader()
         self._number = 0
+        self._line = b""
         self.hello: Hello | None = None
         self.ended: End | None = None
         """Once set, the machine answers no more commands."""
@@ -96,9 +103,9 @@ class Session:
         """Send a command and wait for its end."""
         self._number += 1
         reply = Reply(self._number)
-        line = encode(self._number, verb, *arguments)
-        log.get().debug("agent.command", line=line.decode().strip())
-        self._machine.send(line)
+        self._line = encode(self._number, verb, *arguments)
+        log.get().debug("agent.command", line=self._line.decode().strip())
+        self._machine.send(self._line)
         reply = self._receive(reply, lambda reply: reply.answer is not None, self._limits.step_s)
         log.get().debug("agent.answer", answer=str(reply.answer), end=reply.end, seconds=round(reply.seconds, 3))
         return reply
@@ -106,10 +113,14 @@ class Session:
     def power_off(self) -> Reply:
         """Ask for power-off and wait until the machine is off, or the step's time is up."""
         self._number += 1
-        self._machine.send(encode(self._number, Verb.POWEROFF))
+        self._line = encode(self._number, Verb.POWEROFF)
+        self._machine.send(self._line)
         return self._receive(Reply(self._number), lambda _: False, self._limits.step_s)
 
     def _receive(self, reply: Reply, complete: Callable[[Reply], bool], limit: float) -> Reply:
+        if self.ended is not None:
+            reply.end, reply.detail = self.ended, "before this command"
+            return reply
         console = ConsoleParser()
         start = heard = time.monotonic()
         panicked = False
@@ -161,12 +172,19 @@ class Session:
                     self.said_bye = True
                 case Broken():
                     _keep(reply, message)
-                case LogRecord():
+                case LogRecord() if message.id == reply.number:
                     reply.log.append(message)
+                case LogRecord():
+                    reply.earlier.append(message)
                 case Lost():
                     reply.lost += message.records
                 case Items() if message.id == reply.number:
                     reply.items.append(message)
+                case Refused(id=0) if reply.answer is None and reply.resent < MAX_RESENT:
+                    # Never done twice: the agent knows the number of the command that it did last.
+                    reply.resent += 1
+                    log.get().info("agent.resend", number=reply.number, why=message.why)
+                    self._machine.send(self._line)
                 case Result() | Died() | Refused() if message.id == reply.number and reply.answer is None:
                     reply.answer = message
                 case _:

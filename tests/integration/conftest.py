@@ -1,0 +1,127 @@
+"""The tool as its users start it, with records of its own, and what is left running when it has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.paths import PROJECT
+
+MARK = "KVM_KBUILD_TEST"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """`scripts/inv` with a state folder of its own. Its cache is everybody's: kernels take minutes to build."""
+
+    environment: dict[str, str]
+    runs: Path
+
+    def run(self, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a task to its end."""
+        return subprocess.run(
+            self.argv(*arguments), env={**self.environment, **more}, capture_output=True, text=True, timeout=3000
+        )
+
+    def start(self, *arguments: str | Path, **more: str) -> subprocess.Popen[str]:
+        """Start a task and go on."""
+        return subprocess.Popen(
+            self.argv(*arguments),
+            env={**self.environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def argv(*arguments: str | Path) -> list[str]:
+        """The command line."""
+        return [str(PROJECT / "scripts/inv"), *map(str, arguments)]
+
+    def latest(self) -> Path:
+        """The folder of the newest run."""
+        return max(self.runs.iterdir())
+
+    def record(self) -> dict[str, Any]:
+        """What the newest run's record says."""
+        data: dict[str, Any] = json.loads((self.latest() / "record.json").read_text())
+        return data
+
+    def processes(self) -> dict[int, str]:
+        """Everything that lives and was started from here: process id to program."""
+        found: dict[int, str] = {}
+        wanted = f"{MARK}={self.environment[MARK]}".encode()
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "comm").read_text().strip()
+            except OSError:
+                continue  # it ended meanwhile, or is a kernel thread
+        return found
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Iterator[Tool]:
+    """The tool with no runs yet."""
+    yield from make_tool(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    """The tool with the runs of the whole session: what one gate learned of a host, the next one knows."""
+    yield from make_tool(tmp_path_factory.mktemp("shared"))
+
+
+def make_tool(folder: Path) -> Iterator[Tool]:
+    """A tool whose processes can be told from all others; those that are left at the end are ended."""
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), MARK: uuid.uuid4().hex}
+    tool = Tool(environment, folder / "state/kvm-kbuild/runs")
+    yield tool
+    for pid in tool.processes():
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+    """Wait until something can be seen of a running task. Fails where the task ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"it ended first: {process.communicate()}"
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+PROFILE = """
+title = "{title}"
+
+[configure]
+fragments = [{fragments}]
+
+[build]
+local_version = "{local_version}"
+
+[load]
+orders = ["vendor-alone"]
+hosts = ["qemu-svm", "bochs-vmx"]
+command_line = ["quiet", "panic=-1", "nokaslr", "slab_nomerge", "printk.devkmsg=on"]
+"""
+
+
+def write_profile(folder: Path, local_version: str, fragment: str = "") -> Path:
+    """A profile like the default one, with its own object folder and perhaps a fragment more."""
+    fragments = '"base", "kvm"'
+    if fragment:
+        (folder / "more.config").write_text(fragment)
+        fragments += ', "./more.config"'
+    path = folder / "profile.toml"
+    path.write_text(PROFILE.format(title="a test", fragments=fragments, local_version=local_version))
+    return path

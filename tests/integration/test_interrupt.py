@@ -1,0 +1,142 @@
+"""Protects the machine and the record when a run does not come to its end: Ctrl-C, kill, an emulator that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kbuild.configure.tree import Tree
+from kbuild.gate import build_request, requested_symbols
+from kbuild.profile import read_profile
+from tests.integration.conftest import Tool, wait_for, write_profile
+
+pytestmark = pytest.mark.kernel
+
+
+def in_stage(tool: Tool, stage: str) -> Callable[[], bool]:
+    """Whether the newest run is at work in a stage."""
+
+    def check() -> bool:
+        if not tool.runs.is_dir() or not any((folder / "record.json").exists() for folder in tool.runs.iterdir()):
+            return False
+        stages = tool.record()["stages"]
+        return bool(stages) and stages[-1]["name"] == stage and "status" not in stages[-1]
+
+    return check
+
+
+def interrupted(tool: Tool, process: subprocess.Popen[str], stage: str, number: int = signal.SIGINT) -> None:
+    """Interrupt a run; then nothing is left of it but a record that says how far it came."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert err.splitlines()[-1] == "interrupted"
+    record = tool.record()
+    assert record["interrupted"] == stage
+    assert "verdict" not in record
+    assert record["stages"][-1]["name"] == stage
+    assert tool.processes() == {}
+
+
+@pytest.fixture
+def profile(tmp_path: Path, kernel_tree: Tree) -> Path:
+    """A profile that nobody has built yet."""
+    path = write_profile(tmp_path, "-interrupted")
+    read = read_profile(str(path))
+    shutil.rmtree(build_request(read, kernel_tree, requested_symbols(read)).objects, ignore_errors=True)
+    return path
+
+
+def test_in_tree(tool: Tool, kernel_source: Path, tmp_path: Path) -> None:
+    """While a folder is being copied, into a cache that is thrown away."""
+    process = tool.start("gate", "--tree", kernel_source, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    wait_for(lambda: any((tmp_path / "cache").glob("kvm-kbuild/trees/*/src/Makefile")), process)
+    interrupted(tool, process, "tree")
+
+
+def test_in_configure(tool: Tool, profile: Path) -> None:
+    process = tool.start("gate", "--profile", profile)
+    wait_for(in_stage(tool, "configure"), process)
+    interrupted(tool, process, "configure")
+
+
+def test_in_build_and_the_next_build_is_whole(tool: Tool, profile: Path, kernel_tree: Tree) -> None:
+    process = tool.start("build", "--profile", profile)
+    wait_for(lambda: in_stage(tool, "build")() and "  CC " in build_log(tool), process)
+    interrupted(tool, process, "build")
+    # What make left behind is not trusted: a compiler's message may have been lost with it.
+    first, second = (tool.start("build", "--profile", profile, "--json") for _ in range(2))
+    results = [json.loads(process.communicate(timeout=1500)[0]) for process in (first, second)]
+    assert [result["verdict"] for result in results] == ["PASS", "PASS"]
+    assert results[0]["artifacts"] == results[1]["artifacts"], "two at once: one builds, the other waits and takes it"
+    builds = [next(stage["summary"] for stage in r["stages"] if stage["name"] == "build") for r in results]
+    assert sorted(summary.rpartition(", ")[2] for summary in builds) == ["as built before", "built"]
+    read = read_profile(str(profile))
+    shutil.rmtree(build_request(read, kernel_tree, requested_symbols(read)).objects)
+
+
+def build_log(tool: Tool) -> str:
+    path = tool.latest() / "build.log"
+    return path.read_text() if path.exists() else ""
+
+
+def agents_at_work(tool: Tool) -> bool:
+    """Whether both emulators have said something over the agent's line."""
+    logs = list(tool.runs.glob("*/hosts/*/boot-1/agent.log"))
+    return len(logs) == 2 and all(log.stat().st_size for log in logs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: signal.Signals(number).name)
+def test_in_load(tool: Tool, kernel_build: Path, number: int) -> None:  # noqa: ARG001 (what the gate loads)
+    process = tool.start("gate")
+    wait_for(lambda: agents_at_work(tool), process)
+    assert {"bochs-bin", "qemu-system-x86"} <= set(tool.processes().values())
+    interrupted(tool, process, "load", number)
+
+
+def test_killed_without_warning(tool: Tool, kernel_build: Path) -> None:  # noqa: ARG001
+    """The kernel ends the emulators; the record is that of the moment."""
+    process = tool.start("gate")
+    wait_for(lambda: agents_at_work(tool), process)
+    handles = [os.pidfd_open(pid) for pid, name in tool.processes().items() if name in ("bochs-bin", "qemu-system-x86")]
+    process.kill()
+    process.communicate(timeout=60)
+    for handle in handles:
+        assert select.select([handle], [], [], 30)[0], "an emulator outlived the tool"
+        os.close(handle)
+    record = tool.record()
+    assert [stage["name"] for stage in record["stages"]] == ["tree", "configure", "build", "inspect", "load"]
+    shown = tool.run("report", "latest")
+    assert shown.returncode == 3
+    assert shown.stdout.startswith("not finished")
+
+
+@pytest.mark.parametrize(("program", "host"), [("qemu-system-x86", "qemu-svm"), ("bochs-bin", "bochs-vmx")])
+def test_an_emulator_that_is_killed_says_nothing_about_the_kernel(
+    tool: Tool,
+    kernel_build: Path,  # noqa: ARG001
+    program: str,
+    host: str,
+) -> None:
+    process = tool.start("gate", "--json")
+    wait_for(lambda: agents_at_work(tool), process)
+    (pid,) = (pid for pid, name in tool.processes().items() if name == program)
+    os.kill(pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 3, err
+    data = json.loads(out)
+    assert data["verdict"] == "MISS"
+    missed = [one for one in data["transcripts"] if one["status"] != "PASS"]
+    assert [(one["host"], one["status"]) for one in missed] == [(host, "MISS")], (
+        "the other orders got a boot of their own"
+    )
+    assert "was killed by SIGKILL" in missed[0]["reason"]
+    assert not any(finding["status"] == "FAIL" for finding in data["findings"])
