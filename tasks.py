@@ -11,13 +11,35 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.tasks import task
+from invoke.tasks import Task
+from invoke.tasks import task as invoke_task
 
 if TYPE_CHECKING:
     from kbuild.gate import GateRequest
     from kbuild.record import Run
+
+SHORT = {"verbose", "quiet"}
+
+
+class _Task(Task):  # type: ignore[type-arg]
+    """A task whose options have long names only, but for -v and -q: `-h` must go on to mean help."""
+
+    def arg_opts(self, name: str, default: str, taken_names: set[str]) -> dict[str, Any]:
+        """What Invoke's parser is told of an option."""
+        options = super().arg_opts(name, default, taken_names)
+        if name not in SHORT:
+            options["names"] = options["names"][:1]
+        return options
+
+
+def task(**options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Invoke's decorator, for such tasks."""
+    decorator: Callable[[Callable[..., None]], Callable[..., None]] = invoke_task(klass=_Task, **options)
+    return decorator
+
 
 TREE = {
     "tree": "kernel source: debian:6.1, debian:6.1=VERSION, a folder or a git checkout",
@@ -58,6 +80,14 @@ def _run(work: Callable[[], int]) -> NoReturn:
         # Whoever read our output has seen enough; nothing more can be said to him.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=EXIT_INTERRUPTED) from None
+
+
+def _positional(value: str, name: str) -> None:
+    """Invoke takes whatever comes for a task's argument, an option too."""
+    from kbuild.errors import UserError
+
+    if value.startswith("-"):
+        raise UserError(f"{name}: '{value}' is no argument; for help write: inv --help {name}")
 
 
 def _command() -> str:
@@ -102,15 +132,17 @@ def _finish(run: Run, as_json: bool) -> int:
     return exit_status(run.record.verdict or Status.ERROR)
 
 
-def _judge(task_name: str, *, verbose: bool, quiet: bool, as_json: bool, **options: Any) -> NoReturn:
-    """The tasks that make a run."""
+def _judge(ctx: Context, name: str, *, verbose: bool, quiet: bool, json: bool, **options: Any) -> NoReturn:
+    """The tasks that make a run. What was not given comes from Invoke's configuration."""
+    for key in ("tree", "profile"):
+        options[key] = options.get(key) or ctx.kbuild[key]
 
     def work() -> int:
         from kbuild.gate import gate
 
         with _reporter(quiet) as reporter:
-            run = gate(_request(task=task_name, verbosity=_verbosity(verbose, quiet), **options), reporter)
-        return _finish(run, as_json)
+            run = gate(_request(task=name, verbosity=_verbosity(verbose, quiet), **options), reporter)
+        return _finish(run, json)
 
     _run(work)
 
@@ -118,9 +150,9 @@ def _judge(task_name: str, *, verbose: bool, quiet: bool, as_json: bool, **optio
 @task(help={**TREE, **VERBOSE, **JSON})
 def configure(
     ctx: Context,
-    tree: str = "debian:6.1",
+    tree: str | None = None,
     rev: str | None = None,
-    profile: str = "default",
+    profile: str | None = None,
     refresh: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -128,7 +160,15 @@ def configure(
 ) -> None:
     """Write .config; name each requested symbol that did not take effect, and why."""
     _judge(
-        "configure", tree=tree, rev=rev, profile=profile, refresh=refresh, verbose=verbose, quiet=quiet, as_json=json
+        ctx,
+        "configure",
+        tree=tree,
+        rev=rev,
+        profile=profile,
+        refresh=refresh,
+        verbose=verbose,
+        quiet=quiet,
+        json=json,
     )
 
 
@@ -136,9 +176,9 @@ def configure(
 def explain(
     ctx: Context,
     symbol: str,
-    tree: str = "debian:6.1",
+    tree: str | None = None,
     rev: str | None = None,
-    profile: str = "default",
+    profile: str | None = None,
     refresh: bool = False,
     json: bool = False,
 ) -> None:
@@ -149,7 +189,10 @@ def explain(
         from kbuild.outcome import to_json
         from kbuild.report.explanation import render
 
-        explanation = explain_symbol(symbol, tree, rev, profile, refresh=refresh)
+        _positional(symbol, "explain")
+        explanation = explain_symbol(
+            symbol, tree or ctx.kbuild.tree, rev, profile or ctx.kbuild.profile, refresh=refresh
+        )
         if json:
             sys.stdout.buffer.write(to_json(explanation) + b"\n")
         else:
@@ -162,16 +205,16 @@ def explain(
 @task(help={**TREE, **VERBOSE, **JSON})
 def build(
     ctx: Context,
-    tree: str = "debian:6.1",
+    tree: str | None = None,
     rev: str | None = None,
-    profile: str = "default",
+    profile: str | None = None,
     refresh: bool = False,
     verbose: bool = False,
     quiet: bool = False,
     json: bool = False,
 ) -> None:
     """Configure and build the kernel and its modules."""
-    _judge("build", tree=tree, rev=rev, profile=profile, refresh=refresh, verbose=verbose, quiet=quiet, as_json=json)
+    _judge(ctx, "build", tree=tree, rev=rev, profile=profile, refresh=refresh, verbose=verbose, quiet=quiet, json=json)
 
 
 ARTIFACTS = {
@@ -180,15 +223,18 @@ ARTIFACTS = {
 }
 
 
-@task(help={**ARTIFACTS, **JSON})
-def inspect(ctx: Context, modules: str, kernel: str | None = None, json: bool = False) -> None:
+@task(positional=[], help={**ARTIFACTS, **JSON})
+def inspect(ctx: Context, modules: str | None = None, kernel: str | None = None, json: bool = False) -> None:
     """Read the modules of a folder: sections, symbols, who provides each import; needs no build and no tree."""
 
     def work() -> int:
+        from kbuild.errors import UserError
         from kbuild.gate import inspect_folder
         from kbuild.outcome import exit_status, to_json
         from kbuild.report.modules import render
 
+        if modules is None:
+            raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
         data = inspect_folder(modules, kernel)
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
@@ -209,11 +255,11 @@ LOADING = {
 @task(iterable=["order", "host"], help={**ARTIFACTS, **LOADING, "profile": TREE["profile"], **VERBOSE, **JSON})
 def load(
     ctx: Context,
-    modules: str,
-    kernel: str,
     order: list[str],
     host: list[str],
-    profile: str = "default",
+    modules: str | None = None,
+    kernel: str | None = None,
+    profile: str | None = None,
     no_known: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -221,6 +267,7 @@ def load(
 ) -> None:
     """Load the modules of a folder with a kernel, in the profile's orders on its hosts."""
     _judge(
+        ctx,
         "load",
         modules=modules,
         kernel=kernel,
@@ -230,7 +277,7 @@ def load(
         no_known=no_known,
         verbose=verbose,
         quiet=quiet,
-        as_json=json,
+        json=json,
     )
 
 
@@ -239,9 +286,9 @@ def gate(
     ctx: Context,
     order: list[str],
     host: list[str],
-    tree: str = "debian:6.1",
+    tree: str | None = None,
     rev: str | None = None,
-    profile: str = "default",
+    profile: str | None = None,
     refresh: bool = False,
     no_known: bool = False,
     verbose: bool = False,
@@ -250,6 +297,7 @@ def gate(
 ) -> None:
     """Build, inspect and load the KVM modules of one tree, and give one verdict."""
     _judge(
+        ctx,
         "gate",
         tree=tree,
         rev=rev,
@@ -260,7 +308,7 @@ def gate(
         no_known=no_known,
         verbose=verbose,
         quiet=quiet,
-        as_json=json,
+        json=json,
     )
 
 
@@ -274,6 +322,7 @@ def report(ctx: Context, run: str, json: bool = False) -> None:
         from kbuild.report.data import summary
         from kbuild.report.terminal import render
 
+        _positional(run, "report")
         record = read_record(run)
         if json:
             sys.stdout.buffer.write(to_json(summary(record)) + b"\n")
@@ -314,7 +363,7 @@ def test(ctx: Context, only: str | None = None, unit: bool = False) -> None:
 _LINTERS = (["ruff", "check", "--quiet"], ["ruff", "format", "--check", "--quiet"], ["mypy"])
 
 
-@task
+@task()
 def lint(ctx: Context) -> None:
     """Check formatting, rules and types."""
     _tools(*_LINTERS)
@@ -352,3 +401,8 @@ def clean(ctx: Context, runs: bool = False) -> None:
         return 0
 
     _run(work)
+
+
+ns = Collection(bench, build, clean, configure, explain, gate, inspect, lint, load, report, test)
+# Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE and INVOKE_KBUILD_PROFILE.
+ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default"}})

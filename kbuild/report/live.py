@@ -42,8 +42,9 @@ class Lines:
             self._say(f"{status:5} load       {host} {order}{f': {reason}' if reason else ''}")
 
     def end(self, stage: Stage) -> None:
-        """A line."""
-        self._say(f"{stage.status or '-':5} {stage.name:10} {stage.seconds:6.1f} s  {stage.reason or stage.summary}")
+        """A line, unless the user's input was at fault: the error that follows says it all."""
+        if stage.status is not None:
+            self._say(f"{stage.status:5} {stage.name:10} {stage.seconds:6.1f} s  {stage.reason or stage.summary}")
 
 
 class Bars:
@@ -86,11 +87,10 @@ class Bars:
             for name in gone:
                 if name in self._tasks:
                     self._progress.remove_task(self._tasks.pop(name))
-            style = STYLES.get(stage.status or Status.ERROR, "")
-            self._progress.console.print(
-                f"[{style}]{stage.status or '-':5}[/] {stage.name:12} {stage.seconds:6.1f} s  ", end="", highlight=False
-            )
-            self._progress.console.print(stage.reason or stage.summary, markup=False, highlight=False)
+            if stage.status is not None:
+                text = f"[{STYLES[stage.status]}]{stage.status:5}[/] {stage.name:12} {stage.seconds:6.1f} s  "
+                self._progress.console.print(text, end="", highlight=False)
+                self._progress.console.print(stage.reason or stage.summary, markup=False, highlight=False)
 
 
 @contextmanager
