@@ -55,6 +55,12 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
 
+    def _say(self, status: Status, text: str) -> None:
+        """A line above the bars. It comes from elsewhere in part: nothing in it is markup."""
+        from rich.text import Text
+
+        self._progress.console.print(Text.assemble((f"{status:5}", STYLES[status]), " ", text), soft_wrap=True)
+
     def begin(self, stage: str) -> None:
         """A bar that shows that something goes on."""
         with self._lock:
@@ -77,8 +83,7 @@ class Bars:
             if status is None:
                 self._progress.update(self._tasks[host], what=order)
             else:
-                text = f"[{STYLES[status]}]{status:5}[/] {host:12} {order}"
-                self._progress.console.print(text + (f": {reason}" if reason else ""), highlight=False)
+                self._say(status, f"{host:12} {order}" + (f": {reason}" if reason else ""))
 
     def end(self, stage: Stage) -> None:
         """Its line; bars that belong to it go."""
@@ -88,9 +93,7 @@ class Bars:
                 if name in self._tasks:
                     self._progress.remove_task(self._tasks.pop(name))
             if stage.status is not None:
-                text = f"[{STYLES[stage.status]}]{stage.status:5}[/] {stage.name:12} {stage.seconds:6.1f} s  "
-                self._progress.console.print(text, end="", highlight=False)
-                self._progress.console.print(stage.reason or stage.summary, markup=False, highlight=False)
+                self._say(stage.status, f"{stage.name:12} {stage.seconds:6.1f} s  {stage.reason or stage.summary}")
 
 
 @contextmanager
