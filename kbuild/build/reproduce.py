@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from kbuild.build.request import BuildRequest
+from kbuild.build.toolchain import make_variables
 from kbuild.paths import write_atomically
 
 
@@ -48,8 +49,10 @@ def script(request: BuildRequest) -> str:
         get += "\n# and there: git apply tree.patch, which lies beside this script" if tree.patch else ""
     environment = {key: value for key, value in request.environment.items() if not key.startswith("CCACHE_")}
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
-    variables = {key: value.removeprefix("ccache ") for key, value in request.variables.items()}
-    assignments = " ".join(shlex.quote(f"{key}={value}") for key, value in variables.items())
+    variables = make_variables(request.toolchain, request.local_version, "$tree")
+    words = {key: value.removeprefix("ccache ") for key, value in variables.items()}
+    # In double quotes, for the shell has to put the tree's folder in; nothing else in them is special.
+    assignments = " ".join(f'"{key}={value}"' for key, value in words.items())
     return f"""#!/bin/sh
 # Builds the kernel and the modules of this run again. usage: reproduce.sh TREE OBJECTS
 {get}

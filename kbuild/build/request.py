@@ -29,7 +29,7 @@ class BuildRequest:
     @property
     def variables(self) -> dict[str, str]:
         """Variables for make."""
-        return make_variables(self.toolchain, self.local_version)
+        return make_variables(self.toolchain, self.local_version, self.tree.source)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -33,16 +33,20 @@ def find_toolchain() -> Toolchain:
     return Toolchain({"CC": f"{launcher}gcc", "HOSTCC": f"{launcher}gcc"}, versions)
 
 
-def make_variables(toolchain: Toolchain, local_version: str) -> dict[str, str]:
-    """Variables that every call of make gets, so that equal trees give equal bytes."""
+def make_variables(toolchain: Toolchain, local_version: str, source: Path | str) -> dict[str, str]:
+    """Variables that every call of make gets, so that equal trees give equal bytes. `source` is the tree's folder.
+
+    `__FILE__`, which a BUG() or WARN() names, must not depend on where the tree lies nor on ccache. Kbuild
+    takes the tree's folder off its beginning. But ccache makes paths relative and normal before the compiler sees
+    them, and KVM's Makefile names virt/kvm by way of arch/x86/kvm: hence two more maps.
+    """
+    maps = [f"-fmacro-prefix-map={source}/arch/x86/kvm/../../../=", "-fmacro-prefix-map=../src/="]
     return {
         **toolchain.variables,
         # The user's environment must not reach into the build.
         "ARCH": "x86_64",
         "CROSS_COMPILE": "",
-        # Where ccache makes paths relative, Kbuild's own map for __FILE__ no longer fits; with this one
-        # a BUG() names arch/x86/kvm/x86.c with ccache and without.
-        "KCFLAGS": "-fmacro-prefix-map=../src/=",
+        "KCFLAGS": " ".join(maps),
         "LOCALVERSION": local_version,
         "KBUILD_BUILD_TIMESTAMP": TIMESTAMP,
         "KBUILD_BUILD_USER": "kvm-kbuild",

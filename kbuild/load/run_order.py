@@ -63,7 +63,7 @@ class OrderRun:
                 if holds(step.when, self.facts):
                     self._step(step)
             self._unload_added()
-            after = self._state("state after the order")
+            after, _ = self._read_state("state after the order", settled=True)
             self.clean = not self.before.difference(after)
         except _StopError:
             pass
@@ -258,7 +258,7 @@ class OrderRun:
             self._finish(result, reply, kind="parameter", subject=f"{step.module}.{name}")
 
     def _check_footprint(self) -> None:
-        after, reply = self._read_state("footprint")
+        after, reply = self._read_state("footprint", settled=True)
         left = self.before.difference(after)
         owners = self.request.signatures.owners
         findings: list[Finding] = []
@@ -296,22 +296,17 @@ class OrderRun:
         )
         self._finish(result, reply, kind="state", subject=subject)
 
-    def _state(self, why: str) -> State:
-        return self._read_state(why)[0]
-
-    def _read_state(self, why: str) -> tuple[State, Reply]:
-        reply = self._command(Verb.STATE, self.before.hash)
+    def _read_state(self, why: str, *, settled: bool = False) -> tuple[State, Reply]:
+        """The host's state. `settled`: it should be as before the order, and gets a moment to become so."""
+        reply = self._command(Verb.STATE, *([self.before.hash] if settled else []))
         got = self._answered(reply, "check", why)
         if got.same:
             return self.before, reply
         state = parse_state(reply.items)
         if got.hash != state.hash:
             reason = f"{why}: a part of the host's state was lost on the way"
-            self._finish(
-                StepResult(number=self._next, action="check", module=None, status=Status.ERROR, reason=reason),
-                reply,
-                kind="protocol",
-            )
+            result = StepResult(number=self._next, action="check", status=Status.ERROR, reason=reason)
+            self._finish(result, reply, kind="protocol")
             raise _StopError
         return state, reply
 
