@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kbuild.errors import HarnessError
+from kbuild.errors import HarnessError, UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The checkout that this package is installed from (editable, by `scripts/inv`)."""
@@ -32,6 +32,18 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise HarnessError(f"{path}: cannot be made: {error.strerror}") from None
     return path
+
+
+def read_text(path: Path, limit: int = 1 << 20) -> str:
+    """A text file that a person wrote. Raises UserError in one line, also where it is larger than `limit` bytes."""
+    try:
+        if path.stat().st_size > limit:
+            raise UserError(f"{path}: larger than {limit} bytes; this is no file of ours")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: is not UTF-8") from None
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> None:

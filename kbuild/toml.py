@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from kbuild.errors import UserError
+from kbuild.paths import read_text
 from kbuild.versions import KernelRange
 
 T = TypeVar("T")
-
-MAX_BYTES = 1 << 20
-"""A profile is written by a person; a larger file is something else."""
 
 
 def decode_hook(kind: type, value: Any) -> Any:
@@ -29,14 +27,7 @@ def decode_hook(kind: type, value: Any) -> Any:
 
 def read(path: Path, kind: type[T]) -> T:
     """Read a TOML file as `kind`. Raises UserError in one line: `file:line: key: what was expected`."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES} bytes; this is no file of ours")
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    return parse(text, kind, str(path))
+    return parse(read_text(path), kind, str(path))
 
 
 def parse(text: str, kind: type[T], name: str) -> T:

@@ -14,9 +14,7 @@ from typing import Self
 import msgspec
 
 from kbuild.errors import UserError
-
-MAX_BYTES = 1 << 20
-"""A distribution's whole `.config` has 300 kB; a larger file is something else."""
+from kbuild.paths import read_text
 
 _SET = re.compile(r'CONFIG_(\w+)=("(?:[^"\\]|\\.)*"|[^\s"#]+)(?:\s+#\s*(.*))?')
 _UNSET = re.compile(r"#\s*CONFIG_(\w+) is not set(?:\s+#\s*(.*))?")
@@ -67,14 +65,7 @@ class Fragment(msgspec.Struct, frozen=True):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a file. Raises UserError, `file:line: what is wrong`."""
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise UserError(f"{path}: larger than {MAX_BYTES} bytes; this is no fragment")
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-            raise UserError(f"{path}: cannot be read: {reason}") from None
-        return cls.parse(text, str(path))
+        return cls.parse(read_text(path), str(path))
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:

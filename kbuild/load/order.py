@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 from kbuild import toml
 from kbuild.errors import UserError
+from kbuild.load.protocol import errno_number
 from kbuild.versions import KernelRange
 
 Cpu = Literal["intel", "amd"]
@@ -59,7 +59,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     @property
     def errno_number(self) -> int:
         """The positive number, or 0."""
-        return errno_number(self.errno)
+        return 0 if self.errno is None else errno_number(self.errno)
 
 
 SUCCESS = Expectation(why="a step with no expectation of its own succeeds")
@@ -219,26 +219,6 @@ def kernel_name(module: str) -> str:
     return module.replace("-", "_")
 
 
-def errno_number(name: str | None) -> int:
-    """The positive number of an errno's name, 0 for None. Raises KeyError for a name that is none."""
-    if name is None:
-        return 0
-    number = getattr(errno, name, None) if name.startswith("E") else None
-    if not isinstance(number, int):
-        raise KeyError(name)
-    return number
-
-
-def errno_name(number: int) -> str | None:
-    """The kernel's name of a positive errno, None for 0 (include/uapi/asm-generic/errno.h, 6.1)."""
-    if number == 0:
-        return None
-    # Python knows some numbers by a second name, which the kernel does not use.
-    return {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN", errno.EDEADLK: "EDEADLK"}.get(
-        number, errno.errorcode.get(number, f"errno {number}")
-    )
-
-
 def _hindrances(when: When, facts: Facts) -> list[str]:
     """The keys of a condition that do not hold."""
     hindrances: list[str] = []
@@ -322,8 +302,8 @@ def _step_problems(step: Step) -> Iterable[tuple[str, str]]:
             yield f"{key}.why", "say why, with file and function"
         try:
             expectation.errno_number  # noqa: B018 (raises)
-        except KeyError:
-            yield f"{key}.errno", f"'{expectation.errno}' is no errno: write a name such as 'EOPNOTSUPP'"
+        except UserError as error:
+            yield f"{key}.errno", str(error)
         if both := set(expectation.log.must) & set(expectation.log.may):
             yield f"{key}.log.may", f"'{both.pop()}' is in log.must too"
 

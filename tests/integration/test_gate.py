@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,50 @@ def test_the_command_that_shows_it_again_does(failed: dict[str, Any], shared_too
     )
     assert done.returncode == 10, done.stderr
     assert "expected success, got EIO" in done.stdout
+
+
+@contextmanager
+def appended(path: Path, text: str) -> Iterator[int]:
+    """A file with more at its end, for a while; gives the number of its first new line."""
+    before = path.read_text()
+    path.write_text(before + text)
+    yield before.count("\n") + 1
+    path.write_text(before)
+
+
+def builds(tool: Tool, tree: Path) -> tuple[int, list[dict[str, Any]]]:
+    done = tool.run("build", "--tree", tree, "--json")
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def test_a_compile_error_has_file_and_line(shared_tool: Tool, failed: dict[str, Any], broken_tree: Path) -> None:  # noqa: ARG001
+    """In the object folder of the gate before: one file is compiled."""
+    with appended(broken_tree / "arch/x86/kvm/svm/svm.c", "int f(void) { return nothing; }\n") as line:
+        status, (found, *_) = builds(shared_tool, broken_tree)
+    assert status == 10
+    assert (found["file"], found["line"]) == ("arch/x86/kvm/svm/svm.c", line)
+    assert found["message"].startswith(f"arch/x86/kvm/svm/svm.c:{line}: error: ")
+    assert "make[" in (shared_tool.latest() / "build.log").read_text(), "the rest of it"
+
+
+def test_a_warning_is_not_forgotten_by_an_incremental_build(
+    shared_tool: Tool,
+    failed: dict[str, Any],  # noqa: ARG001
+    broken_tree: Path,
+) -> None:
+    """make says it once: when it compiles the file. The tree has it until the file is compiled again without."""
+    kvm = broken_tree / "arch/x86/kvm"
+    with appended(kvm / "svm/svm.c", "static int f(void) { return 0; }\n") as line:
+        first = builds(shared_tool, broken_tree)
+        with appended(kvm / "vmx/vmx.c", "/* another file changed */\n"):
+            second = builds(shared_tool, broken_tree)
+            assert "svm.o" not in (shared_tool.latest() / "build.log").read_text()
+    for status, findings in (first, second):
+        (found,) = (one for one in findings if one["id"].startswith("build:warning:"))
+        assert status == 10
+        assert found["id"] == "build:warning:arch/x86/kvm/svm/svm.c:-Wunused-function"
+        assert (found["line"], found["option"]) == (line, "-Wunused-function")
+    assert builds(shared_tool, broken_tree)[0] == 0
 
 
 @pytest.mark.parametrize(

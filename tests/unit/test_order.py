@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from kbuild.load.order import (
     applies,
     check_references,
     choose,
-    errno_name,
-    errno_number,
     holds,
     kernel_name,
     read_order,
@@ -226,17 +223,6 @@ def test_a_step_that_says_nothing_succeeds(tmp_path: Path) -> None:
 )
 def test_all_keys_of_a_condition_hold(when: When, expected: bool) -> None:
     assert holds(when, facts(symbols=frozenset({"kvm_init"}))) is expected
-
-
-def test_errno_names_are_the_kernels() -> None:
-    assert errno_name(0) is None
-    assert errno_name(errno.EOPNOTSUPP) == "EOPNOTSUPP"
-    assert errno_name(errno.EEXIST) == "EEXIST"
-    assert errno_name(4095) == "errno 4095"
-    assert errno_number("EWOULDBLOCK") == errno_number("EAGAIN")
-    for name in ("EEXISTS", "errorcode", "E", ""):
-        with pytest.raises(KeyError):
-            errno_number(name)
 
 
 def test_names_in_the_kernel() -> None:
