@@ -47,8 +47,8 @@ def boot(request: LoadRequest, spec: HostSpec, modules: Collection[str], number:
     write_initramfs(initramfs, files)
     image_to_boot = BootImage(request.kernel, initramfs, request.command_line)
     with log.context(boot=number), log.timed("boot.whole"):
-        with start(spec, image_to_boot, folder) as machine:
-            session = Session(machine, spec.limits, request.cancelled.is_set)
+        with start(spec, image_to_boot, folder) as machine, request.cancellation.ends(machine):
+            session = Session(machine, spec.limits, request.cancellation.requested)
             with log.timed("boot") as extra:
                 reply = session.boot()
                 extra["end"] = reply.end

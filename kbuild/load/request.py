@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from kbuild.dmesg.signatures import Signatures
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.order import Order
+
+
+class Cancellation:
+    """Ends all machines of a run, from another thread than theirs."""
+
+    def __init__(self) -> None:
+        self._machines: set[Machine] = set()
+        self._lock = threading.Lock()
+        self._requested = False
+
+    def requested(self) -> bool:
+        """Whether the run is to end."""
+        return self._requested
+
+    @contextmanager
+    def ends(self, machine: Machine) -> Iterator[None]:
+        """While the context is open, `cancel` ends this machine too."""
+        with self._lock:
+            self._machines.add(machine)
+        if self._requested:
+            machine.stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._machines.discard(machine)
+
+    def cancel(self) -> None:
+        """End all machines, and those that are started from now on at once."""
+        self._requested = True
+        with self._lock:
+            machines = [*self._machines]
+        for machine in machines:
+            machine.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +71,7 @@ class LoadRequest:
     """For each boot a folder `HOST/boot-N` with console, agent's line and command."""
     again: Callable[[str, str], str]
     """From a host's and an order's id: the command that runs that order there again."""
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancellation: Cancellation = field(default_factory=Cancellation)
 
     @cached_property
     def symbols(self) -> frozenset[str]:

@@ -39,8 +39,8 @@ def run_load(request: LoadRequest, reporter: Reporter, executor: Executor | None
             for done in as_completed(work):
                 found[work[done].id] = done.result()
         except BaseException:
-            # Each machine sees this within its next wait; leaving the pool waits for all of them.
-            request.cancelled.set()
+            # Each host's thread sees its machine end; leaving the pool waits for all of them.
+            request.cancellation.cancel()
             raise
     return [transcript for spec in request.hosts for transcript in found[spec.id]]
 
@@ -64,7 +64,7 @@ class _Host:
             if waiting and (missing := check(self._spec)):
                 transcripts |= {order.id: self._not_run(order, missing[0]) for order in waiting}
                 waiting = []
-            while waiting and not self._request.cancelled.is_set():
+            while waiting and not self._request.cancellation.requested():
                 transcripts |= {one.order: one for one in self._boot(waiting)}
                 waiting = [order for order in waiting if order.id not in transcripts]
             transcripts |= {order.id: self._not_run(order, "interrupted") for order in waiting}
@@ -116,7 +116,7 @@ class _Host:
         knowledge = Knowledge(self._spec.id, digest(self._spec, describe(self._spec)))
         before: State | None = None
         for order in orders:
-            if self._request.cancelled.is_set():
+            if self._request.cancellation.requested():
                 return
             self._reporter.order(self._spec.id, order.id, None, None)
             before = before or self._state(started)
