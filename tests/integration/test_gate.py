@@ -243,7 +243,7 @@ def test_a_symbol_that_does_not_take_effect_is_the_user_s(
         (["gate", "--tree", "debian:6.1", "--rev", "HEAD"], "not a git checkout"),
         (["gate", "--profile", "nothing"], "no such profile; known: default"),
         (["gate", "--order", "nothing"], "--order nothing: no such file"),
-        (["load", "--modules", "/usr/share/doc", "--kernel", "/dev/null"], "not a regular file"),
+        (["load", "--modules", "/usr/share/doc", "--kernel", "/dev/null"], "has no modules"),
         (["inspect", "--modules", "/usr/share/doc"], "has no modules"),
         (["explain", "KVM_INTLE"], "KVM_INTEL"),
         (["report", "nothing"], "no such run"),
