@@ -207,7 +207,9 @@ class _Gate:
         prepare_objects(wanted)
         done = write_configuration(wanted)
         self.run.record.findings += done.findings
-        stage.summary = f"{len(done.requested)} requested symbols took effect: {done.config}"
+        stage.summary = f"{len(done.requested)} requested symbols took effect"
+        if self.request.task == "configure":
+            stage.summary += f": {done.config}"
 
     def _progress(self) -> Callable[[Progress], None]:
         """Tell the reporter, a few times a second at most, with an estimate from the last build's count."""

@@ -56,9 +56,12 @@ def log_lines(records: Sequence[Record]) -> list[LogLine]:
 
 
 def findings_of(
-    matches: Sequence[Match], records: Sequence[Record], subject: str, allowed: Collection[str]
+    matches: Sequence[Match], records: Sequence[Record], subject: str, allowed: Collection[str], during: str
 ) -> Iterator[Finding]:
-    """Findings for what counts among the matches of one step; `allowed` signatures were expected or may come."""
+    """Findings for what counts among the matches of one step; `allowed` signatures were expected or may come.
+
+    `during` says for a person what was going on: `load kvm_amd`.
+    """
     for match in matches:
         status = match.severity.status(emulated=True)
         if status is None or match.signature in allowed or match.follower:
@@ -69,7 +72,7 @@ def findings_of(
         yield Finding(
             id=finding_id("load", match.signature, subject, match.title),
             status=status,
-            message=f"{match.title}{often}{cut}: {match.meaning}{owner}",
+            message=f"{during}: {match.title}{often}{cut}: {match.meaning}{owner}",
             evidence=tuple(records[index].text for index in match.records[:MAX_EVIDENCE]),
             module=subject,
         )

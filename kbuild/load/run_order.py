@@ -333,7 +333,7 @@ class OrderRun:
             step = self.steps[index]
             records = from_agent(mine)
             matches = classify(records, self.request.signatures, self.request.release)
-            findings = list(findings_of(matches, records, step.module or step.action, ()))
+            findings = list(findings_of(matches, records, step.module or step.action, (), f"after {_what(step)}"))
             self.steps[index] = msgspec.structs.replace(
                 step,
                 log=[*step.log, *log_lines(records)],
@@ -375,7 +375,8 @@ class OrderRun:
         subject = subject or result.module or result.action
         place = f"{self.order.id}/{self.at}-{result.action}"
         expected = expectation.log
-        findings = [*leftovers, *findings_of(matches, records, subject, {*expected.must, *expected.may})]
+        allowed = {*expected.must, *expected.may}
+        findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result))]
         said = {match.signature for match in matches}
         findings += [
             Finding(
@@ -424,3 +425,8 @@ class OrderRun:
             )
             for finding in findings
         ]
+
+
+def _what(step: StepResult) -> str:
+    """A step, for a person: `load kvm_amd`."""
+    return f"{step.action} {step.module}" if step.module else step.action

@@ -101,6 +101,12 @@ class _Host:
             with boot(self._request, self._spec, self._needed(orders), self._boots) as started:
                 if failure := self._failed_start(started, orders[0]):
                     keep(failure)
+                    if failure.status != Status.MISS:
+                        # The kernel does not come up here: to wait for that once more for each order says nothing new.
+                        for order in orders[1:]:
+                            keep(
+                                self._not_run(order, f"not run, for the boot before: {failure.reason}", failure.status)
+                            )
                 else:
                     self._run_orders(started, orders, keep)
                 if started.session.ended is None:
@@ -154,7 +160,7 @@ class _Host:
             msgspec.structs.replace(
                 finding, status=Status.DONE, host=self._spec.id, message=f"at boot: {finding.message}"
             )
-            for finding in findings_of(grave, records, "boot", ())
+            for finding in findings_of(grave, records, "boot", (), "boot")
         ]
 
     def _needed(self, orders: Sequence[Order]) -> list[str]:
@@ -176,10 +182,14 @@ class _Host:
         matches = classify(records, self._request.signatures, self._request.release)
         status, what = without_answer(started.start, crash_in(matches), booted=False)
         place = f"{self._spec.id}/boot"
-        findings = list(findings_of(matches, records, "boot", ()))
+        again = self._request.again(self._spec.id, order.id)
+        findings = list(findings_of(matches, records, "boot", (), "boot"))
         if not any(finding.status == status for finding in findings):
             evidence = tuple(record.text for record in records[-20:])
             findings.append(Finding(id=f"load:boot:{place}:no-agent", status=status, message=what, evidence=evidence))
+        findings = [
+            msgspec.structs.replace(one, host=self._spec.id, order=order.id, reproduce=again) for one in findings
+        ]
         step = StepResult(number=1, action="boot", status=status, reason=what, log=log_lines(records))
         return Transcript(
             host=self._spec.id,
@@ -192,5 +202,5 @@ class _Host:
             findings=findings,
             console=[record.text for record in started.start.console.records],
             folder=str(started.folder.relative_to(self._request.folder)),
-            reproduce=self._request.again(self._spec.id, order.id),
+            reproduce=again,
         )

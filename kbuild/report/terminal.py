@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
@@ -23,6 +24,11 @@ STYLES = {
 }
 MAX_EVIDENCE = 12
 """Lines of evidence shown for a finding; the record has all."""
+MAX_PLACES = 8
+"""Further places shown for a finding that came in several."""
+_REGISTERS = re.compile(r"(?:R(?!IP: 0010)[A-Z0-9]{2}|EFLAGS|ORIG_RAX|[CDEFGS]S|CR\d|DR\d|PKRU|Code): ")
+"""Of a crash's report, what seldom tells a person anything: arch/x86/kernel/process_64.c, __show_regs()."""
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
 
 
 def console_for(stream: IO[str]) -> Console:
@@ -69,7 +75,7 @@ def _headline(console: Console, record: Record) -> None:
         verdict, style = ("not judged" if record.ended else "not finished"), STYLES[Status.ERROR]
     else:
         verdict, style = str(record.verdict), STYLES[record.verdict]
-    what = record.tree.get("identity") or record.tree.get("modules") or ""
+    what = _DIGEST.sub(r"\1", record.tree.get("identity", ""))
     asked = record.tree.get("asked", "")
     parts = [asked, f"({what})" if what and what != asked else "", f"kernel {record.kernel}" if record.kernel else ""]
     console.print(Text.assemble((verdict, style), "  ", "  ".join(part for part in parts if part)), soft_wrap=True)
@@ -86,7 +92,12 @@ def _stages(record: Record) -> Table:
     rows.add_column("seconds", justify="right")
     rows.add_column("")
     for stage in record.stages:
-        rows.add_row(stage.name, word(stage.status), f"{stage.seconds:.1f}", escape(stage.reason or stage.summary))
+        rows.add_row(
+            stage.name,
+            word(stage.status),
+            f"{stage.seconds:.1f}",
+            escape(_DIGEST.sub(r"\1", stage.reason or stage.summary)),
+        )
     return rows
 
 
@@ -106,13 +117,15 @@ def _matrix(record: Record) -> Table:
 
 def _findings(console: Console, record: Record) -> None:
     counting = [f for f in record.findings if f.known is None and f.status != Status.DONE]
-    for finding in sorted(counting, key=lambda f: list(Status).index(f.status)):
-        _finding(console, finding)
+    for group in _groups(counting):
+        _finding(console, group)
+    told = {(f.host, f.order) for f in counting}
     for transcript in record.transcripts:
-        if transcript.status in (Status.MISS, Status.ERROR) and not _told(transcript.host, transcript.order, counting):
-            place = f"{transcript.host}, {transcript.order}"
+        if transcript.status in (Status.MISS, Status.ERROR) and (transcript.host, transcript.order) not in told:
             console.print(f"\n{word(transcript.status)} ", end="")
-            plain(console, f"{place}: {transcript.reason or 'no reason given'}")
+            plain(console, f"{transcript.host}, {transcript.order}: {transcript.reason or 'no reason given'}")
+            if transcript.reproduce:
+                plain(console, f"  again: {transcript.reproduce}")
     for transcript in record.transcripts:
         if transcript.status == Status.SKIP:
             plain(console, f"skipped: {transcript.order} on {transcript.host}: {transcript.reason}", style="dim")
@@ -125,19 +138,33 @@ def _findings(console: Console, record: Record) -> None:
         plain(console, f"known, but did not occur: {known.finding} ({known.reason})", style="yellow")
 
 
-def _told(host: str, order: str, findings: Sequence[Finding]) -> bool:
-    return any(f.host == host and f.order == order for f in findings)
+def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings that say the same of several hosts, orders and steps, together; worst first."""
+    groups: dict[tuple[Status, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.status, finding.message), []).append(finding)
+    return sorted(groups.values(), key=lambda group: list(Status).index(group[0].status))
 
 
-def _finding(console: Console, finding: Finding) -> None:
-    place = ", ".join(part for part in (finding.host, finding.order) if part)
-    step = f", step {finding.step}" if finding.step else ""
+def _finding(console: Console, group: Sequence[Finding]) -> None:
+    """What happened, its evidence and the command for the first place; the other places by name."""
+    finding = group[0]
     console.print(f"\n{word(finding.status)} ", end="")
-    plain(console, f"{place}{step}: {finding.message}" if place else finding.message)
+    plain(console, f"{_place(finding)}: {finding.message}" if finding.host else finding.message)
+    if len(group) > 1:
+        places = [_place(one) for one in group[1 : MAX_PLACES + 1]]
+        more = [f"and {len(group) - 1 - MAX_PLACES} more"] if len(group) - 1 > MAX_PLACES else []
+        plain(console, f"  also: {'; '.join([*places, *more])}")
     plain(console, f"  id: {finding.id}", style="dim")
-    for line in finding.evidence[:MAX_EVIDENCE]:
+    lines = [line for line in finding.evidence if not _REGISTERS.match(line)]
+    for line in lines[:MAX_EVIDENCE]:
         plain(console, f"    {line}")
-    if len(finding.evidence) > MAX_EVIDENCE:
-        plain(console, f"    … {len(finding.evidence) - MAX_EVIDENCE} more lines in the record", style="dim")
+    if left := len(finding.evidence) - min(len(lines), MAX_EVIDENCE):
+        plain(console, f"    … {left} more lines in the record", style="dim")
     if finding.reproduce:
         plain(console, f"  again: {finding.reproduce}")
+
+
+def _place(finding: Finding) -> str:
+    step = f"step {finding.step}" if finding.step else ""
+    return ", ".join(part for part in (finding.host, finding.order, step) if part)

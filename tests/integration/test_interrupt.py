@@ -27,7 +27,7 @@ def in_stage(tool: Tool, stage: str) -> Callable[[], bool]:
     def check() -> bool:
         if not tool.runs.is_dir() or not any((folder / "record.json").exists() for folder in tool.runs.iterdir()):
             return False
-        stages = tool.record().get("stages")
+        stages = tool.record().get("stages", [])
         return bool(stages) and stages[-1]["name"] == stage and "status" not in stages[-1]
 
     return check
