@@ -70,10 +70,12 @@ class Bars:
         """Move the bar."""
         with self._lock:
             if stage in self._tasks:
-                ending = f"about {left:.0f} s left  " if left is not None else ""
                 # Another configuration may have more commands than the last one: never more than full.
                 total = max(expected, done) if expected else None
-                self._progress.update(self._tasks[stage], completed=done, total=total, what=f"{ending}{what}"[:70])
+                count = f"{done}/{total}" if total else str(done)
+                ending = f"  about {left:.0f} s left" if left is not None else ""
+                text = f"{count}{ending}  {what}"[:70]
+                self._progress.update(self._tasks[stage], completed=done, total=total, what=text)
 
     def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
         """A bar for each host, a line for each order that ended."""
