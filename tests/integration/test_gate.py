@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -99,6 +100,17 @@ def test_the_record_says_what_was_judged(shared_tool: Tool, passed: dict[str, An
     shown = shared_tool.run("report", passed["run"])
     assert shown.returncode == 0
     assert shown.stdout.startswith("PASS")
+
+
+def test_the_build_can_be_done_again_by_hand(passed: dict[str, Any], kernel_source: Path, tmp_path: Path) -> None:
+    """From nothing, in another folder, without this tool and without ccache: the very same bytes."""
+    script = Path(passed["folder"]) / "reproduce.sh"
+    subprocess.run([script, kernel_source, tmp_path], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
+    modules = [(tmp_path / line).with_suffix(".ko") for line in (tmp_path / "modules.order").read_text().split()]
+    made = {path.name: path for path in [*modules, tmp_path / "arch/x86/boot/bzImage", tmp_path / "vmlinux"]}
+    assert {name for name in passed["artifacts"] if name.endswith(".ko")} < set(made)
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in made.items()}
+    assert digests == {name: passed["artifacts"][name] for name in made}
 
 
 @pytest.fixture(scope="session")
