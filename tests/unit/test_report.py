@@ -1,0 +1,118 @@
+"""Protects what a person and a script read of a run: nothing of it is lost, and nothing in it is markup."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kbuild.outcome import Finding, Known, Status, to_json
+from kbuild.record import Record, Stage
+from kbuild.report.data import summary
+from kbuild.report.live import Lines
+from kbuild.report.terminal import render
+from kbuild.transcript import LogLine, StepResult, Transcript
+
+
+def finding(order: str, message: str = "load kvm_amd: kernel BUG in svm_init", known: str | None = None) -> Finding:
+    return Finding(
+        id="load:kernel-bug:kvm_amd:x",
+        status=Status.FAIL,
+        message=message,
+        evidence=("kernel BUG at a.c:1!", "RAX: 0000000000000000 RBX: 1", "RIP: 0010:svm_init+0x0/0x2 [kvm_amd]"),
+        host="qemu-svm",
+        order=order,
+        step=4,
+        reproduce=f"inv load --order {order}",
+        known=known,
+    )
+
+
+def record(**more: object) -> Record:
+    step = StepResult(number=1, action="load", module="kvm_amd", status=Status.FAIL, log=[LogLine("text", seq=1)])
+    transcripts = [
+        Transcript(host="qemu-svm", order="one", status=Status.FAIL, steps=[step]),
+        Transcript(host="qemu-svm", order="two", status=Status.MISS, reason="the emulator failed"),
+        Transcript(host="bochs-vmx", order="two", status=Status.SKIP, reason="it needs svm"),
+    ]
+    fields = {"id": "r", "task": "gate", "command": "inv gate", "started": "now", "transcripts": transcripts, **more}
+    return Record(**fields)  # type: ignore[arg-type]
+
+
+def shown(what: Record) -> str:
+    stream = io.StringIO()
+    render(what, stream)
+    return stream.getvalue()
+
+
+def test_each_outcome_is_explained() -> None:
+    text = shown(record(verdict=Status.FAIL, findings=[finding("one")], ended="now"))
+    assert text.startswith("FAIL")
+    assert "FAIL qemu-svm, one, step 4: load kvm_amd: kernel BUG in svm_init" in text
+    assert "again: inv load --order one" in text
+    assert "MISS qemu-svm, two: the emulator failed" in text
+    assert "skipped: two on bochs-vmx: it needs svm" in text
+    assert "RIP: 0010:svm_init" in text
+    assert "RAX:" not in text
+    assert "1 more lines in the record" in text
+
+
+def test_the_same_finding_in_several_places_is_shown_once() -> None:
+    text = shown(record(verdict=Status.FAIL, findings=[finding("one"), finding("two"), finding("three")]))
+    assert text.count("kernel BUG in svm_init") == 1
+    assert "also: qemu-svm, two, step 4; qemu-svm, three, step 4" in text
+
+
+def test_known_findings_are_shown_with_their_reason() -> None:
+    known = Known("a:b:c:d", "it is mended in 7.3")
+    text = shown(record(verdict=Status.PASS, findings=[finding("one", known="a reason")], known_not_seen=[known]))
+    assert "known: load:kernel-bug:kvm_amd:x" in text
+    assert "(a reason)" in text
+    assert "known, but did not occur: a:b:c:d (it is mended in 7.3)" in text
+    assert "FAIL qemu-svm" not in text
+
+
+def test_text_from_elsewhere_is_no_markup() -> None:
+    text = shown(record(verdict=Status.FAIL, findings=[finding("one", message="[bold]x[/bold] [/] [link=http://a]")]))
+    assert "[bold]x[/bold] [/] [link=http://a]" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"verdict": Status.PASS, "ended": "now"}, "PASS"),
+        ({"interrupted": "load", "ended": "now"}, "interrupted in load"),
+        ({"error": "wrong", "ended": "now"}, "not judged"),
+        ({}, "not finished"),
+    ],
+)
+def test_a_run_without_a_verdict_never_looks_like_a_pass(fields: dict[str, object], word: str) -> None:
+    assert shown(record(**fields)).startswith(word)
+
+
+def test_json_is_as_the_contract_says() -> None:
+    data = msgspec.json.decode(to_json(summary(record(verdict=Status.FAIL, findings=[finding("one")]))))
+    assert {"verdict", "findings", "transcripts"} <= data.keys()
+    assert {"host", "order", "status", "steps"} <= data["transcripts"][0].keys()
+    (step,) = data["transcripts"][0]["steps"]
+    assert {"action", "module", "errno", "expected", "status", "seconds", "log"} <= step.keys()
+    assert (step["errno"], step["log"][0]["text"]) == (None, "text")
+    assert {"id", "status", "message", "known"} <= data["findings"][0].keys()
+
+
+def test_one_line_per_stage_and_order_in_a_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        lines = Lines(stream)
+        lines.begin("build")
+        lines.progress("build", 1, 2, "CC x.o", 1.0)
+        lines.end(Stage("build", Status.PASS, 1.5, "built"))
+        lines.order("qemu-svm", "one", None, None)
+        lines.order("qemu-svm", "one", Status.FAIL, "why")
+        lines.end(Stage("load", None, 0.1, reason="the user's error is printed by itself"))
+    assert path.read_text().splitlines() == [
+        "PASS  build         1.5 s  built",
+        "FAIL  load       qemu-svm one: why",
+    ]
