@@ -352,11 +352,17 @@ def _tools(*commands: list[str]) -> NoReturn:
     _run(work)
 
 
-@task(help={"only": "a pytest expression (-k): only these tests", "unit": "only the fast ones, without emulators"})
-def test(ctx: Context, only: str | None = None, unit: bool = False) -> None:
+@task(
+    help={
+        "only": "a pytest expression (-k): only these tests",
+        "unit": "only the fast ones, without emulators",
+        "all_kernels": "also against the source of every series that Debian has",
+    }
+)
+def test(ctx: Context, only: str | None = None, unit: bool = False, all_kernels: bool = False) -> None:
     """Lint, then run all tests, among them one real gate of 6.1 on both vendors."""
     folder = "tests/unit" if unit else "tests"
-    selection = ["-k", only] if only else []
+    selection = [*(["-k", only] if only else []), *["--all-kernels"] * all_kernels]
     _tools(*_LINTERS, ["pytest", folder, *selection])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.build.kernel import build, find_built, prepare_objects
+from kbuild.configure.debian import known_series
 from kbuild.configure.tree import Tree, open_tree
 from kbuild.gate import build_request, requested_symbols, write_configuration
 from kbuild.profile import read_profile
@@ -23,6 +24,22 @@ def kernel_tree() -> Tree:
 def kernel_source(kernel_tree: Tree) -> Path:
     """An unpacked 6.1 tree. Only to be read."""
     return kernel_tree.source
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`inv test --all-kernels`: also against the other series that Debian has; unstable drops versions."""
+    parser.addoption("--all-kernels", action="store_true", help="fetch and use the source of every series")
+
+
+@pytest.fixture(scope="session")
+def kernel_sources(kernel_tree: Tree, request: pytest.FixtureRequest) -> dict[str, Path]:
+    """Unpacked trees by series: 6.1, and with --all-kernels every one that `--tree debian:X.Y` can name."""
+    sources = {"6.1": kernel_tree.source}
+    if request.config.getoption("--all-kernels"):
+        for series in known_series():
+            with open_tree(f"debian:{series}") as tree:
+                sources[series] = tree.source
+    return sources
 
 
 @pytest.fixture(scope="session")
