@@ -1,0 +1,149 @@
+"""Protects the verdict on kernels that misbehave for real: each way to crash is blamed on the kernel, with its step.
+
+The modules are small ones, built against the kernel under test (tests/data/); after each crash the next order gets a
+boot of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.paths import PROJECT
+from tests.integration.conftest import Tool, make_tool
+
+pytestmark = pytest.mark.kernel
+
+SOURCES = [*PROJECT.glob("tests/data/dmesg/source/dt_*.c"), *PROJECT.glob("tests/data/modules/dt_*.c")]
+HOSTS = ("qemu-svm", "bochs-vmx")
+
+ORDER = """
+id = "{name}"
+title = "a module that misbehaves"
+modules = ["dt_{name}"]
+
+[[step]]
+load = "dt_{name}"
+
+[[step]]
+unload = "dt_{name}"
+
+[[step]]
+check = "footprint"
+"""
+
+# What a module does, to the findings of its order: kind and step's action. From the sources and the kernel's own words.
+EXPECTED = {
+    "bug": {("kernel-bug", "load")},
+    "gpf": {("general-protection-fault", "load")},
+    "null": {("null-dereference", "load")},
+    "warn": {("warning", "load")},
+    "panic": {("panic", "load")},
+    "reboot": {("no-answer", "load")},
+    "triple": {("no-answer", "load")},
+    "off": {("no-answer", "load")},
+    "debugfs": {("leftover", "check")},
+    "slab": {("slab-objects-remaining", "unload"), ("slab-still-has-objects", "unload"), ("leftover", "check")},
+}
+
+
+@pytest.fixture(scope="module")
+def modules(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the modules, built out of tree."""
+    folder = tmp_path_factory.mktemp("modules")
+    for source in SOURCES:
+        shutil.copy(source, folder)
+    objects = " ".join(f"{source.stem}.o" for source in SOURCES)
+    (folder / "Makefile").write_text(f"obj-m := {objects}\n")
+    where = [f"O={kernel_build}", f"M={folder}", "LOCALVERSION=-kbuild"]
+    argv = ["make", "-s", "-C", str(kernel_source), *where, "modules"]
+    subprocess.run(argv, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def transcripts(
+    modules: Path, kernel_build: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """All of them on both hosts, in one run: host and order to the transcript, with its findings."""
+    folder = tmp_path_factory.mktemp("crashes")
+    words: list[str | Path] = []
+    for name in EXPECTED:
+        path = folder / f"{name}.toml"
+        path.write_text(ORDER.format(name=name))
+        words += ["--order", path]
+    for tool in make_tool(folder):
+        run(tool, modules, kernel_build, words)
+        data = json.loads((folder / "out").read_text())
+        assert data["verdict"] == "FAIL"
+        found = {(one["host"], one["order"]): one for one in data["transcripts"]}
+        for (host, order), one in found.items():
+            one["findings"] = [f for f in data["findings"] if (f["host"], f["order"]) == (host, order)]
+            one["hosts"] = Path(data["folder"]) / "hosts"
+        return found
+    raise AssertionError
+
+
+def run(tool: Tool, modules: Path, kernel_build: Path, words: list[str | Path]) -> None:
+    hosts = [word for host in HOSTS for word in ("--host", host)]
+    kernel = kernel_build / "arch/x86/boot/bzImage"
+    done = tool.run("load", "--modules", modules, "--kernel", kernel, *hosts, *words, "--json")
+    assert done.returncode == 10, done.stderr
+    (tool.runs.parents[2] / "out").write_text(done.stdout)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_kernel_is_blamed_for_what_it_did(
+    transcripts: dict[tuple[str, str], dict[str, Any]], host: str, name: str
+) -> None:
+    transcript = transcripts[host, name]
+    assert transcript["status"] == "FAIL"
+    actions = {step["number"]: step["action"] for step in transcript["steps"]}
+    found = {(f["id"].split(":")[1], actions[f["step"]]) for f in transcript["findings"] if f["status"] == "FAIL"}
+    assert found == EXPECTED[name]
+    assert all(finding["reproduce"] for finding in transcript["findings"])
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_ids_are_the_same_on_every_host(transcripts: dict[tuple[str, str], dict[str, Any]], host: str) -> None:
+    for name in EXPECTED:
+        ids, others = (
+            {finding["id"] for finding in transcripts[where, name]["findings"] if finding["status"] == "FAIL"}
+            for where in (host, HOSTS[0])
+        )
+        assert ids == others, name
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_panic_is_told_by_the_console(transcripts: dict[tuple[str, str], dict[str, Any]], host: str) -> None:
+    (step,) = transcripts[host, "panic"]["steps"]
+    (line,) = (line for line in step["log"] if "dt_panic: nothing works" in line["text"])
+    assert line["source"] == "console"
+    folder = transcripts[host, "panic"]["hosts"] / transcripts[host, "panic"]["folder"]
+    assert b"dt_panic: nothing works" in (folder / "console.log").read_bytes()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_an_oops_is_told_by_the_agent_which_lives_on(
+    transcripts: dict[tuple[str, str], dict[str, Any]], host: str
+) -> None:
+    (step,) = transcripts[host, "null"]["steps"]
+    assert any(line["text"].startswith("BUG: kernel NULL pointer dereference") for line in step["log"])
+    assert {line["source"] for line in step["log"]} == {"kmsg"}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_is_left_behind_is_named(transcripts: dict[tuple[str, str], dict[str, Any]], host: str) -> None:
+    left = {
+        name: {f["id"] for f in transcripts[host, name]["findings"] if ":leftover:" in f["id"]}
+        for name in ("debugfs", "slab")
+    }
+    assert left == {"debugfs": {"load:leftover:debugfs/kvm:debugfs"}, "slab": {"load:leftover:slab/kvm_vcpu:slab"}}
+    (finding,) = (f for f in transcripts[host, "slab"]["findings"] if ":leftover:" in f["id"])
+    assert "kvm_exit()'s to remove" in finding["message"]
