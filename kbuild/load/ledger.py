@@ -1,0 +1,180 @@
+"""What came of an order: its steps with their logs, and the findings in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kbuild import log
+from kbuild.dmesg.classify import Match, classify
+from kbuild.dmesg.record import Record
+from kbuild.hosts.spec import HostSpec
+from kbuild.load.boot import Boot
+from kbuild.load.evidence import crash_in, findings_of, from_agent, log_lines, records_of, without_answer
+from kbuild.load.order import SUCCESS, Expectation, Order
+from kbuild.load.protocol import LogRecord, Result
+from kbuild.load.request import LoadRequest
+from kbuild.load.session import Reply
+from kbuild.outcome import Finding, Status, finding_id, verdict
+from kbuild.transcript import StepResult, Transcript
+
+MAX_EVIDENCE = 20
+"""Log lines that go with a finding whose cause the log does not name."""
+
+
+@dataclass
+class Ledger:
+    """Kept by the run of an order while it goes on; `transcript()` at its end."""
+
+    request: LoadRequest
+    spec: HostSpec
+    boot: Boot
+    order: Order
+    """Resolved for the host's CPU."""
+    steps: list[StepResult] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    at: int = 0
+    """The order's own step that is under way, from 1."""
+    _numbers: dict[int, int] = field(default_factory=dict)
+    """Of the agent's commands to the index of their step."""
+    _console: list[str] = field(default_factory=list)
+
+    @property
+    def next_number(self) -> int:
+        """Of the step that will be kept next."""
+        return len(self.steps) + 1
+
+    @property
+    def failed(self) -> bool:
+        """Whether the kernel is to blame for something already."""
+        return any(finding.status == Status.FAIL for finding in self.findings)
+
+    def transcript(self) -> Transcript:
+        """All of it."""
+        bad = [step for step in self.steps if step.status in (Status.FAIL, Status.ERROR, Status.MISS)]
+        return Transcript(
+            host=self.spec.id,
+            order=self.order.id,
+            title=self.order.title,
+            status=verdict((), [step.status for step in self.steps]),
+            reason=bad[0].reason if bad else None,
+            boot=self.boot.number,
+            position=self.boot.orders,
+            seconds=round(sum(step.seconds for step in self.steps), 6),
+            steps=self.steps,
+            findings=self.findings,
+            console=self._console,
+            folder=str(self.boot.folder.relative_to(self.request.folder)),
+            reproduce=self.request.again(self.spec.id, self.order.id),
+        )
+
+    def keep(
+        self,
+        result: StepResult,
+        reply: Reply,
+        expectation: Expectation = SUCCESS,
+        *,
+        kind: str,
+        subject: str | None = None,
+        leftovers: Sequence[Finding] = (),
+        judged: tuple[list[Match], list[Record]] | None = None,
+    ) -> None:
+        """Keep a step's result with its log, and find what speaks against the kernel in both.
+
+        `kind` and `subject` are those of the finding where the step itself is one.
+        """
+        matches, records = judged or self._classify(reply)
+        subject = subject or result.module or result.action
+        place = f"{self.order.id}/{self.at}-{result.action}"
+        expected = expectation.log
+        allowed = {*expected.must, *expected.may}
+        findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result))]
+        said = {match.signature for match in matches}
+        findings += [
+            Finding(
+                id=finding_id("load", "log-missing", subject, f"{place}/{name}"),
+                status=Status.FAIL,
+                message=f"the log has no line of '{name}' ({expectation.why})",
+            )
+            for name in expected.must
+            if name not in said
+        ]
+        explained = kind in ("no-answer", "leftover") and any(f.status == result.status for f in findings)
+        if result.status != Status.PASS and result.reason and not explained:
+            # Where the log names what killed the guest, that is the finding; here the step itself is.
+            evidence = tuple(record.text for record in records if record.facility == 0)[-MAX_EVIDENCE:]
+            cause = finding_id("load", kind, subject, place)
+            findings.append(Finding(id=cause, status=result.status, message=result.reason, evidence=evidence))
+        if reply.broken:
+            message = f"{len(reply.broken) + reply.broken_more} lines of the agent came broken: {reply.broken[0].why}"
+            raw = tuple(repr(broken.raw) for broken in reply.broken)
+            name = finding_id("load", "broken-line", subject, place)
+            findings.append(Finding(id=name, status=Status.DONE, message=message, evidence=raw))
+        reason = result.reason or next((f.message for f in findings if f.status != Status.DONE), None)
+        step = msgspec.structs.replace(
+            result,
+            status=verdict((f for f in findings if f.status != Status.DONE), [result.status]),
+            reason=reason,
+            seconds=(reply.answer.us / 1e6) if isinstance(reply.answer, Result) else round(reply.seconds, 6),
+            log=log_lines(records),
+            log_lost=reply.lost,
+        )
+        self._numbers[reply.number] = len(self.steps)
+        self.steps.append(step)
+        self._place(findings, step)
+        log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)
+
+    def keep_without_answer(self, reply: Reply, action: str, module: str) -> None:
+        """Keep a step whose command has no result: what happened instead is judged."""
+        matches, records = self._classify(reply)
+        status, what = without_answer(reply, crash_in(matches), self.boot.session.hello is not None)
+        self._console = [record.text for record in reply.console.records]
+        reason = f"{action} {module}: {what}"
+        result = StepResult(number=self.next_number, action=action, module=module, status=status, reason=reason)
+        self.keep(result, reply, kind="no-answer", judged=(matches, records))
+
+    def attach(self, late: Sequence[LogRecord]) -> None:
+        """Give records that were made after a step had ended to that step."""
+        for number in sorted({record.id for record in late}):
+            mine = [record for record in late if record.id == number]
+            if number not in self._numbers:
+                # The boot's own, or between two orders: the boot keeps it, and no step is blamed.
+                self.boot.start.log += mine
+                continue
+            index = self._numbers[number]
+            step = self.steps[index]
+            records = from_agent(mine)
+            matches = classify(records, self.request.signatures, self.request.release)
+            findings = list(findings_of(matches, records, step.module or step.action, (), f"after {_what(step)}"))
+            self.steps[index] = msgspec.structs.replace(
+                step,
+                log=[*step.log, *log_lines(records)],
+                status=verdict(findings, [step.status]),
+                reason=step.reason or next((finding.message for finding in findings), None),
+            )
+            self._place(findings, self.steps[index])
+
+    def _classify(self, reply: Reply) -> tuple[list[Match], list[Record]]:
+        records = records_of(reply)
+        return classify(records, self.request.signatures, self.request.release), records
+
+    def _place(self, findings: Sequence[Finding], step: StepResult) -> None:
+        """Keep findings, with the place that they belong to."""
+        self.findings += [
+            msgspec.structs.replace(
+                finding,
+                host=self.spec.id,
+                order=self.order.id,
+                step=step.number,
+                module=finding.module or step.module,
+                reproduce=self.request.again(self.spec.id, self.order.id),
+            )
+            for finding in findings
+        ]
+
+
+def _what(step: StepResult) -> str:
+    """A step, for a person: `load kvm_amd`."""
+    return f"{step.action} {step.module}" if step.module else step.action
