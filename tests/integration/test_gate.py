@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.configure.tree import open_tree
 from tests.integration.conftest import Tool, write_profile
 
 pytestmark = pytest.mark.kernel
@@ -114,8 +116,8 @@ def test_the_build_can_be_done_again_by_hand(passed: dict[str, Any], kernel_sour
 
 
 @pytest.fixture(scope="session")
-def broken_tree(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """6.1 with a BUG() in svm_init(), and a vmx_init() that returns an error. Files are shared with the real tree."""
+def broken_tree(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """6.1 with a BUG() in svm_init(), and a vmx_init() that returns an error."""
     folder = tmp_path_factory.mktemp("broken") / "linux"
     subprocess.run(["cp", "-a", "--reflink=auto", kernel_source, folder], check=True)
     for file, call, instead in (
@@ -126,7 +128,12 @@ def broken_tree(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -
         text = path.read_text()
         assert text.count(call) == 1
         path.write_text(text.replace(call, f"{instead}\n\t{call}"))
-    return folder
+    yield folder
+    # Its copy in the cache is of no use to anybody after this.
+    with open_tree(str(folder)) as tree:
+        slot = tree.slot
+    shutil.rmtree(slot)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
