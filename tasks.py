@@ -281,11 +281,20 @@ def load(
     )
 
 
-@task(iterable=["order", "host"], help={**TREE, **LOADING, **VERBOSE, **JSON})
+PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive: linux-image-…-amd64, or NAME=VERSION"}
+
+
+@task(
+    iterable=["order", "host"],
+    help={**TREE, **PACKAGE, **ARTIFACTS, **LOADING, **VERBOSE, **JSON},
+)
 def gate(
     ctx: Context,
     order: list[str],
     host: list[str],
+    package: str | None = None,
+    modules: str | None = None,
+    kernel: str | None = None,
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
@@ -295,10 +304,13 @@ def gate(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Build, inspect and load the KVM modules of one tree, and give one verdict."""
+    """Build, inspect and load the KVM modules of one tree, or judge shipped files, and give one verdict."""
     _judge(
         ctx,
         "gate",
+        package=package,
+        modules=modules,
+        kernel=kernel,
         tree=tree,
         rev=rev,
         profile=profile,

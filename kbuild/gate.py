@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from kbuild import log
-from kbuild.build.artifacts import Built, artifact
+from kbuild.build.artifacts import Built, artifact, file_digest
 from kbuild.build.kernel import BuildResult, build, find_built, prepare_objects
 from kbuild.build.make import Progress
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
+from kbuild.build.shipped import fetch_package
 from kbuild.build.toolchain import find_toolchain
 from kbuild.command import pasteable
 from kbuild.configure.conf import Configuration, configure
@@ -27,17 +28,17 @@ from kbuild.configure.request import Request
 from kbuild.configure.tree import Tree, open_tree
 from kbuild.dmesg.signatures import Signatures
 from kbuild.dmesg.signatures import load as load_signatures
-from kbuild.elf.image import read_module
-from kbuild.elf.inspect import find_modules, inspect
+from kbuild.elf.image import file_module_name, module_key, read_module
+from kbuild.elf.inspect import find_modules, inspect, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
-from kbuild.elf.kernel import read_kernel
+from kbuild.elf.kernel import KernelImage, read_kernel
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.errors import KbuildError, UserError
 from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
 from kbuild.hosts.spec import describe as describe_host
 from kbuild.load.agent import build_agent
-from kbuild.load.order import Order, check_references, read_order
+from kbuild.load.order import VENDOR_MODULES, Order, check_references, read_order, resolve
 from kbuild.load.request import LoadRequest
 from kbuild.load.runner import run_load
 from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
@@ -59,6 +60,8 @@ class GateRequest:
     tree: str = "debian:6.1"
     rev: str | None = None
     refresh: bool = False
+    package: str | None = None
+    """A kernel package of Debian's archive, in place of a tree."""
     modules: str | None = None
     """A folder of shipped files, in place of a tree."""
     kernel: str | None = None
@@ -123,13 +126,17 @@ class _Gate:
         """Judge, as far as the task goes, and give the verdict."""
         record = self.run.record
         wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
-        if self.request.task == "load":
-            kernel, modules = self._shipped()
-            self._load(kernel, modules, *(wanted or ((), (), Signatures((), {}))))
+        if self.request.package or self.request.modules or self.request.task == "load":
+            kernel, image, paths = self._shipped(wanted[0] if wanted else ())
         elif (built := self._build()) is not None:
             files = {name: self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in built.files.items()}
-            if wanted is not None:
-                self._load(files["bzImage"], self._inspect(files), *wanted)
+            kernel, paths = files["bzImage"], [path for name, path in files.items() if name.endswith(".ko")]
+            image = read_kernel(bzimage=kernel, vmlinux=files["vmlinux"], symvers=files["Module.symvers"])
+        else:
+            wanted = None
+        if wanted is not None:
+            modules = self._inspect(paths, image) if self.request.task == "gate" else module_set(paths, image)
+            self._load(kernel, modules, *wanted)
         judged = {stage.name for stage in record.stages if stage.status not in (None, Status.SKIP)}
         # Only what could have occurred is missed: a load that was not run says nothing about its findings.
         record.known_not_seen = [one for one in self.not_seen if one.finding.split(":")[0] in judged]
@@ -228,10 +235,9 @@ class _Gate:
 
         return tell
 
-    def _inspect(self, files: dict[str, Path]) -> ModuleSet:
+    def _inspect(self, paths: list[Path], kernel: KernelImage) -> ModuleSet:
         with self._stage("inspect") as stage:
-            kernel = read_kernel(bzimage=files["bzImage"], vmlinux=files["vmlinux"], symvers=files["Module.symvers"])
-            found = inspect([path for name, path in files.items() if name.endswith(".ko")], kernel)
+            found = inspect(paths, kernel)
             inspection = replace(found, findings=tuple(self._mark(found.findings)))
             self.run.record.findings += inspection.findings
             write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection)))
@@ -252,15 +258,14 @@ class _Gate:
     ) -> None:
         record = self.run.record
         with self._stage("load") as stage:
-            release = modules.kernel.release if modules.kernel else None
-            if release is None:
-                raise UserError(f"{kernel}: does not say which release it is")
-            record.kernel = release
+            release = (modules.kernel and modules.kernel.release) or ""
+            hosts = tuple(spec.for_kernel(kernel.stat().st_size) for spec in hosts)
             record.hosts = {spec.id: describe_host(spec) for spec in hosts if not missing_for(spec)}
-            folder = Path(self.request.modules).expanduser().resolve() if self.request.modules else kernel.parent
+            # The run keeps what it judged, whatever becomes of the folder that it came from.
+            folder, kept = self.run.folder / "artifacts", self.run.folder / "artifacts" / kernel.name
             named = {one.id: reference("orders", path) for one, path in zip(orders, self.profile.orders, strict=True)}
             named |= {one.id: reference("hosts", path) for one, path in zip(hosts, self.profile.hosts, strict=True)}
-            start = [str(PROJECT / "scripts/inv"), "load", "--modules", str(folder), "--kernel", str(kernel)]
+            start = [str(PROJECT / "scripts/inv"), "load", "--modules", str(folder), "--kernel", str(kept)]
             if self.request.profile != GateRequest.profile:
                 start += ["--profile", str(self.profile.path.resolve())]
 
@@ -297,16 +302,39 @@ class _Gate:
         status = verdict((f for f in findings if f.status != Status.DONE), [Status.PASS])
         return msgspec.structs.replace(transcript, findings=findings, status=status)
 
-    def _shipped(self) -> tuple[Path, ModuleSet]:
-        """Files that were built elsewhere: a kernel and the modules of a folder."""
-        if self.request.modules is None or self.request.kernel is None:
-            raise UserError("load: give --modules FOLDER and --kernel BZIMAGE")
-        kernel = Path(self.request.kernel).expanduser().resolve()
-        paths = find_modules(Path(self.request.modules).expanduser().resolve())
-        modules = ModuleSet.of(map(read_module, paths), read_kernel(bzimage=kernel))
-        self.run.record.tree = {"asked": self.request.modules, "identity": f"{len(paths)} module files"}
-        self.run.record.artifacts = {image.path.name: image.sha256 for image in modules.modules.values()}
-        return kernel, modules
+    def _shipped(self, orders: Sequence[Order]) -> tuple[Path, KernelImage, list[Path]]:
+        """Files that were built elsewhere: a kernel, and of the modules with it those that the orders are about."""
+        request, record = self.request, self.run.record
+        with self._stage("files") as stage:
+            if request.package:
+                shipped = fetch_package(request.package, refresh=request.refresh)
+                kernel, folder = shipped.kernel, shipped.modules
+                record.tree = {"asked": request.package, "identity": f"{shipped.package} {shipped.version}"}
+            elif request.modules and request.kernel:
+                kernel = Path(request.kernel).expanduser().resolve()
+                folder = Path(request.modules).expanduser().resolve()
+                record.tree = {"asked": request.modules, "identity": f"files in {folder}"}
+            else:
+                raise UserError("give --modules FOLDER and --kernel BZIMAGE")
+            every = find_modules(folder)
+            there = {module_key(name) for path in every if (name := file_module_name(path))}
+            named = {name for order in orders for cpu in VENDOR_MODULES for name in resolve(order, cpu).modules}
+            paths = with_dependencies(every, {name for name in named if module_key(name) in there}) or every
+            image = read_kernel(bzimage=kernel)
+            if image.release is None:
+                raise UserError(f"{kernel}: does not say which release it is")
+            record.kernel = image.release
+            record.artifacts = {path.name: file_digest(path) for path in (kernel, *paths)}
+            for path in (kernel, *paths):
+                self.run.keep(path, f"artifacts/{path.name}")
+            stage.status = Status.DONE
+            stage.summary = f"{record.tree['identity']}: {', '.join(sorted(path.name for path in paths))}"
+        return kernel, image, paths
+
+
+def module_set(paths: Iterable[Path], kernel: KernelImage) -> ModuleSet:
+    """Modules that are only to be loaded."""
+    return ModuleSet.of(map(read_module, paths), kernel)
 
 
 def requested_symbols(profile: Profile) -> Request:

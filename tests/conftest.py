@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.build.kernel import build, find_built, prepare_objects
-from kbuild.configure.debian import known_series
+from kbuild.configure.apt import known_series
 from kbuild.configure.tree import Tree, open_tree
 from kbuild.gate import build_request, requested_symbols, write_configuration
 from kbuild.profile import read_profile

@@ -39,11 +39,19 @@ def artifact(digest: str) -> Path:
     return store() / digest[:2] / digest
 
 
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file. Raises HarnessError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def put(path: Path) -> str:
     """Keep a copy of a file and return its SHA-256. Raises HarnessError when the disk does not take it."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_digest(path)
         target = artifact(digest)
         if target.is_file():
             return digest
@@ -64,8 +72,5 @@ def put(path: Path) -> str:
 
 def is_whole(digest: str) -> bool:
     """Whether the bytes with this SHA-256 are kept, and are still these bytes."""
-    try:
-        with artifact(digest).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
-        return False
+    path = artifact(digest)
+    return path.is_file() and file_digest(path) == digest

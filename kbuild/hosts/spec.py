@@ -47,6 +47,15 @@ class BochsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Instructions that are one second for the guest. docs/hosts.md says why not fewer."""
 
 
+class BigKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[big_kernel]`: what a kernel needs that has everything on, as distributions ship them."""
+
+    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=65536)]
+    limits: Limits
+    from_mb: Annotated[float, msgspec.Meta(gt=0)] = 6
+    """Size of its bzImage from which it is one; the fast kernel of the default profile has 3."""
+
+
 class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A host file (`profiles/hosts/*.toml`)."""
 
@@ -56,6 +65,7 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     memory_mb: Annotated[int, msgspec.Meta(ge=64, le=65536)] = 256
     cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     limits: Limits = Limits()
+    big_kernel: BigKernel | None = None
     qemu: QemuSettings | None = None
     bochs: BochsSettings | None = None
 
@@ -67,6 +77,12 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"kind is '{self.kind}': the table [{kind}] {state}")
         if len({"intel", "amd"} & set(self.gives)) != 1:
             raise ValueError("gives must name one vendor: 'intel' or 'amd'")
+
+    def for_kernel(self, size: int) -> HostSpec:
+        """This host as it is for a bzImage of so many bytes."""
+        if self.big_kernel is None or size < self.big_kernel.from_mb * (1 << 20):
+            return self
+        return msgspec.structs.replace(self, memory_mb=self.big_kernel.memory_mb, limits=self.big_kernel.limits)
 
     @property
     def vendor(self) -> Vendor:
@@ -121,5 +137,9 @@ def describe(spec: HostSpec) -> str:
 
 
 def digest(spec: HostSpec, description: str) -> str:
-    """SHA-256, in hexadecimal, of what decides how the host behaves: its file's values and `describe()`'s answer."""
-    return hashlib.sha256(msgspec.json.encode([spec, description])).hexdigest()
+    """SHA-256, in hexadecimal, of what decides what the host can do: its machine and `describe()`'s answer.
+
+    Not its memory and its limits: with more of these it can do the same.
+    """
+    machine = [spec.id, spec.kind, spec.gives, spec.cpus, spec.qemu, spec.bochs]
+    return hashlib.sha256(msgspec.json.encode([machine, description])).hexdigest()

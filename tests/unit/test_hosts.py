@@ -64,7 +64,17 @@ def test_the_digest_changes_with_the_host_and_its_emulator(tmp_path: Path) -> No
     path.write_text("# a comment\n" + GOOD)
     assert spec.digest(spec.read_host(path), "1") == spec.digest(host, "1")
     assert spec.digest(host, "2") != spec.digest(host, "1")
-    assert spec.digest(msgspec.structs.replace(host, memory_mb=512), "1") != spec.digest(host, "1")
+    assert spec.digest(msgspec.structs.replace(host, cpus=2), "1") != spec.digest(host, "1")
+    # A big kernel gets more memory and time on the same machine.
+    assert spec.digest(msgspec.structs.replace(host, memory_mb=512), "1") == spec.digest(host, "1")
+
+
+def test_a_big_kernel_gets_more() -> None:
+    host = spec.read_host(PROJECT / "profiles/hosts/bochs-vmx.toml")
+    assert host.big_kernel is not None
+    assert host.for_kernel(3 << 20) == host
+    big = host.for_kernel(9 << 20)
+    assert (big.memory_mb, big.limits) == (host.big_kernel.memory_mb, host.big_kernel.limits)
 
 
 @pytest.mark.parametrize("name", ["qemu-svm", "bochs-vmx"])

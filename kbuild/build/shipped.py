@@ -1,0 +1,94 @@
+"""What a distribution ships: kernel packages of Debian's archive, unpacked and never installed."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild import command, log
+from kbuild.configure.apt import Apt, Series, known_series, oldest_first
+from kbuild.errors import UserError
+from kbuild.paths import cache_home, locked, make_folder
+
+_PARTS = re.compile(r"linux-(?:binary|modules)-")
+"""Since 7.x `linux-image-…` is empty, and depends on packages so named."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An unpacked kernel package."""
+
+    package: str
+    version: str
+    kernel: Path
+    """A bzImage."""
+    modules: Path
+    """The folder with all of its modules."""
+
+
+def fetch_package(asked: str, *, refresh: bool = False) -> Shipped:
+    """The kernel package `NAME` or `NAME=VERSION`, with the parts that it is made of.
+
+    Without a version, the newest that was fetched before; the archive is asked only when there is none,
+    or with `refresh`. Raises UserError for a name or version that the archive does not have or that holds
+    no kernel, HarnessError when it cannot be reached.
+    """
+    name, _, version = asked.partition("=")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", name):
+        raise UserError(
+            f"--package {asked}: write a package's name, such as linux-image-6.1.0-56-amd64, or NAME=VERSION"
+        )
+    packages = make_folder(cache_home() / "packages")
+    with locked(packages / f"{name}.lock"):
+        if not refresh:
+            present = oldest_first(path.name.split("_", 1)[1] for path in packages.glob(f"{name}_*"))
+            if version in present or (present and not version):
+                chosen = version or present[-1]
+                return _look(name, chosen, packages / f"{name}_{chosen}")
+        apt = _apt_for(name)
+        apt.update()
+        available = apt.versions(name)
+        if not available:
+            raise UserError(f"--package {name}: the archive has no such package")
+        if version and version not in available:
+            raise UserError(f"--package {asked}: the archive has no such version; it has {', '.join(available)}")
+        chosen = version or available[0]
+        folder = packages / f"{name}_{chosen}"
+        if not folder.is_dir():
+            _unpack(apt, name, chosen, folder)
+        return _look(name, chosen, folder)
+
+
+def _apt_for(name: str) -> Apt:
+    """The suites of the series that the name tells, else all of them."""
+    known = known_series()
+    if (match := re.search(r"-(\d+\.\d+)[.+-]", name)) and match[1] in known:
+        return Apt(known[match[1]], match[1])
+    every = known.values()
+    suites = dict.fromkeys(suite for series in every for suite in series.suites)
+    security = dict.fromkeys(suite for series in every for suite in series.security)
+    return Apt(Series(tuple(suites), tuple(security)), "all")
+
+
+def _unpack(apt: Apt, name: str, version: str, folder: Path) -> None:
+    """Download and unpack a package and its parts; the folder gets its name only when it is whole."""
+    parts = [one for one in apt.depends(name, version) if _PARTS.match(one)]
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as scratch:
+        root = make_folder(Path(scratch, "root"))
+        for one in [f"{name}={version}", *parts]:
+            part, _, exact = one.partition("=")
+            deb = apt.download(part, exact or apt.versions(part)[0])
+            with log.timed("unpack", package=deb.name):
+                command.run(["dpkg-deb", "-x", deb, root])
+            deb.unlink()
+        root.rename(folder)
+
+
+def _look(name: str, version: str, folder: Path) -> Shipped:
+    kernels = [*folder.glob("boot/vmlinuz-*"), *folder.glob("usr/lib/modules/*/vmlinuz")]
+    modules = [*folder.glob("lib/modules/*"), *folder.glob("usr/lib/modules/*")]
+    if len(kernels) != 1 or len(modules) != 1:
+        raise UserError(f"--package {name}: {version} holds no kernel with modules; name a linux-image-… package")
+    return Shipped(name, version, kernels[0], modules[0])

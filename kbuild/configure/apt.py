@@ -1,0 +1,139 @@
+"""Debian's archive with an apt state of our own.
+
+Nothing in the system changes: its apt lists, its sources and its installed packages are not
+touched. The mirror, proxy and keys are the system's own; apt checks the signatures.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable
+from functools import cmp_to_key
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kbuild import command, log, toml
+from kbuild.errors import HarnessError
+from kbuild.paths import cache_home, make_folder, write_atomically
+
+
+class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the source package of a kernel series is found."""
+
+    suites: tuple[str, ...]
+    """In Debian's main archive."""
+    security: tuple[str, ...] = ()
+    """In its security archive."""
+
+
+class _SeriesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    series: dict[str, Series]
+
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def known_series() -> dict[str, Series]:
+    """The series that can be asked for, from `debian.toml`."""
+    return toml.read(Path(__file__).with_name("debian.toml"), _SeriesFile).series
+
+
+def oldest_first(versions: Iterable[str]) -> list[str]:
+    """Package versions in Debian's order."""
+
+    def compare(a: str, b: str) -> int:
+        if a == b:
+            return 0
+        older = command.run(["dpkg", "--compare-versions", a, "lt", b], check=False).status == 0
+        return -1 if older else 1
+
+    return sorted(versions, key=cmp_to_key(compare))
+
+
+class Apt:
+    """apt-get with lists, cache and sources in a folder of our own."""
+
+    def __init__(self, series: Series, name: str) -> None:
+        """For the suites of `series`; `name` is the folder's, one for each set of suites."""
+        folder = make_folder(cache_home() / "apt" / name)
+        self._folder = folder
+        for part in ("state/lists/partial", "cache/archives/partial", "download"):
+            make_folder(folder / part)
+        write_atomically(folder / "status", "")
+        write_atomically(folder / "sources.list", _sources(series))
+        settings = {
+            "Dir::State": folder / "state",
+            "Dir::State::status": folder / "status",
+            "Dir::Cache": folder / "cache",
+            "Dir::Etc::SourceList": folder / "sources.list",
+            "Dir::Etc::SourceParts": "-",
+            "Dir::Etc::Preferences": "-",
+            "Dir::Etc::PreferencesParts": "-",
+            # Old suites stop being renewed while their signatures stay good.
+            "Acquire::Check-Valid-Until": "false",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            # The folder is the user's, perhaps below /root, where apt's own user cannot write.
+            "APT::Sandbox::User": "",
+        }
+        write_atomically(folder / "apt.conf", "".join(f'{name} "{value}";\n' for name, value in settings.items()))
+
+    def _run(self, *argv: str, **options: Any) -> command.Completed:
+        return command.run(argv, env={"APT_CONFIG": str(self._folder / "apt.conf")}, **options)
+
+    def update(self) -> None:
+        with log.timed("apt.update"):
+            done = self._run("apt-get", "-qq", "update", check=False, timeout=600)
+        problem = next((line for line in done.output.splitlines() if line.startswith(("E:", "W:"))), None)
+        if done.status or (problem and "Failed to fetch" in problem):
+            raise HarnessError(f"Debian's archive cannot be read: {problem or done.output[-200:].strip()}")
+
+    def versions(self, package: str) -> list[str]:
+        """All versions in the archive, newest first."""
+        done = self._run("apt-cache", "madison", package)
+        found = [line.split("|")[1].strip() for line in done.output.splitlines() if line.count("|") == 2]
+        return list(dict.fromkeys(found))
+
+    def depends(self, package: str, version: str) -> list[str]:
+        """What a package depends on, as `NAME` or `NAME=VERSION`; of alternatives the first."""
+        done = self._run("apt-cache", "show", f"{package}={version}")
+        line = next((one for one in done.output.splitlines() if one.startswith("Depends: ")), "Depends: ")
+        matches = (
+            re.match(r"([a-z0-9][a-z0-9.+-]+)(?: \(= ([^)]+)\))?", one)
+            for one in line.removeprefix("Depends: ").split(", ")
+        )
+        return [f"{one[1]}={one[2]}" if one[2] else one[1] for one in matches if one]
+
+    def download(self, package: str, version: str) -> Path:
+        folder = self._folder / "download"
+        with log.timed("apt.download", package=package, version=version):
+            self._run("apt-get", "-qq", "download", f"{package}={version}", cwd=folder, timeout=1800)
+        # apt writes an epoch's colon as %3a.
+        deb = next(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"), None)
+        if deb is None:
+            raise HarnessError(f"{package}={version}: apt-get download left no file in {folder}")
+        return deb
+
+
+def _sources(series: Series) -> str:
+    """Source lines for the wanted suites, on the mirrors that this system uses."""
+    if shutil.which("apt-get") is None:
+        raise HarnessError("there is no apt-get here: give a kernel tree with --tree PATH")
+    listing = command.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"]
+    ).output
+    mirrors: dict[str, str] = {}
+    for line in listing.splitlines():
+        if match := re.fullmatch(r"(\S+) (Debian|Debian-Security)", line.strip()):
+            mirrors.setdefault(match[2], match[1])
+    if "Debian" not in mirrors:
+        raise HarnessError("apt knows no Debian archive here: run 'apt-get update', or give a tree with --tree PATH")
+    if not KEYRING.is_file():
+        raise HarnessError(f"{KEYRING} is missing: install debian-archive-keyring")
+    lines = [f"deb [signed-by={KEYRING}] {mirrors['Debian']} {suite} main" for suite in series.suites]
+    if "Debian-Security" in mirrors:
+        lines += [f"deb [signed-by={KEYRING}] {mirrors['Debian-Security']} {suite} main" for suite in series.security]
+    return "".join(line + "\n" for line in lines)
