@@ -5,13 +5,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import select
 import selectors
 import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +56,56 @@ def leashed(argv: Sequence[str | Path]) -> list[str]:
 
 
 def end(process: subprocess.Popen[bytes], grace: float = 2.0) -> None:
-    """End a process that was started with `start_new_session`, and all of its group."""
+    """End a process that was started with `start_new_session`, and all of its group; return when they are gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace)
-            if number == signal.SIGKILL:
-                return
+    # What the process started is not ours to reap, and on a busy machine takes its time to die.
+    deadline = time.monotonic() + grace
+    for member in _group(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(member)
+            try:
+                select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+            finally:
+                os.close(handle)
+
+
+def _group(leader: int) -> list[int]:
+    """The processes of a group. /proc/PID/stat has the group as the third word after the name in parentheses."""
+    members: list[int] = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if (folder / "stat").read_text().rpartition(")")[2].split()[2] == str(leader):
+                    members.append(int(folder.name))
+    return members
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold interrupts back until the block has ended.
+
+    One that came between a child's start and the line that remembers it would leave the child behind. Python
+    calls signal handlers in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in handlers.items() if callable(handler)]
+    for number in ours:
+        signal.signal(number, lambda number, frame: held.append(number))  # noqa: ARG005
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, handlers[number])
+        if held:
+            signal.raise_signal(held[0])
 
 
 def run(
@@ -89,15 +133,7 @@ def run(
     log.get().debug("command", command=text)
     kept: collections.deque[str] = collections.deque(maxlen=KEEP_LINES)
     sink = log_file.open("ab") if log_file else None
-    process = subprocess.Popen(
-        leashed(argv),
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    process: subprocess.Popen[bytes] | None = None
 
     def line(raw: bytes) -> None:
         decoded = raw.decode("utf-8", "replace").rstrip("\n")
@@ -106,6 +142,16 @@ def run(
             on_line(decoded)
 
     try:
+        with _interrupts_wait():
+            process = subprocess.Popen(
+                leashed(argv),
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         assert process.stdout is not None
         if stdin is not None and process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -132,7 +178,8 @@ def run(
             line(pending)
         status = process.wait()
     except BaseException:
-        end(process)
+        if process is not None:
+            end(process)
         raise
     finally:
         if sink:

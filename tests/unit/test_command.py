@@ -42,6 +42,39 @@ def test_timeout_ends_what_the_command_started(tmp_path: Path) -> None:
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+def test_nothing_of_a_group_is_left_when_it_was_ended(tmp_path: Path) -> None:
+    """Grandchildren that ignore SIGTERM, as many as a build has, while both cores are busy."""
+    script = (
+        f"trap '' TERM; for i in $(seq 40); do (echo $BASHPID >> {tmp_path}/pids; while :; do :; done) & done; wait"
+    )
+    with pytest.raises(HarnessError, match="no end after"):
+        command.run(["bash", "-c", script], timeout=1)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert pids
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def test_an_interrupt_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Also between the child's start and the line that remembers it, which only many tries meet."""
+    code = (
+        "import os, signal, sys, threading\n"
+        "from kbuild import command\n"
+        "delay = float(sys.argv[1])\n"
+        "threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n"
+        "    while True:\n"
+        f"        command.run(['sh', '-c', 'echo $$ >> {tmp_path}/pids; sleep 600 & sleep 0.001; kill $!'])\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    for number in range(15):
+        delay = str(0.05 + number / 997)
+        done = subprocess.run([sys.executable, "-c", code, delay], capture_output=True, text=True, timeout=60)
+        assert done.stdout == "interrupted\n", done.stderr
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert not [pid for pid in pids if alive(pid)]
+
+
 def test_a_command_dies_with_the_tool_even_when_that_is_killed() -> None:
     code = (
         "from kbuild import command; argv = ['sh', '-c', 'echo $$; exec sleep 600'];"
