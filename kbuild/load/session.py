@@ -180,7 +180,9 @@ class Session:
                     reply.lost += message.records
                 case Items() if message.id == reply.number:
                     reply.items.append(message)
-                case Refused(id=0) if reply.answer is None and reply.resent < MAX_RESENT:
+                case Refused(id=0) if reply.answer is None and reply.resent == MAX_RESENT:
+                    reply.answer = message
+                case Refused(id=0) if reply.answer is None:
                     # Never done twice: the agent knows the number of the command that it did last.
                     reply.resent += 1
                     log.get().info("agent.resend", number=reply.number, why=message.why)

@@ -127,7 +127,7 @@ def test_a_damaged_command_is_sent_again_and_not_for_ever() -> None:
     assert len(script.sent) == 3
     assert len(set(script.sent)) == 1
     talk, script = session(*[damaged] * (MAX_RESENT + 1))
-    assert talk.command(Verb.STATE).answer is None
+    assert talk.command(Verb.STATE).answer == Refused(id=0, why="checksum")
     assert len(script.sent) == MAX_RESENT + 1
 
 
