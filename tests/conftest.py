@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.build.kernel import build, find_built, prepare_objects
-from kbuild.configure.apt import known_series
+from kbuild.configure.apt import archive
 from kbuild.configure.tree import Tree, open_tree
 from kbuild.gate import build_request, requested_symbols, write_configuration
 from kbuild.profile import read_profile
@@ -36,7 +36,7 @@ def kernel_sources(kernel_tree: Tree, request: pytest.FixtureRequest) -> dict[st
     """Unpacked trees by series: 6.1, and with --all-kernels every one that `--tree debian:X.Y` can name."""
     sources = {"6.1": kernel_tree.source}
     if request.config.getoption("--all-kernels"):
-        for series in known_series():
+        for series in archive().series:
             with open_tree(f"debian:{series}") as tree:
                 sources[series] = tree.source
     return sources

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild import command, log
-from kbuild.configure.apt import Apt, Series, known_series, oldest_first
+from kbuild.configure.apt import Apt, find, oldest_first
 from kbuild.errors import UserError
 from kbuild.paths import cache_home, locked, make_folder
 
-_PARTS = re.compile(r"linux-(?:binary|modules)-")
-"""Since 7.x `linux-image-…` is empty, and depends on packages so named."""
+_PARTS = re.compile(r"linux-(?:image|binary|modules)-")
+"""What a package without a kernel depends on for one: `linux-image-amd64` on the newest image, and since 7.x
+`linux-image-…` is empty and depends on the others."""
+_SERIES = re.compile(r"linux-image-(\d+\.\d+)(?:\.|-)")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,12 @@ def fetch_package(asked: str, *, refresh: bool = False) -> Shipped:
             if version in present or (present and not version):
                 chosen = version or present[-1]
                 return _look(name, chosen, packages / f"{name}_{chosen}")
-        apt = _apt_for(name)
-        apt.update()
-        available = apt.versions(name)
+        series = _SERIES.match(name)
+        apt, available = find(name, series and series[1])
         if not available:
-            raise UserError(f"--package {name}: the archive has no such package")
+            near = difflib.get_close_matches(name, apt.names("linux-image-"), 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"--package {name}: the archive has no such package{hint}")
         if version and version not in available:
             raise UserError(f"--package {asked}: the archive has no such version; it has {', '.join(available)}")
         chosen = version or available[0]
@@ -61,28 +65,21 @@ def fetch_package(asked: str, *, refresh: bool = False) -> Shipped:
         return _look(name, chosen, folder)
 
 
-def _apt_for(name: str) -> Apt:
-    """The suites of the series that the name tells, else all of them."""
-    known = known_series()
-    if (match := re.search(r"-(\d+\.\d+)[.+-]", name)) and match[1] in known:
-        return Apt(known[match[1]], match[1])
-    every = known.values()
-    suites = dict.fromkeys(suite for series in every for suite in series.suites)
-    security = dict.fromkeys(suite for series in every for suite in series.security)
-    return Apt(Series(tuple(suites), tuple(security)), "all")
-
-
 def _unpack(apt: Apt, name: str, version: str, folder: Path) -> None:
     """Download and unpack a package and its parts; the folder gets its name only when it is whole."""
-    parts = [one for one in apt.depends(name, version) if _PARTS.match(one)]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as scratch:
         root = make_folder(Path(scratch, "root"))
-        for one in [f"{name}={version}", *parts]:
-            part, _, exact = one.partition("=")
-            deb = apt.download(part, exact or apt.versions(part)[0])
+        waiting, seen = [(name, version)], {name}
+        while waiting:
+            part, exact = waiting.pop()
+            deb = apt.download(part, exact)
             with log.timed("unpack", package=deb.name):
                 command.run(["dpkg-deb", "-x", deb, root])
             deb.unlink()
+            for one, _, needed in (depended.partition("=") for depended in apt.depends(part, exact)):
+                if _PARTS.match(one) and one not in seen:
+                    seen.add(one)
+                    waiting.append((one, needed or apt.versions(one)[0]))
         root.rename(folder)
 
 

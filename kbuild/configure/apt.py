@@ -17,11 +17,11 @@ import msgspec
 
 from kbuild import command, log, toml
 from kbuild.errors import HarnessError
-from kbuild.paths import cache_home, make_folder, write_atomically
+from kbuild.paths import cache_home, locked, make_folder, write_atomically
 
 
-class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the source package of a kernel series is found."""
+class Suites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the packages of a kernel series are found."""
 
     suites: tuple[str, ...]
     """In Debian's main archive."""
@@ -29,16 +29,35 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In its security archive."""
 
 
-class _SeriesFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    series: dict[str, Series]
+class Archive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`debian.toml`."""
+
+    everywhere: Suites
+    series: dict[str, Suites]
+    """Series that are looked for in a few suites first, and that `test --all-kernels` looks at."""
 
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-def known_series() -> dict[str, Series]:
-    """The series that can be asked for, from `debian.toml`."""
-    return toml.read(Path(__file__).with_name("debian.toml"), _SeriesFile).series
+def archive() -> Archive:
+    """What is known of Debian's archive, from `debian.toml`."""
+    return toml.read(Path(__file__).with_name("debian.toml"), Archive)
+
+
+def find(package: str, series: str | None) -> tuple[Apt, list[str]]:
+    """An apt that has the package, and the package's versions, newest first; none where the archive has none.
+
+    Looked for where that series (`6.1`) is, then everywhere. Raises HarnessError when the archive cannot be reached.
+    """
+    known = archive()
+    places = [(series, known.series[series])] if series in known.series else []
+    for name, suites in [*places, ("all", known.everywhere)]:
+        apt = Apt(suites, str(name))
+        apt.update()
+        if versions := apt.versions(package):
+            return apt, versions
+    return apt, []
 
 
 def oldest_first(versions: Iterable[str]) -> list[str]:
@@ -56,14 +75,14 @@ def oldest_first(versions: Iterable[str]) -> list[str]:
 class Apt:
     """apt-get with lists, cache and sources in a folder of our own."""
 
-    def __init__(self, series: Series, name: str) -> None:
-        """For the suites of `series`; `name` is the folder's, one for each set of suites."""
+    def __init__(self, suites: Suites, name: str) -> None:
+        """For these suites; `name` is the folder's, one for each set of them."""
         folder = make_folder(cache_home() / "apt" / name)
         self._folder = folder
         for part in ("state/lists/partial", "cache/archives/partial", "download"):
             make_folder(folder / part)
         write_atomically(folder / "status", "")
-        write_atomically(folder / "sources.list", _sources(series))
+        write_atomically(folder / "sources.list", _sources(suites))
         settings = {
             "Dir::State": folder / "state",
             "Dir::State::status": folder / "status",
@@ -85,17 +104,26 @@ class Apt:
         return command.run(argv, env={"APT_CONFIG": str(self._folder / "apt.conf")}, **options)
 
     def update(self) -> None:
-        with log.timed("apt.update"):
+        """Read the archive's lists, signatures checked. A suite that it no longer has is passed over."""
+        with locked(self._folder / "lock"), log.timed("apt.update"):
             done = self._run("apt-get", "-qq", "update", check=False, timeout=600)
-        problem = next((line for line in done.output.splitlines() if line.startswith(("E:", "W:"))), None)
-        if done.status or (problem and "Failed to fetch" in problem):
-            raise HarnessError(f"Debian's archive cannot be read: {problem or done.output[-200:].strip()}")
+        problems = [line for line in done.output.splitlines() if line.startswith(("E:", "W:"))]
+        gone = [line for line in problems if line.endswith("does not have a Release file.")]
+        grave = [line for line in problems if line not in gone and (done.status or "Failed to fetch" in line)]
+        if grave or (done.status and not gone) or not any(self._folder.glob("state/lists/*Packages*")):
+            raise HarnessError(f"Debian's archive cannot be read: {(grave or gone or [done.output[-200:].strip()])[0]}")
+        for line in gone:
+            log.get().debug("the archive has no such suite", apt=line)
 
     def versions(self, package: str) -> list[str]:
         """All versions in the archive, newest first."""
         done = self._run("apt-cache", "madison", package)
         found = [line.split("|")[1].strip() for line in done.output.splitlines() if line.count("|") == 2]
         return list(dict.fromkeys(found))
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of all packages that begin so."""
+        return self._run("apt-cache", "pkgnames", prefix).output.split()
 
     def depends(self, package: str, version: str) -> list[str]:
         """What a package depends on, as `NAME` or `NAME=VERSION`; of alternatives the first."""
@@ -108,6 +136,7 @@ class Apt:
         return [f"{one[1]}={one[2]}" if one[2] else one[1] for one in matches if one]
 
     def download(self, package: str, version: str) -> Path:
+        """Fetch a package file, which the caller removes."""
         folder = self._folder / "download"
         with log.timed("apt.download", package=package, version=version):
             self._run("apt-get", "-qq", "download", f"{package}={version}", cwd=folder, timeout=1800)
@@ -118,7 +147,7 @@ class Apt:
         return deb
 
 
-def _sources(series: Series) -> str:
+def _sources(suites: Suites) -> str:
     """Source lines for the wanted suites, on the mirrors that this system uses."""
     if shutil.which("apt-get") is None:
         raise HarnessError("there is no apt-get here: give a kernel tree with --tree PATH")
@@ -133,7 +162,7 @@ def _sources(series: Series) -> str:
         raise HarnessError("apt knows no Debian archive here: run 'apt-get update', or give a tree with --tree PATH")
     if not KEYRING.is_file():
         raise HarnessError(f"{KEYRING} is missing: install debian-archive-keyring")
-    lines = [f"deb [signed-by={KEYRING}] {mirrors['Debian']} {suite} main" for suite in series.suites]
+    lines = [f"deb [signed-by={KEYRING}] {mirrors['Debian']} {suite} main" for suite in suites.suites]
     if "Debian-Security" in mirrors:
-        lines += [f"deb [signed-by={KEYRING}] {mirrors['Debian-Security']} {suite} main" for suite in series.security]
+        lines += [f"deb [signed-by={KEYRING}] {mirrors['Debian-Security']} {suite} main" for suite in suites.security]
     return "".join(line + "\n" for line in lines)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from kbuild import command, log
-from kbuild.configure.apt import Apt, known_series, oldest_first
+from kbuild.configure.apt import find, oldest_first
 from kbuild.errors import HarnessError, UserError
 from kbuild.paths import make_folder
 
@@ -20,23 +20,16 @@ def fetch_source(series: str, version: str | None, trees: Path, *, refresh: bool
     when it cannot be reached.
     """
     package = f"linux-source-{series}"
-    known = known_series()
-    if series not in known:
-        raise UserError(f"debian:{series}: no such series; known: {', '.join(f'debian:{name}' for name in known)}")
     if not refresh:
         present = _present(package, trees)
         if version in present or (version is None and present):
             chosen = version or present[-1]
             return _folder(package, chosen, trees) / "src", chosen
-    apt = Apt(known[series], series)
-    apt.update()
-    available = apt.versions(package)
-    if version is not None and version not in available:
-        raise UserError(
-            f"debian:{series}={version}: the archive has no such version; it has {', '.join(available) or 'none'}"
-        )
+    apt, available = find(package, series)
     if not available:
-        raise HarnessError(f"{package}: not in the archive's {', '.join(known[series].suites)}")
+        raise UserError(f"debian:{series}: the archive has no {package}")
+    if version is not None and version not in available:
+        raise UserError(f"debian:{series}={version}: the archive has no such version; it has {', '.join(available)}")
     chosen = version or available[0]
     folder = _folder(package, chosen, trees)
     if not (folder / "src").is_dir():
