@@ -245,7 +245,8 @@ class _Gate:
             images = inspection.modules.modules.values()
             exports = sum(len(image.exports) for image in images)
             imports = sum(len(image.imports) for image in images)
-            stage.summary = f"{len(images)} modules, {exports} exports, {imports} imports"
+            traits = list(dict.fromkeys(trait for image in images for trait in image.traits))
+            stage.summary = ", ".join([f"{len(images)} modules", f"{exports} exports", f"{imports} imports", *traits])
         return inspection.modules
 
     def _load(

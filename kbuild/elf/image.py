@@ -77,6 +77,23 @@ class ModuleImage(msgspec.Struct, frozen=True, kw_only=True):
     struct_module_size: int
     """sizeof(struct module): one for all modules of a build."""
 
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """How it was built and packed, as far as the loader or an analysis has to cope with it, in a fixed order."""
+        sections = {section.name for section in self.sections}
+        packed = self.path.suffix.removeprefix(".")
+        there = {
+            f"{packed}-compressed": packed != "ko",
+            "signed": self.signed,
+            "out of tree": not self.in_tree,
+            "modversions": self.has_crcs,
+            "retpolines": ("retpoline", "Y") in self.modinfo,
+            "ftrace": "__mcount_loc" in sections,
+            "BTF": ".BTF" in sections,
+            "DWARF": ".debug_info" in sections,
+        }
+        return tuple(name for name, holds in there.items() if holds)
+
     def bytes_in(self, part: Part, kind: Literal["text", "data"] | None = None) -> int:
         """Size of a part's sections in memory, without padding; `text` is executable, `data` all else."""
         return sum(

@@ -304,6 +304,7 @@ def _module_json(modules: ModuleSet, module: ModuleImage) -> dict[str, Any]:
     data: dict[str, Any] = msgspec.structs.asdict(module)
     names = {section.index: section.name for section in module.sections}
     data["path"] = str(module.path)
+    data["traits"] = module.traits
     data["modinfo"] = [{"tag": tag, "value": value} for tag, value in module.modinfo]
     data["bytes"] = {
         "text": module.bytes_in("core", "text"),

@@ -33,6 +33,10 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
     magics = {module["vermagic"] for module in data["modules"]}
     for magic in sorted(map(str, magics)):
         plain(console, f"vermagic: {magic}", style="dim")
+    for traits in sorted({tuple(module["traits"]) for module in data["modules"]}):
+        names = [module["name"] for module in data["modules"] if tuple(module["traits"]) == traits]
+        whose = "all" if len(names) == len(data["modules"]) else ", ".join(names)
+        plain(console, f"{whose}: {', '.join(traits) or 'nothing out of the ordinary'}", style="dim")
     for finding in data["findings"]:
         console.print(f"\n{word(Status(finding['status']))} ", end="")
         plain(console, finding["message"])

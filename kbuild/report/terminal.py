@@ -46,6 +46,10 @@ def render(record: Record, stream: IO[str] | None = None) -> None:
     if record.transcripts:
         console.print(_matrix(record))
     _findings(console, record)
+    if any(stage.name == "files" for stage in record.stages):
+        console.print("\nSHA-256 of the files that were judged:")
+        for name, digest in record.artifacts.items():
+            plain(console, f"{digest}  {name}", style="dim")
     plain(console, f"record: {runs_home() / record.id}", style="dim")
 
 

@@ -115,6 +115,25 @@ def test_modinfo_as_kmod(module_path: Path) -> None:
 
 
 @pytest.mark.kernel
+def test_how_it_was_built_and_packed(module_path: Path, tmp_path: Path) -> None:
+    fields = dict(line.split(": ", 1) for line in said_by("modinfo", module_path) if ": " in line)
+    sections = "\n".join(said_by("readelf", "-SW", module_path))
+    packed = tmp_path / f"{module_path.name}.xz"
+    packed.write_bytes(lzma.compress(module_path.read_bytes() + b"~Module signature appended~\n", preset=0))
+    plain, other = read_module(module_path).traits, read_module(packed).traits
+    assert other == ("xz-compressed", "signed", *plain)
+    for trait, there in {
+        "retpolines": fields.get("retpoline", "").strip() == "Y",
+        "modversions": "modversions" in fields["vermagic"],
+        "BTF": " .BTF " in sections,
+        "DWARF": " .debug_info " in sections,
+        "ftrace": " __mcount_loc " in sections,
+        "out of tree": False,
+    }.items():
+        assert (trait in plain) is there, trait
+
+
+@pytest.mark.kernel
 def test_build_id_as_readelf(module_path: Path) -> None:
     notes = "\n".join(said_by("readelf", "-nW", module_path))
     build_id = re.search(r"Build ID: ([0-9a-f]+)", notes)
