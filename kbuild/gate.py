@@ -22,7 +22,7 @@ from kbuild.build.shipped import fetch_package
 from kbuild.build.toolchain import find_toolchain
 from kbuild.command import pasteable
 from kbuild.configure.conf import Configuration, configure
-from kbuild.configure.fragment import Fragment, merge
+from kbuild.configure.fragment import Fragment
 from kbuild.configure.kconfig import explain
 from kbuild.configure.request import Request
 from kbuild.configure.tree import Tree, open_tree
@@ -209,7 +209,7 @@ class _Gate:
     def _configure(self, stage: Stage, wanted: BuildRequest, result: BuildResult | None) -> None:
         stage.status = Status.PASS
         if result is not None and self.request.task != "configure":
-            stage.summary = f"{len(merge(wanted.symbols.fragments).options)} requested symbols, as before"
+            stage.summary = f"{len(wanted.symbols.wanted(wanted.tree.version).options)} requested symbols, as before"
             return
         prepare_objects(wanted)
         done = write_configuration(wanted)

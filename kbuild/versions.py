@@ -50,6 +50,14 @@ class KernelRange:
         version = parse_version(kernel)
         return version[: len(self.low)] >= self.low and (not self.high or version[: len(self.high)] <= self.high)
 
+    def overlaps(self, other: KernelRange) -> bool:
+        """Whether a version can be in both."""
+
+        def before(one: KernelRange, two: KernelRange) -> bool:
+            return bool(one.high and two.low) and two.low[: len(one.high)] > one.high
+
+        return not before(self, other) and not before(other, self)
+
     def __str__(self) -> str:
         low, high = (".".join(map(str, bound)) for bound in (self.low, self.high))
         return low if low == high else f"{low} - {high}".strip()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from kbuild.build.make import call
 from kbuild.build.toolchain import Toolchain, make_environment, make_variables
-from kbuild.configure.fragment import merge
 from kbuild.configure.request import Request
 from kbuild.configure.tree import Tree
 
@@ -41,7 +40,7 @@ class BuildRequest:
         """The object folder: one for each configuration, toolchain and set of variables."""
         # ccache does not change the output, and may be installed between two builds.
         variables = {name: value.removeprefix("ccache ") for name, value in self.variables.items()}
-        parts = [self.symbols.base, merge(self.symbols.fragments).text()]
+        parts = [self.symbols.base, self.symbols.wanted(self.tree.version).text()]
         for values in (self.toolchain.versions, variables):
             parts += [f"{name}={value}" for name, value in sorted(values.items())]
         return self.tree.objects(hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12])

@@ -11,9 +11,10 @@ import msgspec
 
 from kbuild import command, log, paths
 from kbuild.configure.answer import Answer, Problem, Question
-from kbuild.configure.fragment import Fragment, Option, merge
+from kbuild.configure.fragment import Fragment, Option
 from kbuild.configure.kconfig import MakeError, ask, environment, run_make
 from kbuild.configure.request import Request, check, make_command
+from kbuild.configure.tree import kernel_version
 from kbuild.errors import KbuildError, UserError
 from kbuild.outcome import Finding, Status, finding_id
 
@@ -78,7 +79,7 @@ def configure(
     source, output, variables = source.resolve(), output.resolve(), make_variables or {}
     check(source, output, request)
     paths.make_folder(output)
-    wanted = merge(request.fragments)
+    wanted = request.wanted(kernel_version(source))
     with tempfile.TemporaryDirectory(prefix="kbuild-configure.") as scratch:
         new = Path(scratch, "config")
         with log.timed("configure.conf", base=request.base):

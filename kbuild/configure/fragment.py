@@ -15,9 +15,11 @@ import msgspec
 
 from kbuild.errors import UserError
 from kbuild.paths import read_text
+from kbuild.versions import KernelRange
 
 _SET = re.compile(r'CONFIG_(\w+)=("(?:[^"\\]|\\.)*"|[^\s"#]+)(?:\s+#\s*(.*))?')
 _UNSET = re.compile(r"#\s*CONFIG_(\w+) is not set(?:\s+#\s*(.*))?")
+_KERNELS = re.compile(r"kernels\b([^:]*):\s*(.*)")
 _VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9a-fA-F]+|".*"')
 
 
@@ -40,6 +42,8 @@ class Option(msgspec.Struct, frozen=True):
     """`y`, `m`, `n` (also for `is not set`), a number, or a string in its quotes, all as in `.config`."""
     place: Place
     reason: str = ""
+    kernels: str = ""
+    """The range of kernels that it is asked of (`7.3 -`); empty: all. Text, for a worker process gets it as JSON."""
 
     def __str__(self) -> str:
         return f"# CONFIG_{self.name} is not set" if self.value == "n" else f"CONFIG_{self.name}={self.value}"
@@ -56,7 +60,7 @@ class Overridden(msgspec.Struct, frozen=True):
 
 
 class Fragment(msgspec.Struct, frozen=True):
-    """Requested symbols, each of them once, in their order."""
+    """Requested symbols in their order, each of them once for each kernel."""
 
     options: tuple[Option, ...] = ()
     overridden: tuple[Overridden, ...] = ()
@@ -72,9 +76,9 @@ class Fragment(msgspec.Struct, frozen=True):
         """Like `read`, of text that came from `name`.
 
         A reason is what follows `#` on the line, or else the comment above; that one holds for all lines up to the
-        next blank line or comment.
+        next blank line or comment. One that begins `kernels RANGE:` limits the line to these kernels.
         """
-        options: dict[str, Option] = {}
+        options: list[Option] = []
         comment: list[str] = []
         used = False  # whether an option stands between the comment and here
         for number, raw in enumerate(text.splitlines(), 1):
@@ -90,12 +94,20 @@ class Fragment(msgspec.Struct, frozen=True):
             symbol, *value, why = match.groups()
             if value and not _VALUE.fullmatch(value[0]):
                 raise UserError(f'{place}: CONFIG_{symbol}={value[0]}: write y, m, n, a number or a "string"')
-            option = Option(symbol, value[0] if value else "n", place, (why or "").strip() or " ".join(comment))
-            if earlier := options.get(symbol):
-                what = "set twice" if earlier.value == option.value else f"set to {earlier.value} and {option.value}"
-                raise UserError(f"{place}: CONFIG_{symbol} is {what}; first in line {earlier.place.line}")
-            options[symbol] = option
-        return cls(tuple(options.values()))
+            kernels, reason = _limited((why or "").strip() or " ".join(comment), place)
+            option = Option(symbol, value[0] if value else "n", place, reason, str(kernels))
+            for earlier in options:
+                if earlier.name == symbol and kernels.overlaps(KernelRange(earlier.kernels)):
+                    same = earlier.value == option.value
+                    what = "set twice" if same else f"set to {earlier.value} and {option.value}"
+                    raise UserError(f"{place}: CONFIG_{symbol} is {what}; first in line {earlier.place.line}")
+            options.append(option)
+        return cls(tuple(options))
+
+    def for_kernel(self, version: str) -> Fragment:
+        """What is asked of a kernel of that version."""
+        options = tuple(option for option in self.options if version in KernelRange(option.kernels))
+        return Fragment(options, self.overridden)
 
     def text(self) -> str:
         """The form on disk that the kernel's tools read (KCONFIG_ALLCONFIG, or a `.config` to complete)."""
@@ -106,8 +118,19 @@ class Fragment(msgspec.Struct, frozen=True):
         return tuple(option for option in self.options if not option.reason)
 
 
+def _limited(comment: str, place: Place) -> tuple[KernelRange, str]:
+    """The kernels that a comment names, and its reason."""
+    match = _KERNELS.fullmatch(comment)
+    if match is None:
+        return KernelRange(), comment
+    try:
+        return KernelRange(match[1].strip()), match[2]
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
 def merge(fragments: Iterable[Fragment]) -> Fragment:
-    """One fragment of several. The later one wins, and `overridden` says so."""
+    """One fragment of several that are for one kernel. The later one wins, and `overridden` says so."""
     options: dict[str, Option] = {}
     overridden: list[Overridden] = []
     for fragment in fragments:

@@ -15,8 +15,8 @@ import msgspec
 
 from kbuild import command, log, paths
 from kbuild.configure.answer import Answer, Explanation, Question
-from kbuild.configure.fragment import merge
 from kbuild.configure.request import Request, check, make_command
+from kbuild.configure.tree import kernel_version
 from kbuild.errors import HarnessError, UserError
 
 TIMEOUT_S = 300.0
@@ -127,7 +127,7 @@ def explain(
                 machine=env.machine,
                 base=request.base,
                 start=str(request.start.resolve()) if request.start else None,
-                options=merge(request.fragments).options,
+                options=request.wanted(kernel_version(source)).options,
                 config=str(config.resolve()) if config else None,
                 explain=name,
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from kbuild.configure.fragment import Fragment
+from kbuild.configure.fragment import Fragment, merge
 from kbuild.errors import UserError
 
 _BASE = re.compile(r"all(no|yes|mod|def)config|olddefconfig|defconfig|\w+_defconfig")
@@ -26,6 +26,10 @@ class Request(msgspec.Struct, frozen=True):
     """Make's ARCH: `x86_64` or `i386`."""
     start: Path | None = None
     """A `.config` to start from, such as a distribution's, under the fragments. Its lines need not take effect."""
+
+    def wanted(self, version: str) -> Fragment:
+        """The symbols that are asked of a kernel of that version."""
+        return merge(fragment.for_kernel(version) for fragment in self.fragments)
 
     @property
     def source_arch(self) -> str:

@@ -114,6 +114,27 @@ def test_the_later_fragment_wins_and_says_so() -> None:
     ]
 
 
+def test_a_line_can_be_for_some_kernels() -> None:
+    fragment = Fragment.parse(
+        "CONFIG_A=y # kernels - 7.2: because\nCONFIG_A=m # kernels 7.3 -: else\nCONFIG_B=y # kernels of all kinds\n",
+        "a",
+    )
+    assert [(option.kernels, option.reason) for option in fragment.options] == [
+        ("- 7.2", "because"),
+        ("7.3 -", "else"),
+        ("", "kernels of all kinds"),
+    ]
+    assert {version: values(fragment.for_kernel(version)) for version in ("6.1.192", "7.2.13", "7.3-rc1")} == {
+        "6.1.192": {"A": "y", "B": "y"},
+        "7.2.13": {"A": "y", "B": "y"},
+        "7.3-rc1": {"A": "m", "B": "y"},
+    }
+    with pytest.raises(UserError, match="a:2: CONFIG_A is set twice; first in line 1"):
+        Fragment.parse("CONFIG_A=y # kernels - 7.2: because\nCONFIG_A=y # kernels 7.2.5: else\n", "a")
+    with pytest.raises(UserError, match="a:1: 'new' is not a kernel range"):
+        Fragment.parse("CONFIG_A=y # kernels new: because\n", "a")
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_each_line_that_is_shipped_says_why_it_is_there(path: Path) -> None:
     fragment = Fragment.read(path)
@@ -121,5 +142,6 @@ def test_each_line_that_is_shipped_says_why_it_is_there(path: Path) -> None:
     assert [str(option) for option in fragment.without_reason()] == []
 
 
-def test_the_shipped_fragments_do_not_contradict_each_other() -> None:
-    assert [str(one) for one in merge(map(Fragment.read, SHIPPED)).overridden] == []
+@pytest.mark.parametrize("version", ["6.1", "6.12", "7.2", "7.3"])
+def test_the_shipped_fragments_do_not_contradict_each_other(version: str) -> None:
+    assert merge(Fragment.read(path).for_kernel(version) for path in SHIPPED).overridden == ()

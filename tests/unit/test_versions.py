@@ -39,3 +39,19 @@ def test_what_is_no_range(text: str) -> None:
 @pytest.mark.parametrize("text", ["6.1 - 7.2", "5.19 -", "- 6.2", "6.1"])
 def test_written_form_is_the_form_read(text: str) -> None:
     assert str(KernelRange(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("", "6.1", True),
+        ("- 7.2", "7.3 -", False),
+        ("- 7.2", "7.2.5 -", True),
+        ("6.1 - 6.12", "6.12.3", True),
+        ("6.1", "6.12", False),
+        ("5.19 -", "- 5", True),
+    ],
+)
+def test_whether_two_ranges_have_a_version_in_common(one: str, other: str, expected: bool) -> None:
+    assert KernelRange(one).overlaps(KernelRange(other)) is expected
+    assert KernelRange(other).overlaps(KernelRange(one)) is expected
