@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild import command, log
-from kbuild.configure import debian
+from kbuild import log
+from kbuild.configure import debian, git
 from kbuild.configure.mirror import mirror, walk_source
-from kbuild.errors import HarnessError, UserError
+from kbuild.errors import UserError
 from kbuild.paths import cache_home, locked, make_folder
 
 
@@ -35,7 +35,7 @@ class Tree:
     """What these bytes are: package and version, commit, or digest of the contents. Equal identities
     are equal trees."""
     commit: str | None = None
-    patch: str | None = None
+    patch: bytes | None = None
     """What a git checkout has over its commit (`git diff HEAD`), for the record."""
     package: str | None = None
 
@@ -69,8 +69,8 @@ def open_tree(asked: str, rev: str | None = None, *, refresh: bool = False) -> I
         folder = Path(asked).expanduser().resolve()
         if not folder.is_dir():
             raise UserError(f"--tree {asked}: no such folder; give a kernel tree or debian:6.1")
-        git = _is_git(folder)
-        if rev is not None and not git:
+        checkout = git.is_checkout(folder)
+        if rev is not None and not checkout:
             raise UserError(f"--rev {rev}: {folder} is no git checkout")
         name = re.sub(r"[^\w.-]", "_", folder.name) or "tree"
         kind = "rev" if rev is not None else "work"
@@ -78,20 +78,20 @@ def open_tree(asked: str, rev: str | None = None, *, refresh: bool = False) -> I
         if rev is None:
             kernel_version(folder)  # refuses what is no kernel tree before a copy is made
         else:
-            rev = _commit(folder, rev)
+            rev = git.commit_of(folder, rev)
         stack.enter_context(_waiting_lock(slot / "lock", asked))
         source = slot / "src"
         if rev is not None:
             with log.timed("tree.checkout", commit=rev):
-                _check_out(folder, rev, source)
+                git.check_out(folder, rev, source)
             yield Tree(asked, source, slot, kernel_version(source), f"commit {rev}", commit=rev)
             return
         with log.timed("tree.copy", folder=str(folder)):
-            digest = mirror(folder, _git_files(folder) if git else walk_source(folder), source)
+            digest = mirror(folder, git.files_of(folder) if checkout else walk_source(folder), source)
         commit = patch = None
-        if git:
-            commit = _commit(folder, "HEAD")
-            patch = _git(folder, "diff", "--binary", "HEAD") or None
+        if checkout:
+            commit = git.commit_of(folder, "HEAD")
+            patch = git.diff(folder) or None
         yield Tree(asked, source, slot, kernel_version(source), f"contents {digest}", commit, patch)
 
 
@@ -119,51 +119,3 @@ def kernel_version(folder: Path) -> str:
     return "{VERSION}.{PATCHLEVEL}.{SUBLEVEL}{EXTRAVERSION}".format(
         **{"SUBLEVEL": "0", "EXTRAVERSION": "", **{name: value for name, value in found.items() if value}}
     )
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    # No fsmonitor: a program that the repository's configuration names is not ours to start.
-    # No optional locks, no refresh by diff: the user's index is not written behind his back.
-    settings = ["-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false"]
-    done = command.run(["git", "-C", folder, *settings, *arguments], env={"GIT_OPTIONAL_LOCKS": "0"}, check=False)
-    if done.status:
-        raise UserError(f"{folder}: git {arguments[0]}: {(done.output.strip().splitlines() or ['failed'])[0]}")
-    return done.output
-
-
-def _is_git(folder: Path) -> bool:
-    """Whether the folder is the top of a git checkout (a worktree's `.git` is a file)."""
-    return (folder / ".git").exists()
-
-
-def _commit(folder: Path, rev: str) -> str:
-    if rev.startswith("-"):
-        raise UserError(f"--rev {rev}: not a commit")
-    done = command.run(["git", "-C", folder, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}"], check=False)
-    if done.status:
-        raise UserError(f"--rev {rev}: no such commit in {folder}")
-    return done.output.strip()
-
-
-def _git_files(folder: Path) -> list[str]:
-    """Tracked files, and untracked ones that git does not ignore: a new source file belongs to the tree."""
-    listing = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    return [path for path in dict.fromkeys(listing.split("\0")) if path]
-
-
-def _check_out(repository: Path, commit: str, target: Path) -> None:
-    """Check a commit out into a repository of our own that borrows the user's objects.
-
-    Only files that differ from the commit before are written, so that a series costs incremental
-    builds. Nothing is registered in the user's repository.
-    """
-    if not (target / ".git").is_dir():
-        command.run(["git", "clone", "--quiet", "--shared", "--no-checkout", repository, target], timeout=600)
-    done = command.run(
-        ["git", "-C", target, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", "--detach", commit],
-        check=False,
-        timeout=600,
-    )
-    if done.status:
-        raise HarnessError(f"{commit[:12]} of {repository} cannot be checked out: {done.output.strip()[-200:]}")
-    command.run(["git", "-C", target, "clean", "-qffdx"])

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from kbuild.configure.tree import open_tree
 from kbuild.errors import UserError
-
-MAKEFILE = "# SPDX-License-Identifier: GPL-2.0\nVERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 7\nEXTRAVERSION =\n"
+from tests.unit.conftest import git, snapshot
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The smallest folder that is a kernel tree with KVM for x86."""
-    tree = tmp_path / "linux"
-    (tree / "arch/x86/kvm").mkdir(parents=True)
-    (tree / "Makefile").write_text(MAKEFILE)
-    (tree / "arch/x86/kvm/x86.c").write_text("int x;\n")
-    return tree
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=t", "-c", "user.email=t@t.invalid"]
-    return subprocess.run(["git", "-C", folder, *who, *arguments], check=True, capture_output=True, text=True).stdout
-
-
-@pytest.fixture
-def checkout(folder: Path) -> Path:
-    git(folder, "init", "-q")
-    (folder / ".gitignore").write_text("*.o\n.config\n")
-    git(folder, "add", ".")
-    git(folder, "commit", "-qm", "one")
-    return folder
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file of a folder, git's own included, with time and content."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def in_private_cache(private_cache: None) -> None:
+    """No test here may write to the cache that everybody uses."""
 
 
 def test_checkout_is_not_touched(checkout: Path) -> None:
@@ -65,10 +30,21 @@ def test_checkout_is_not_touched(checkout: Path) -> None:
         assert not (tree.source / ".config").exists()
         assert not (tree.source / "arch/x86/kvm/x86.o").exists()
         assert tree.patch
-        assert "int changed;" in tree.patch
+        assert b"+int changed;\n" in tree.patch
     with open_tree(str(checkout), "HEAD") as tree:
         assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int x;\n"
     assert snapshot(checkout) == before
+
+
+def test_a_checkout_with_many_files_is_whole(checkout: Path) -> None:
+    """The kernel has 80 000 names, some megabytes of them."""
+    many = checkout / "drivers" / ("a-rather-long-name-of-a-folder-" * 4)
+    many.mkdir(parents=True)
+    for number in range(1000):
+        (many / f"{number}.c").touch()
+    (many / 'with a "quote", a\ttab and ü.c').touch()
+    with open_tree(str(checkout)) as tree:
+        assert snapshot(tree.source).keys() == {path for path in snapshot(checkout) if not path.startswith(".git/")}
 
 
 def test_unchanged_files_keep_their_time(folder: Path) -> None:

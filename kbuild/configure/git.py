@@ -1,0 +1,80 @@
+"""Git checkouts of the user's, which are only read; and a repository of our own that borrows one's objects."""
+
+from __future__ import annotations
+
+import ast
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from kbuild import command
+from kbuild.errors import HarnessError, UserError
+
+
+def unquote(name: str) -> str:
+    """A path as git prints it: one with unusual bytes stands in quotes, as in C."""
+    return os.fsdecode(ast.literal_eval(f"b{name}")) if name.startswith('"') else name
+
+
+def _run(folder: Path, *arguments: str, on_line: Callable[[str], None] | None = None) -> None:
+    # No fsmonitor: a program that the repository's configuration names is not ours to start.
+    # No optional locks, no refresh by diff: the user's index is not written behind his back.
+    # File names with unusual bytes in quotes, whatever the user likes to read.
+    settings = ["-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false", "-c", "core.quotePath=true"]
+    argv: list[str | Path] = ["git", "-C", folder, *settings, *arguments]
+    done = command.run(argv, env={"GIT_OPTIONAL_LOCKS": "0"}, check=False, on_line=on_line)
+    if done.status:
+        raise UserError(f"{folder}: git {arguments[0]}: {(done.output.strip().splitlines() or ['failed'])[0]}")
+
+
+def diff(folder: Path) -> bytes:
+    """What a checkout has over its commit, byte for byte: it may not be text."""
+    with tempfile.TemporaryDirectory(prefix="kvm-kbuild-") as temporary:
+        file = Path(temporary) / "diff"
+        # In git's own format, whatever the user likes to read.
+        style = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+        _run(folder, "diff", "--binary", *style, f"--output={file}", "HEAD")
+        return file.read_bytes()
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether the folder is the top of a git checkout (a worktree's `.git` is a file)."""
+    return (folder / ".git").exists()
+
+
+def commit_of(folder: Path, rev: str) -> str:
+    """The full id of a commit. Raises UserError where there is none."""
+    if rev.startswith("-"):
+        raise UserError(f"--rev {rev}: not a commit")
+    done = command.run(["git", "-C", folder, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}"], check=False)
+    if done.status:
+        raise UserError(f"--rev {rev}: no such commit in {folder}")
+    return done.output.strip()
+
+
+def files_of(folder: Path) -> list[str]:
+    """Tracked files, and untracked ones that git does not ignore: a new source file belongs to the tree."""
+    # By lines, not by NUL (-z): a line is read to its end, the megabytes of all names in one would not be.
+    files: dict[str, None] = {}
+    arguments = ("ls-files", "--cached", "--others", "--exclude-standard")
+    _run(folder, *arguments, on_line=lambda line: files.setdefault(unquote(line)))
+    return list(files)
+
+
+def check_out(repository: Path, commit: str, target: Path) -> None:
+    """Check a commit out into a repository of our own that borrows the user's objects.
+
+    Only files that differ from the commit before are written, so that a series costs incremental
+    builds. Nothing is registered in the user's repository.
+    """
+    if not (target / ".git").is_dir():
+        command.run(["git", "clone", "--quiet", "--shared", "--no-checkout", repository, target], timeout=600)
+    done = command.run(
+        ["git", "-C", target, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", "--detach", commit],
+        check=False,
+        timeout=600,
+    )
+    if done.status:
+        raise HarnessError(f"{commit[:12]} of {repository} cannot be checked out: {done.output.strip()[-200:]}")
+    command.run(["git", "-C", target, "clean", "-qffdx"])
