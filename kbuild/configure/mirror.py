@@ -46,7 +46,8 @@ def walk_source(folder: Path) -> Iterator[str]:
             for name in folders
             if prefix + name not in _OUTPUT_FOLDERS and not (prefix.startswith("arch/") and name == "generated")
         )
-        for name in files:
+        # A link to a folder is no folder to go down into, but a file.
+        for name in (*files, *(name for name in folders if Path(base, name).is_symlink())):
             if not name.endswith(_OUTPUT_SUFFIXES) and not name.startswith((".config", ".tmp_")):
                 yield prefix + name
 

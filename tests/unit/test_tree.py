@@ -71,6 +71,16 @@ def test_older_content_is_rebuilt(folder: Path) -> None:
         assert (tree.source / "arch/x86/kvm/x86.c").stat().st_mtime_ns > middle
 
 
+def test_links_are_copied_as_links(folder: Path) -> None:
+    """The kernel's scripts/dtc/include-prefixes/ has some to folders."""
+    (folder / "to-folder").symlink_to("arch/x86")
+    (folder / "to-file").symlink_to("Makefile")
+    (folder / "to-nothing").symlink_to("none")
+    with open_tree(str(folder)) as tree:
+        links = {path.name: str(path.readlink()) for path in tree.source.iterdir() if path.is_symlink()}
+    assert links == {"to-folder": "arch/x86", "to-file": "Makefile", "to-nothing": "none"}
+
+
 def test_deleted_files_go_and_identity_follows_contents(folder: Path) -> None:
     extra = folder / "arch/x86/kvm/extra.c"
     with open_tree(str(folder)) as tree:
