@@ -47,6 +47,9 @@ TREE = {
     "profile": "a name in profiles/, or the path of a .toml file",
     "refresh": "ask Debian's archive for a newer version of debian:X.Y",
 }
+PATCH = {
+    "patch": "a diff or mail to apply to the tree first; the tree itself stays as it is (may be repeated, in order)"
+}
 VERBOSE = {
     "verbose": "log each stage and what it took to standard error; everything is in the run's log.jsonl",
     "quiet": "no progress, errors only",
@@ -147,9 +150,10 @@ def _judge(ctx: Context, name: str, *, verbose: bool, quiet: bool, json: bool, *
     _run(work)
 
 
-@task(help={**TREE, **VERBOSE, **JSON})
+@task(iterable=["patch"], help={**TREE, **PATCH, **VERBOSE, **JSON})
 def configure(
     ctx: Context,
+    patch: list[str],
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
@@ -164,6 +168,7 @@ def configure(
         "configure",
         tree=tree,
         rev=rev,
+        patches=tuple(patch),
         profile=profile,
         refresh=refresh,
         verbose=verbose,
@@ -202,9 +207,10 @@ def explain(
     _run(work)
 
 
-@task(help={**TREE, **VERBOSE, **JSON})
+@task(iterable=["patch"], help={**TREE, **PATCH, **VERBOSE, **JSON})
 def build(
     ctx: Context,
+    patch: list[str],
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
@@ -214,7 +220,18 @@ def build(
     json: bool = False,
 ) -> None:
     """Configure and build the kernel and its modules."""
-    _judge(ctx, "build", tree=tree, rev=rev, profile=profile, refresh=refresh, verbose=verbose, quiet=quiet, json=json)
+    _judge(
+        ctx,
+        "build",
+        tree=tree,
+        rev=rev,
+        patches=tuple(patch),
+        profile=profile,
+        refresh=refresh,
+        verbose=verbose,
+        quiet=quiet,
+        json=json,
+    )
 
 
 ARTIFACTS = {
@@ -285,11 +302,12 @@ PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive:
 
 
 @task(
-    iterable=["order", "host"],
-    help={**TREE, **PACKAGE, **ARTIFACTS, **LOADING, **VERBOSE, **JSON},
+    iterable=["patch", "order", "host"],
+    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **VERBOSE, **JSON},
 )
 def gate(
     ctx: Context,
+    patch: list[str],
     order: list[str],
     host: list[str],
     package: str | None = None,
@@ -313,6 +331,7 @@ def gate(
         kernel=kernel,
         tree=tree,
         rev=rev,
+        patches=tuple(patch),
         profile=profile,
         refresh=refresh,
         orders=tuple(order),

@@ -59,6 +59,8 @@ class GateRequest:
     profile: str = "default"
     tree: str = "debian:6.1"
     rev: str | None = None
+    patches: tuple[str, ...] = ()
+    """Files to be applied to the tree, in this order."""
     refresh: bool = False
     package: str | None = None
     """A kernel package of Debian's archive, in place of a tree."""
@@ -79,6 +81,10 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
     after the record has said how far the run came.
     """
     log.configure(request.verbosity)
+    if request.patches and (request.package or request.modules):
+        raise UserError(
+            f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
+        )
     profile = _profile(request)
     run = Run(request.task, request.command)
     log.configure(request.verbosity, run.log_file)
@@ -178,7 +184,9 @@ class _Gate:
         symbols = requested_symbols(self.profile)
         with ExitStack() as stack:
             with self._stage("tree") as stage:
-                tree = stack.enter_context(open_tree(request.tree, request.rev, refresh=request.refresh))
+                tree = stack.enter_context(
+                    open_tree(request.tree, request.rev, patches=request.patches, refresh=request.refresh)
+                )
                 self.run.record.tree = _tree_facts(tree)
                 stage.status, stage.summary = Status.DONE, tree.identity
             wanted = build_request(self.profile, tree, symbols)
@@ -191,8 +199,8 @@ class _Gate:
             with self._stage("build") as stage:
                 if result is None:
                     result = build(wanted, self.run.folder, self._progress())
-                else:
-                    describe(wanted, self.run.folder)
+                elif result.built:
+                    describe(wanted, self.run.folder, artifact(result.built.files["config"]))
                 findings = self._mark(result.findings)
                 self.run.record.findings += findings
                 stage.status = verdict(findings, [Status.PASS if result.built else Status.FAIL])
@@ -364,6 +372,8 @@ def _tree_facts(tree: Tree) -> dict[str, str]:
     facts = {"asked": tree.asked, "identity": tree.identity, "version": tree.version, "source": str(tree.source)}
     if tree.commit:
         facts["commit"] = tree.commit + (" with changes" if tree.patch else "")
+    if tree.patches:
+        facts["patches"] = ", ".join(patch.title for patch in tree.patches)
     return facts
 
 

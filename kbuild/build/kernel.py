@@ -22,6 +22,8 @@ from kbuild.paths import cache_home, make_folder, write_atomically
 
 _MEMORY = "kvm-kbuild.json"
 _UNFINISHED = "kvm-kbuild.unfinished"
+MAX_EARLIER = 32
+"""Builds that an object folder remembers besides its last."""
 _LAST = "last-build.steps"
 
 _HOST_FAILED = re.compile(
@@ -55,14 +57,18 @@ class _Memory(msgspec.Struct):
     messages: dict[str, list[str]] = {}
     """What was made to the messages that came with it: an incremental build does not repeat them."""
     built: Built | None = None
+    """What its files are."""
+    earlier: list[Built] = []
+    """What they were before, newest first: patches are tried in turn."""
 
 
 def find_built(request: BuildRequest) -> BuildResult | None:
     """The result of an earlier build of the same bytes, if every byte of it is still there."""
-    built = _remember(request.objects).built
-    if built is None or built.tree != request.tree.identity or not all(map(is_whole, built.files.values())):
-        return None
-    return BuildResult(built, built.findings, True, 0.0)
+    memory = _remember(request.objects)
+    for built in (memory.built, *memory.earlier):
+        if built and built.tree == request.tree.identity and all(map(is_whole, built.files.values())):
+            return BuildResult(built, built.findings, True, 0.0)
+    return None
 
 
 def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None] | None = None) -> BuildResult:
@@ -73,11 +79,13 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     where the machine failed (disk full, compiler killed).
     """
     objects = request.objects
-    describe(request, folder)
+    describe(request, folder, objects / ".config")
     memory = _remember(objects)
     log_file = folder / "build.log"
     # Until make has come to its end, nothing here passes for whole.
-    memory.built = None
+    if memory.built:
+        memory.earlier = [memory.built, *(one for one in memory.earlier if one.tree != memory.built.tree)][:MAX_EARLIER]
+        memory.built = None
     write_atomically(objects / _MEMORY, msgspec.json.encode(memory))
     write_atomically(objects / _UNFINISHED, "")
     with log.timed("make", objects=str(objects)):

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from kbuild.build.request import BuildRequest
 from kbuild.build.toolchain import make_variables
-from kbuild.paths import write_atomically
+from kbuild.configure.tree import Tree
+from kbuild.paths import make_folder, write_atomically
+
+_APPLY = """\
+# The patches that lie beside this script go onto a copy of the tree.
+patches=$(realpath "$(dirname "$0")/patches")
+rm -rf "$objects/patched-tree"
+mkdir "$objects/patched-tree"
+tar -C "$tree" --exclude=./.git -cf - . | tar -C "$objects/patched-tree" -xf -
+tree="$objects/patched-tree"
+for patch in "$patches"/*; do
+    (cd "$tree" && GIT_DIR=/dev/null GIT_CONFIG_GLOBAL=/dev/null git apply --whitespace=nowarn "$patch")
+done
+"""
 
 
-def describe(request: BuildRequest, folder: Path) -> None:
-    """Write `metadata.json`, `config`, `tree.patch` (where there is one) and `reproduce.sh` into the run's folder."""
+def describe(request: BuildRequest, folder: Path, config: Path) -> None:
+    """Write into the run's folder what it takes to do a build again, whose `.config` is the file `config`.
+
+    That is `metadata.json`, `config`, `reproduce.sh`, and what is on top of the tree: `tree.patch`, a checkout's own
+    changes, and in `patches/` what was asked for.
+    """
     tree = request.tree
     metadata = {
         "tree": {
@@ -22,6 +41,7 @@ def describe(request: BuildRequest, folder: Path) -> None:
             "version": tree.version,
             "commit": tree.commit,
             "package": tree.package,
+            "patches": [patch.name for patch in tree.patches],
             "source": str(tree.source),
         },
         "toolchain": dict(request.toolchain.versions),
@@ -31,10 +51,18 @@ def describe(request: BuildRequest, folder: Path) -> None:
         "command": request.argv,
     }
     write_atomically(folder / "metadata.json", msgspec.json.format(msgspec.json.encode(metadata), indent=1))
-    write_atomically(folder / "config", (request.objects / ".config").read_bytes())
+    write_atomically(folder / "config", config.read_bytes())
     if tree.patch:
         write_atomically(folder / "tree.patch", tree.patch)
+    for name, content in _patches(tree):
+        write_atomically(make_folder(folder / "patches") / name, content)
     write_atomically(folder / "reproduce.sh", script(request), mode=0o755)
+
+
+def _patches(tree: Tree) -> Iterator[tuple[str, bytes]]:
+    """Names that sort as the patches were given, and what git applied."""
+    for number, patch in enumerate(tree.patches, 1):
+        yield f"{number:03}-{re.sub(r'[^A-Za-z0-9_.-]', '_', patch.title)}", patch.content
 
 
 def script(request: BuildRequest) -> str:
@@ -55,13 +83,14 @@ def script(request: BuildRequest) -> str:
     assignments = " ".join(f'"{key}={value}"' for key, value in words.items())
     return f"""#!/bin/sh
 # Builds the kernel and the modules of this run again. usage: reproduce.sh TREE OBJECTS
+# TREE is only read.
 {get}
 # Compiler: {request.toolchain.versions["gcc"]}; linker: {request.toolchain.versions["ld"]}
 set -eu
 tree=$(realpath "${{1:?usage: reproduce.sh TREE OBJECTS}}")
 objects=$(realpath -m "${{2:?usage: reproduce.sh TREE OBJECTS}}")
 {exports}mkdir -p "$objects"
-cp "$(dirname "$0")/config" "$objects/.config"
+{_APPLY if tree.patches else ""}cp "$(dirname "$0")/config" "$objects/.config"
 set -- {assignments}
 make -C "$tree" O="$objects" "$@" olddefconfig
 make -C "$tree" O="$objects" "$@" -j"$(nproc)" bzImage modules

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from kbuild import command
@@ -36,6 +37,20 @@ def diff(folder: Path) -> bytes:
         style = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
         _run(folder, "diff", "--binary", *style, f"--output={file}", "HEAD")
         return file.read_bytes()
+
+
+def refuse_changes(folder: Path, patches: Set[str]) -> None:
+    """Refuse a checkout that is not as its commit; only the patches themselves may lie in it."""
+    lines: list[str] = []
+    _run(folder, "status", "--porcelain", "--no-renames", "--untracked-files=all", on_line=lines.append)
+    states = {unquote(line[3:]): line[:2] for line in lines if re.match(r"[ MADTU?]{2} ", line)}
+    changed = [path for path, state in states.items() if state != "??" or path not in patches]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{folder}: a patch goes on top of a commit, but there are changes: {', '.join(changed[:3])}{more}: "
+            "commit or stash them, or give --rev HEAD to leave them out"
+        )
 
 
 def is_checkout(folder: Path) -> bool:

@@ -80,7 +80,7 @@ def _headline(console: Console, record: Record) -> None:
     else:
         verdict, style = str(record.verdict), STYLES[record.verdict]
     what = _DIGEST.sub(r"\1", record.tree.get("identity", ""))
-    asked = record.tree.get("asked", "")
+    asked = " + ".join(record.tree[key] for key in ("asked", "patches") if key in record.tree)
     parts = [asked, f"({what})" if what and what != asked else "", f"kernel {record.kernel}" if record.kernel else ""]
     console.print(Text.assemble((verdict, style), "  ", "  ".join(part for part in parts if part)), soft_wrap=True)
     if record.error:
