@@ -85,10 +85,10 @@ def check_out(repository: Path, commit: str, target: Path) -> None:
     """
     if not (target / ".git").is_dir():
         command.run(["git", "clone", "--quiet", "--shared", "--no-checkout", repository, target], timeout=600)
+    # A link to a file, as patched trees have them, changes its ctime: git would take it for another and write it anew.
+    settings = ["-c", "advice.detachedHead=false", "-c", "core.trustctime=false"]
     done = command.run(
-        ["git", "-C", target, "-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", "--detach", commit],
-        check=False,
-        timeout=600,
+        ["git", "-C", target, *settings, "checkout", "--quiet", "--force", "--detach", commit], check=False, timeout=600
     )
     if done.status:
         raise HarnessError(f"{commit[:12]} of {repository} cannot be checked out: {done.output.strip()[-200:]}")
