@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
-import shutil
+import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kbuild.configure.tree import open_tree
-from tests.integration.conftest import Tool, write_profile
+from tests.integration.conftest import Tool
 
 pytestmark = pytest.mark.kernel
 
@@ -104,45 +103,48 @@ def test_the_record_says_what_was_judged(shared_tool: Tool, passed: dict[str, An
     assert shown.stdout.startswith("PASS")
 
 
-def test_the_build_can_be_done_again_by_hand(passed: dict[str, Any], kernel_source: Path, tmp_path: Path) -> None:
-    """From nothing, in another folder, without this tool and without ccache: the very same bytes."""
-    script = Path(passed["folder"]) / "reproduce.sh"
-    subprocess.run([script, kernel_source, tmp_path], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
-    modules = [(tmp_path / line).with_suffix(".ko") for line in (tmp_path / "modules.order").read_text().split()]
-    made = {path.name: path for path in [*modules, tmp_path / "arch/x86/boot/bzImage", tmp_path / "vmlinux"]}
-    assert {name for name in passed["artifacts"] if name.endswith(".ko")} < set(made)
-    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in made.items()}
-    assert digests == {name: passed["artifacts"][name] for name in made}
+def diff(source: Path, changes: Mapping[str, Callable[[str], str]]) -> str:
+    """Changes of files below arch/x86/kvm, as a patch."""
+    lines: list[str] = []
+    for name, change in changes.items():
+        path = f"arch/x86/kvm/{name}"
+        old = (source / path).read_text()
+        new = change(old)
+        assert new != old
+        lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
+    return "".join(lines)
 
 
 @pytest.fixture(scope="session")
-def broken_tree(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """6.1 with a BUG() in svm_init(), and a vmx_init() that returns an error."""
-    folder = tmp_path_factory.mktemp("broken") / "linux"
-    subprocess.run(["cp", "-a", "--reflink=auto", kernel_source, folder], check=True)
-    for file, call, instead in (
-        ("svm/svm.c", "r = kvm_x86_vendor_init(&svm_init_ops);", "BUG();"),
-        ("vmx/vmx.c", "r = kvm_x86_vendor_init(&vmx_init_ops);", "return -EIO;"),
-    ):
-        path = folder / "arch/x86/kvm" / file
-        text = path.read_text()
-        assert text.count(call) == 1
-        path.write_text(text.replace(call, f"{instead}\n\t{call}"))
-    yield folder
-    # Its copy in the cache is of no use to anybody after this.
-    with open_tree(str(folder)) as tree:
-        slot = tree.slot
-    shutil.rmtree(slot)
-    shutil.rmtree(folder)
+def broken(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch that puts a BUG() into svm_init(), and lets vmx_init() return an error."""
+    changes: dict[str, Callable[[str], str]] = {
+        "svm/svm.c": lambda text: text.replace("r = kvm_x86_vendor_init(", "BUG();\n\tr = kvm_x86_vendor_init("),
+        "vmx/vmx.c": lambda text: text.replace("r = kvm_x86_vendor_init(", "return -EIO;\n\tr = kvm_x86_vendor_init("),
+    }
+    path = tmp_path_factory.mktemp("broken") / "broken.patch"
+    path.write_text(diff(kernel_source, changes))
+    return path
 
 
 @pytest.fixture(scope="session")
-def failed(shared_tool: Tool, passed: dict[str, Any], broken_tree: Path) -> dict[str, Any]:  # noqa: ARG001 (comes first)
-    """The gate of the broken tree, on hosts where the real one just passed."""
-    done = shared_tool.run("gate", "--tree", broken_tree, "--json")
+def failed(shared_tool: Tool, passed: dict[str, Any], broken: Path) -> dict[str, Any]:  # noqa: ARG001 (comes first)
+    """The gate of 6.1 with the patch, on hosts where the real one just passed."""
+    done = shared_tool.run("gate", "--patch", broken, "--json")
     assert done.returncode == 10, done.stderr
     data: dict[str, Any] = json.loads(done.stdout)
     return data
+
+
+def test_the_build_can_be_done_again_by_hand(failed: dict[str, Any], kernel_source: Path, tmp_path: Path) -> None:
+    """From nothing, in another folder, without this tool and without ccache, patch included: the very same bytes."""
+    script = Path(failed["folder"]) / "reproduce.sh"
+    subprocess.run([script, kernel_source, tmp_path], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
+    modules = [(tmp_path / line).with_suffix(".ko") for line in (tmp_path / "modules.order").read_text().split()]
+    made = {path.name: path for path in [*modules, tmp_path / "arch/x86/boot/bzImage", tmp_path / "vmlinux"]}
+    assert {name for name in failed["artifacts"] if name.endswith(".ko")} < set(made)
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in made.items()}
+    assert digests == {name: failed["artifacts"][name] for name in made}
 
 
 def finding(data: dict[str, Any], host: str) -> dict[str, Any]:
@@ -193,87 +195,55 @@ def test_the_command_that_shows_it_again_does(failed: dict[str, Any], shared_too
     assert "expected success, got EIO" in done.stdout
 
 
-@contextmanager
-def appended(path: Path, text: str) -> Iterator[int]:
-    """A file with more at its end, for a while; gives the number of its first new line."""
-    before = path.read_text()
-    path.write_text(before + text)
-    yield before.count("\n") + 1
-    path.write_text(before)
+def builds(tool: Tool, *patches: Path) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit status and findings of 6.1's build with patches, and what make said."""
+    done = tool.run("build", "--json", *(word for patch in patches for word in ("--patch", patch)))
+    log = tool.latest() / "build.log"
+    return done.returncode, json.loads(done.stdout)["findings"], log.read_text() if log.exists() else ""
 
 
-def builds(tool: Tool, tree: Path) -> tuple[int, list[dict[str, Any]]]:
-    done = tool.run("build", "--tree", tree, "--json")
-    return done.returncode, json.loads(done.stdout)["findings"]
+@pytest.fixture
+def append(kernel_source: Path, tmp_path: Path) -> Callable[[str, str], tuple[Path, int]]:
+    """Makes patches that put text at the end of a file: gives the patch, and the number of its first new line."""
+
+    def make(file: str, text: str) -> tuple[Path, int]:
+        patch = tmp_path / f"{len(list(tmp_path.iterdir()))}.patch"
+        patch.write_text(diff(kernel_source, {file: lambda old: old + text}))
+        return patch, (kernel_source / "arch/x86/kvm" / file).read_text().count("\n") + 1
+
+    return make
 
 
-def test_a_compile_error_has_file_and_line(shared_tool: Tool, failed: dict[str, Any], broken_tree: Path) -> None:  # noqa: ARG001
-    """In the object folder of the gate before: one file is compiled."""
-    with appended(broken_tree / "arch/x86/kvm/svm/svm.c", "int f(void) { return nothing; }\n") as line:
-        status, (found, *_) = builds(shared_tool, broken_tree)
+def test_a_compile_error_has_file_and_line(
+    shared_tool: Tool,
+    failed: dict[str, Any],  # noqa: ARG001 (another patch in the same folder)
+    append: Callable[[str, str], tuple[Path, int]],
+) -> None:
+    patch, line = append("svm/svm.c", "int f(void) { return nothing; }\n")
+    status, (found, *_), log = builds(shared_tool, patch)
     assert status == 10
     assert (found["file"], found["line"]) == ("arch/x86/kvm/svm/svm.c", line)
     assert found["message"].startswith(f"arch/x86/kvm/svm/svm.c:{line}: error: ")
-    assert "make[" in (shared_tool.latest() / "build.log").read_text(), "the rest of it"
+    assert "make[" in log, "the rest of it"
 
 
-def test_a_warning_is_not_forgotten_by_an_incremental_build(
-    shared_tool: Tool,
-    failed: dict[str, Any],  # noqa: ARG001
-    broken_tree: Path,
+def test_patches_in_turn_build_what_differs_and_forget_nothing(
+    shared_tool: Tool, failed: dict[str, Any], broken: Path, append: Callable[[str, str], tuple[Path, int]]
 ) -> None:
-    """make says it once: when it compiles the file. The tree has it until the file is compiled again without."""
-    kvm = broken_tree / "arch/x86/kvm"
-    with appended(kvm / "svm/svm.c", "static int f(void) { return 0; }\n") as line:
-        first = builds(shared_tool, broken_tree)
-        with appended(kvm / "vmx/vmx.c", "/* another file changed */\n"):
-            second = builds(shared_tool, broken_tree)
-            assert "svm.o" not in (shared_tool.latest() / "build.log").read_text()
-    for status, findings in (first, second):
+    """make says a warning once, when it compiles the file: the tree has it until the file is compiled without."""
+    unused, line = append("svm/svm.c", "static int f(void) { return 0; }\n")
+    other, _ = append("vmx/vmx.c", "/* another file changed */\n")
+    first = builds(shared_tool, unused)
+    second = builds(shared_tool, unused, other)
+    for status, findings, _ in (first, second):
         (found,) = (one for one in findings if one["id"].startswith("build:warning:"))
         assert status == 10
         assert found["id"] == "build:warning:arch/x86/kvm/svm/svm.c:-Wunused-function"
         assert (found["line"], found["option"]) == (line, "-Wunused-function")
-    assert builds(shared_tool, broken_tree)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("CONFIG_KVM_INTLE=m", ["more.config:1: ", "KVM_INTLE", "KVM_INTEL"]),
-        ("CONFIG_X86_UP_APIC=y", ["more.config:1: ", "X86_32", "arch/x86/Kconfig:"]),
-    ],
-    ids=["no such symbol", "blocked"],
-)
-def test_a_symbol_that_does_not_take_effect_is_the_user_s(
-    tool: Tool, tmp_path: Path, line: str, expected: list[str]
-) -> None:
-    profile = write_profile(tmp_path, "-refused", f"{line}  # a test\n")
-    done = tool.run("gate", "--profile", profile, "--quiet")
-    assert done.returncode == 2
-    (said,) = done.stderr.splitlines()
-    assert all(word in said for word in expected), said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["gate", "--tree", "/nowhere"], "no such folder"),
-        (["gate", "--tree", "debian:6.1", "--rev", "HEAD"], "not a git checkout"),
-        (["gate", "--profile", "nothing"], "no such profile; known: default"),
-        (["gate", "--order", "nothing"], "--order nothing: no such file"),
-        (["load", "--modules", "/usr/share/doc", "--kernel", "/dev/null"], "has no modules"),
-        (["inspect", "--modules", "/usr/share/doc"], "has no modules"),
-        (["explain", "KVM_INTLE"], "KVM_INTEL"),
-        (["report", "nothing"], "no such run"),
-    ],
-)
-def test_wrong_input_is_one_line_and_status_2(tool: Tool, arguments: list[str], expected: str) -> None:
-    done = tool.run(*arguments, "--quiet") if arguments[0] in ("gate", "load") else tool.run(*arguments)
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert expected in line
-
-
-def test_invoke_s_own_refusal_is_no_verdict(tool: Tool) -> None:
-    assert tool.run("gate", "--nonsense").returncode == 1
+    assert set(re.findall(r"  CC \[M\]  (\S+)", second[2])) == {"arch/x86/kvm/vmx/vmx.o"}
+    status, findings, log = builds(shared_tool, other)
+    assert (status, findings) == (0, [])
+    assert set(re.findall(r"  CC \[M\]  (\S+)", log)) == {"arch/x86/kvm/svm/svm.o"}
+    assert builds(shared_tool, broken) == (0, [], ""), "built before"
+    assert json.loads(shared_tool.run("report", "latest", "--json").stdout)["artifacts"] == failed["artifacts"]
+    assert builds(shared_tool) == (0, [], ""), "the tree below is as it was"
