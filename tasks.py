@@ -47,9 +47,7 @@ TREE = {
     "profile": "a name in profiles/, or the path of a .toml file",
     "refresh": "ask Debian's archive for a newer version of debian:X.Y",
 }
-PATCH = {
-    "patch": "a diff or mail to apply to the tree first; the tree itself stays as it is (may be repeated, in order)"
-}
+PATCH = {"patch": "a patch to judge the tree with, a diff or mail; the tree itself stays as it is (may be repeated)"}
 VERBOSE = {
     "verbose": "log each stage and what it took to standard error; everything is in the run's log.jsonl",
     "quiet": "no progress, errors only",
