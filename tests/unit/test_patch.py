@@ -239,7 +239,7 @@ def test_a_patch_that_does_not_apply_is_named_with_its_line(linux: Path, tmp_pat
         ("", "not a patch"),
         ("Hello.\n", "not a patch"),
         ("diff --git a/Makefile b/Makefile\nindex 1..2 100644\n", "not a patch"),
-        ("--- a/Makefile\n+++ b/Makefile\n@@ -1,9 +1,9 @@\n-VERSION = 6\n+VERSION = 7\n", "p:6: not a patch"),
+        ("--- a/Makefile\n+++ b/Makefile\n@@ -1,9 +1,9 @@\n-VERSION = 6\n+VERSION = 7\n", "not a patch: git apply: corrupt patch"),
         ("--- a/none.c\n+++ b/none.c\n@@ -1 +1 @@\n-a\n+b\n", "p:1: does not apply to none.c of"),
         ("--- a/../out\n+++ b/../out\n@@ -1 +1 @@\n-a\n+b\n", "p:1: does not apply to ../out of"),
         ("--- /dev/null\n+++ b/../out\n@@ -0,0 +1 @@\n+b\n", "p:1: does not apply to ../out of"),
