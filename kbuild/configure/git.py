@@ -8,9 +8,20 @@ import re
 import tempfile
 from collections.abc import Callable, Set
 from pathlib import Path
+from typing import Any
 
 from kbuild import command
 from kbuild.errors import HarnessError, UserError
+
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+"""Set while git runs a hook, and then about the hook's repository: a gate may well be one."""
+
+
+def call(*arguments: str | Path, **options: Any) -> command.Completed:
+    """Run git in the repository that the arguments name, whatever the environment says of another; as command.run()."""
+    if error := command.missing(["git"]):
+        raise error
+    return command.run(["env", *(f"--unset={name}" for name in _ELSEWHERE), "git", *arguments], **options)
 
 
 def unquote(name: str) -> str:
@@ -23,8 +34,7 @@ def _run(folder: Path, *arguments: str, on_line: Callable[[str], None] | None = 
     # No optional locks, no refresh by diff: the user's index is not written behind his back.
     # File names with unusual bytes in quotes, whatever the user likes to read.
     settings = ["-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false", "-c", "core.quotePath=true"]
-    argv: list[str | Path] = ["git", "-C", folder, *settings, *arguments]
-    done = command.run(argv, env={"GIT_OPTIONAL_LOCKS": "0"}, check=False, on_line=on_line)
+    done = call("-C", folder, *settings, *arguments, env={"GIT_OPTIONAL_LOCKS": "0"}, check=False, on_line=on_line)
     if done.status:
         raise UserError(f"{folder}: git {arguments[0]}: {(done.output.strip().splitlines() or ['failed'])[0]}")
 
@@ -62,7 +72,7 @@ def commit_of(folder: Path, rev: str) -> str:
     """The full id of a commit. Raises UserError where there is none."""
     if rev.startswith("-"):
         raise UserError(f"--rev {rev}: not a commit")
-    done = command.run(["git", "-C", folder, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}"], check=False)
+    done = call("-C", folder, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}", check=False)
     if done.status:
         raise UserError(f"--rev {rev}: no such commit in {folder}")
     return done.output.strip()
@@ -84,12 +94,11 @@ def check_out(repository: Path, commit: str, target: Path) -> None:
     builds. Nothing is registered in the user's repository.
     """
     if not (target / ".git").is_dir():
-        command.run(["git", "clone", "--quiet", "--shared", "--no-checkout", repository, target], timeout=600)
+        call("clone", "--quiet", "--shared", "--no-checkout", repository, target, timeout=600)
     # A link to a file, as patched trees have them, changes its ctime: git would take it for another and write it anew.
     settings = ["-c", "advice.detachedHead=false", "-c", "core.trustctime=false"]
-    done = command.run(
-        ["git", "-C", target, *settings, "checkout", "--quiet", "--force", "--detach", commit], check=False, timeout=600
-    )
+    checkout = ("checkout", "--quiet", "--force", "--detach", commit)
+    done = call("-C", target, *settings, *checkout, check=False, timeout=600)
     if done.status:
         raise HarnessError(f"{commit[:12]} of {repository} cannot be checked out: {done.output.strip()[-200:]}")
-    command.run(["git", "-C", target, "clean", "-qffdx"])
+    call("-C", target, "clean", "-qffdx")

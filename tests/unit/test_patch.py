@@ -239,7 +239,10 @@ def test_a_patch_that_does_not_apply_is_named_with_its_line(linux: Path, tmp_pat
         ("", "not a patch"),
         ("Hello.\n", "not a patch"),
         ("diff --git a/Makefile b/Makefile\nindex 1..2 100644\n", "not a patch"),
-        ("--- a/Makefile\n+++ b/Makefile\n@@ -1,9 +1,9 @@\n-VERSION = 6\n+VERSION = 7\n", "not a patch: git apply: corrupt patch"),
+        (
+            "--- a/Makefile\n+++ b/Makefile\n@@ -1,9 +1,9 @@\n-VERSION = 6\n+VERSION = 7\n",
+            "not a patch: git apply: corrupt patch",
+        ),
         ("--- a/none.c\n+++ b/none.c\n@@ -1 +1 @@\n-a\n+b\n", "p:1: does not apply to none.c of"),
         ("--- a/../out\n+++ b/../out\n@@ -1 +1 @@\n-a\n+b\n", "p:1: does not apply to ../out of"),
         ("--- /dev/null\n+++ b/../out\n@@ -0,0 +1 @@\n+b\n", "p:1: does not apply to ../out of"),
@@ -313,6 +316,12 @@ def test_the_environment_of_a_git_hook_and_of_the_user_changes_nothing(
     patch.write_text(diff_of(linux, lambda tree: edit(tree / KVM / "x86.c", "int x;", "int x; "), tmp_path))
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     (tmp_path / "gitconfig").write_text("[apply]\n\twhitespace = error\n[core]\n\tquotePath = false\n")
+    before = snapshot(linux)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    with open_tree(str(linux), patches=[str(patch)]) as tree:
-        assert (tree.source / KVM / "x86.c").read_text() == "int x; \n"
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / ".git/index"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path))
+    for rev in (None, "HEAD"):
+        with open_tree(str(linux), rev, patches=[str(patch)]) as tree:
+            assert (tree.source / KVM / "x86.c").read_text() == "int x; \n"
+    assert snapshot(linux) == before
