@@ -51,7 +51,7 @@ def fetch_package(asked: str, *, refresh: bool = False) -> Shipped:
                 chosen = version or present[-1]
                 return _look(name, chosen, packages / f"{name}_{chosen}")
         series = _SERIES.match(name)
-        apt, available = find(name, series and series[1])
+        apt, available = find(name, series and series[1], version or None)
         if not available:
             near = difflib.get_close_matches(name, apt.names("linux-image-"), 1)
             hint = f"; did you mean {near[0]}?" if near else ""

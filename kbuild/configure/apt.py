@@ -45,8 +45,8 @@ def archive() -> Archive:
     return toml.read(Path(__file__).with_name("debian.toml"), Archive)
 
 
-def find(package: str, series: str | None) -> tuple[Apt, list[str]]:
-    """An apt that has the package, and the package's versions, newest first; none where the archive has none.
+def find(package: str, series: str | None, version: str | None = None) -> tuple[Apt, list[str]]:
+    """An apt that has the package, of that version if one is given, and the versions that there are, newest first.
 
     Looked for where that series (`6.1`) is, then everywhere. Raises HarnessError when the archive cannot be reached.
     """
@@ -55,9 +55,10 @@ def find(package: str, series: str | None) -> tuple[Apt, list[str]]:
     for name, suites in [*places, ("all", known.everywhere)]:
         apt = Apt(suites, str(name))
         apt.update()
-        if versions := apt.versions(package):
-            return apt, versions
-    return apt, []
+        versions = apt.versions(package)
+        if version in versions or (versions and not version):
+            break
+    return apt, versions
 
 
 def oldest_first(versions: Iterable[str]) -> list[str]:

@@ -25,7 +25,7 @@ def fetch_source(series: str, version: str | None, trees: Path, *, refresh: bool
         if version in present or (version is None and present):
             chosen = version or present[-1]
             return _folder(package, chosen, trees) / "src", chosen
-    apt, available = find(package, series)
+    apt, available = find(package, series, version)
     if not available:
         raise UserError(f"debian:{series}: the archive has no {package}")
     if version is not None and version not in available:
