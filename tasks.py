@@ -133,10 +133,16 @@ def _finish(run: Run, as_json: bool) -> int:
     return exit_status(run.record.verdict or Status.ERROR)
 
 
-def _judge(ctx: Context, name: str, *, verbose: bool, quiet: bool, json: bool, **options: Any) -> NoReturn:
-    """The tasks that make a run. What was not given comes from Invoke's configuration."""
+def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, **options: Any) -> NoReturn:
+    """The tasks that make a run: what Invoke gave them goes on as it is, by the name of the option.
+
+    What was not given comes from Invoke's configuration.
+    """
     for key in ("tree", "profile"):
         options[key] = options.get(key) or ctx.kbuild[key]
+    for key, field in {"order": "orders", "host": "hosts", "patch": "patches"}.items():
+        if key in options:
+            options[field] = tuple(options.pop(key))
 
     def work() -> int:
         from kbuild.gate import gate
@@ -161,18 +167,7 @@ def configure(
     json: bool = False,
 ) -> None:
     """Write .config; name each requested symbol that did not take effect, and why."""
-    _judge(
-        ctx,
-        "configure",
-        tree=tree,
-        rev=rev,
-        patches=tuple(patch),
-        profile=profile,
-        refresh=refresh,
-        verbose=verbose,
-        quiet=quiet,
-        json=json,
-    )
+    _judge("configure", **locals())
 
 
 @task(help={**TREE, **JSON, "symbol": "with or without CONFIG_"})
@@ -218,18 +213,7 @@ def build(
     json: bool = False,
 ) -> None:
     """Configure and build the kernel and its modules."""
-    _judge(
-        ctx,
-        "build",
-        tree=tree,
-        rev=rev,
-        patches=tuple(patch),
-        profile=profile,
-        refresh=refresh,
-        verbose=verbose,
-        quiet=quiet,
-        json=json,
-    )
+    _judge("build", **locals())
 
 
 ARTIFACTS = {
@@ -281,19 +265,7 @@ def load(
     json: bool = False,
 ) -> None:
     """Load the modules of a folder with a kernel, in the profile's orders on its hosts."""
-    _judge(
-        ctx,
-        "load",
-        modules=modules,
-        kernel=kernel,
-        orders=tuple(order),
-        hosts=tuple(host),
-        profile=profile,
-        no_known=no_known,
-        verbose=verbose,
-        quiet=quiet,
-        json=json,
-    )
+    _judge("load", **locals())
 
 
 PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive: linux-image-…-amd64, or NAME=VERSION"}
@@ -321,24 +293,7 @@ def gate(
     json: bool = False,
 ) -> None:
     """Build, inspect and load the KVM modules of one tree, or judge shipped files, and give one verdict."""
-    _judge(
-        ctx,
-        "gate",
-        package=package,
-        modules=modules,
-        kernel=kernel,
-        tree=tree,
-        rev=rev,
-        patches=tuple(patch),
-        profile=profile,
-        refresh=refresh,
-        orders=tuple(order),
-        hosts=tuple(host),
-        no_known=no_known,
-        verbose=verbose,
-        quiet=quiet,
-        json=json,
-    )
+    _judge("gate", **locals())
 
 
 @task(help={"run": "the run's id or the beginning of it, its folder, or 'latest'", **JSON})

@@ -42,12 +42,6 @@ class BuildResult:
     reused: bool
     seconds: float
 
-    @property
-    def status(self) -> Status:
-        """FAIL when something that counts was found."""
-        failed = self.built is None or any(finding.status == Status.FAIL for finding in self.findings)
-        return Status.FAIL if failed else Status.PASS
-
 
 class _Memory(msgspec.Struct):
     """What an object folder knows of itself; kept beside its files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 from kbuild import log
 from kbuild.hosts.spec import HostSpec
@@ -218,16 +219,8 @@ class OrderRun:
             if reads != wanted:
                 shown = f"'{reads}'" if reads is not None else errno_name(got.errno)
                 reason = f"parameter {step.module}.{name}: expected '{wanted}', reads {shown}"
-            status = Status.PASS if reason is None else Status.FAIL
-            result = StepResult(
-                number=self._ledger.next_number,
-                action="check",
-                module=step.module,
-                status=status,
-                reason=reason,
-                detail={name: str(reads)},
-            )
-            self._ledger.keep(result, reply, kind="parameter", subject=f"{step.module}.{name}")
+            detail = {name: str(reads)}
+            self._checked(reply, step.module, reason, detail, kind="parameter", subject=f"{step.module}.{name}")
 
     def _check_footprint(self) -> None:
         after, reply = self._read_state("footprint", settled=True)
@@ -245,16 +238,8 @@ class OrderRun:
                 Finding(id=finding_id("load", "leftover", what, self._order.id), status=Status.FAIL, message=message)
             )
         reason = f"not as before the order: {', '.join(left)}" if left else None
-        status = Status.FAIL if left else Status.PASS
-        result = StepResult(
-            number=self._ledger.next_number,
-            action="check",
-            module=None,
-            status=status,
-            reason=reason,
-            detail={"what": "footprint"},
-        )
-        self._ledger.keep(result, reply, kind="leftover", subject="footprint", leftovers=findings)
+        detail = {"what": "footprint"}
+        self._checked(reply, None, reason, detail, kind="leftover", subject="footprint", leftovers=findings)
 
     def _check_state(self, step: Step) -> None:
         state, reply = self._read_state(step.check or "")
@@ -265,16 +250,24 @@ class OrderRun:
             subject = step.module or ""
             there = state.facts.get(f"sysfs/{subject}", "absent")
             reason = None if there == step.state else f"module {subject}: expected {step.state}, is {there}"
+        self._checked(reply, step.module, reason, {"what": str(step.check)}, kind="state", subject=subject)
+
+    def _checked(
+        self,
+        reply: Reply,
+        module: str | None,
+        reason: str | None,
+        detail: dict[str, str],
+        *,
+        kind: str,
+        subject: str,
+        leftovers: Sequence[Finding] = (),
+    ) -> None:
+        """Keep what a check saw; with a `reason` it was not as it should be."""
         status = Status.PASS if reason is None else Status.FAIL
-        result = StepResult(
-            number=self._ledger.next_number,
-            action="check",
-            module=step.module,
-            status=status,
-            reason=reason,
-            detail={"what": str(step.check)},
-        )
-        self._ledger.keep(result, reply, kind="state", subject=subject)
+        number = self._ledger.next_number
+        result = StepResult(number=number, action="check", module=module, status=status, reason=reason, detail=detail)
+        self._ledger.keep(result, reply, kind=kind, subject=subject, leftovers=leftovers)
 
     def _read_state(self, why: str, *, settled: bool = False) -> tuple[State, Reply]:
         """The host's state. `settled`: it should be as before the order, and gets a moment to become so."""
