@@ -143,6 +143,7 @@ def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, *
     for key, field in {"order": "orders", "host": "hosts", "patch": "patches"}.items():
         if key in options:
             options[field] = tuple(options.pop(key))
+    options["cache_gb"] = ctx.kbuild.cache_gb
 
     def work() -> int:
         from kbuild.gate import gate
@@ -375,24 +376,54 @@ def bench(ctx: Context, json: bool = False) -> None:
     _run(work)
 
 
-@task(help={"runs": "the records of all runs too"})
-def clean(ctx: Context, runs: bool = False) -> None:
-    """Remove everything that can be made again: trees, builds, artifacts, boot images."""
+@task(
+    iterable=["kind", "name"],
+    help={
+        "kind": "only trees, builds, packages, artifacts, others or runs (may be repeated)",
+        "name": "remove what has such a name; * and ? stand for anything (may be repeated)",
+        "older_than": "remove what was not used for that long: 14d, 12h",
+        "all_": "remove all of it, but runs only with --kind runs",
+        "dry_run": "say what would go",
+        **JSON,
+    },
+)
+def clean(
+    ctx: Context,
+    kind: list[str],
+    name: list[str],
+    older_than: str | None = None,
+    all_: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Show what takes how much; with an age, a name or --all, remove what nobody uses. Runs only if asked for."""
 
     def work() -> int:
-        import shutil
+        from kbuild.cache.clean import remove, show
+        from kbuild.cache.limit import cache_limit
+        from kbuild.cache.removal import Selection, read_age, read_kind
+        from kbuild.outcome import to_json
+        from kbuild.report.cache import render, render_removal
 
-        from kbuild.paths import cache_home
-        from kbuild.record import runs_home
-
-        for folder in [cache_home(), *([runs_home()] if runs else [])]:
-            shutil.rmtree(folder, ignore_errors=True)
-            print(f"removed {folder}")
+        kinds = tuple(map(read_kind, kind))
+        data: dict[str, Any]
+        if all_ or name or older_than is not None:
+            age = read_age(older_than) if older_than is not None else 0.0
+            data = remove(Selection(kinds, tuple(name), age), dry_run=dry_run)
+        else:
+            data = show(kinds, cache_limit(ctx.kbuild.cache_gb))
+        if json:
+            sys.stdout.buffer.write(to_json(data) + b"\n")
+        elif "entries" in data:
+            render(data, in_full=bool(kinds))
+        else:
+            render_removal(data)
         return 0
 
     _run(work)
 
 
 ns = Collection(bench, build, clean, configure, explain, gate, inspect, lint, load, report, test)
-# Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE and INVOKE_KBUILD_PROFILE.
-ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default"}})
+# Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
+# INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).
+ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default", "cache_gb": None}})

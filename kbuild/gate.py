@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 
 from kbuild import log
-from kbuild.build.artifacts import Built, artifact, file_digest
+from kbuild.build.artifacts import artifact, artifacts_in_use, file_digest
 from kbuild.build.kernel import BuildResult, build, find_built, prepare_objects
 from kbuild.build.make import Progress
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
-from kbuild.build.shipped import fetch_package
+from kbuild.build.shipped import open_package
 from kbuild.build.toolchain import find_toolchain
+from kbuild.cache.inventory import agent_lock
+from kbuild.cache.limit import cache_limit, trim
 from kbuild.command import pasteable
 from kbuild.configure.conf import Configuration, configure
 from kbuild.configure.fragment import Fragment
@@ -42,7 +44,7 @@ from kbuild.load.order import VENDOR_MODULES, Order, check_references, read_orde
 from kbuild.load.request import LoadRequest
 from kbuild.load.runner import run_load
 from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
-from kbuild.paths import PROJECT, cache_home, make_folder, write_atomically
+from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
 from kbuild.profile import Profile, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
@@ -71,6 +73,8 @@ class GateRequest:
     hosts: tuple[str, ...] = ()
     """Only these; empty: the profile's."""
     no_known: bool = False
+    cache_gb: float | str | None = None
+    """How large the cache may become, in gigabytes; None: as large as `cache_limit` says."""
     verbosity: int = 0
 
 
@@ -85,14 +89,17 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
         raise UserError(
             f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
         )
+    limit = cache_limit(request.cache_gb)
     profile = _profile(request)
     run = Run(request.task, request.command)
     log.configure(request.verbosity, run.log_file)
     run.record.profile = str(profile.path)
+    started = time.time()
+    judging = _Gate(request, profile, run, reporter)
     try:
         with log.context(run=run.record.id):
             log.get().info("run", command=request.command, folder=str(run.folder))
-            _Gate(request, profile, run, reporter).go()
+            judging.go()
     except KeyboardInterrupt:
         run.interrupt()
         raise
@@ -100,6 +107,9 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
         run.fail(error)
         if isinstance(error, UserError):
             raise
+    if judging.added:
+        with log.context(run=run.record.id):
+            trim(limit, spare_since=started)
     return run
 
 
@@ -127,6 +137,8 @@ class _Gate:
         self.results: list[Status] = []
         self.known: tuple[Known, ...] = () if request.no_known else profile.settings.known
         self.not_seen = list(self.known)
+        self.added = False
+        """Whether the cache became larger."""
 
     def go(self) -> None:
         """Judge, as far as the task goes, and give the verdict."""
@@ -134,8 +146,7 @@ class _Gate:
         wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
         if self.request.package or self.request.modules or self.request.task == "load":
             kernel, image, paths = self._shipped(wanted[0] if wanted else ())
-        elif (built := self._build()) is not None:
-            files = {name: self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in built.files.items()}
+        elif (files := self._build()) is not None:
             kernel, paths = files["bzImage"], [path for name, path in files.items() if name.endswith(".ko")]
             image = read_kernel(bzimage=kernel, vmlinux=files["vmlinux"], symvers=files["Module.symvers"])
         else:
@@ -178,8 +189,8 @@ class _Gate:
                     raise UserError(f"{self.profile.path}: two {kind} files have the id '{one.id}'")
         return orders, hosts, signatures
 
-    def _build(self) -> Built | None:
-        """The stages tree, configure and build."""
+    def _build(self) -> dict[str, Path] | None:
+        """The stages tree, configure and build; gives the artifacts as this run keeps them."""
         request = self.request
         symbols = requested_symbols(self.profile)
         with ExitStack() as stack:
@@ -191,7 +202,9 @@ class _Gate:
                 stage.status, stage.summary = Status.DONE, tree.identity
             wanted = build_request(self.profile, tree, symbols)
             self.run.record.tools |= wanted.toolchain.versions
+            stack.enter_context(artifacts_in_use())
             result = find_built(wanted)
+            self.added = result is None
             with self._stage("configure") as stage:
                 self._configure(stage, wanted, result)
             if request.task == "configure":
@@ -211,8 +224,8 @@ class _Gate:
                 how = "as built before" if result.reused else "built"
                 stage.summary = f"{result.built.release}: {', '.join(modules)}, {how}"
                 self.run.record.kernel = result.built.release
-                self.run.record.artifacts = result.built.files
-            return result.built
+                self.run.record.artifacts = digests = result.built.files
+            return {name: self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in digests.items()}
 
     def _configure(self, stage: Stage, wanted: BuildRequest, result: BuildResult | None) -> None:
         stage.status = Status.PASS
@@ -289,7 +302,7 @@ class _Gate:
                 hosts=hosts,
                 command_line=self.profile.settings.load.command_line,
                 signatures=signatures,
-                agent=build_agent(cache_home() / "agent"),
+                agent=self._agent(),
                 run=record.id,
                 folder=make_folder(self.run.folder / "hosts"),
                 again=again,
@@ -299,6 +312,12 @@ class _Gate:
             stage.status = worst(one.status for one in record.transcripts)
             passed = sum(one.status == Status.PASS for one in record.transcripts)
             stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(hosts)} hosts"
+
+    def _agent(self) -> Path:
+        """The agent, as this run keeps it."""
+        with locked(agent_lock(), shared=True):
+            mark_used(agent_lock())
+            return self.run.keep(build_agent(cache_home() / "agent"), "agent")
 
     def _judge(self, transcript: Transcript) -> Transcript:
         """The transcript with what is known marked: then it does not count here either.
@@ -314,9 +333,10 @@ class _Gate:
     def _shipped(self, orders: Sequence[Order]) -> tuple[Path, KernelImage, list[Path]]:
         """Files that were built elsewhere: a kernel, and of the modules with it those that the orders are about."""
         request, record = self.request, self.run.record
-        with self._stage("files") as stage:
+        with self._stage("files") as stage, ExitStack() as stack:
             if request.package:
-                shipped = fetch_package(request.package, refresh=request.refresh)
+                self.added = True
+                shipped = stack.enter_context(open_package(request.package, refresh=request.refresh))
                 kernel, folder = shipped.kernel, shipped.modules
                 record.tree = {"asked": request.package, "identity": f"{shipped.package} {shipped.version}"}
             elif request.modules and request.kernel:
@@ -333,9 +353,11 @@ class _Gate:
             if image.release is None:
                 raise UserError(f"{kernel}: does not say which release it is")
             record.kernel = image.release
+            # From here on only the run's own files count: what they came from may change or go.
+            kernel, *paths = (
+                self.run.keep(path, f"artifacts/{path.name}", copy=not request.package) for path in (kernel, *paths)
+            )
             record.artifacts = {path.name: file_digest(path) for path in (kernel, *paths)}
-            for path in (kernel, *paths):
-                self.run.keep(path, f"artifacts/{path.name}")
             stage.status = Status.DONE
             stage.summary = f"{record.tree['identity']}: {', '.join(sorted(path.name for path in paths))}"
         return kernel, image, paths

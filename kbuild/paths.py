@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,23 +70,76 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, blocking: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on the file `path` (made if missing), also against other processes.
+def locked(path: Path, *, blocking: bool = True, shared: bool = False) -> Iterator[bool]:
+    """Hold a lock on the file `path` (made if missing), also against other processes.
 
-    Gives whether it is held: always, unless `blocking` is false and somebody else has it. The
-    kernel releases it when this process ends, however it ends.
+    Gives whether it is held: always, unless `blocking` is false and somebody else has it. `shared`
+    keeps away only those who want it for themselves. The kernel releases it when this process ends,
+    however it ends. A clean-up may remove the file, with the folder that it is in, while somebody waits
+    for it: then it is made and locked anew.
     """
-    make_folder(path.parent)
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be opened: {error.strerror}") from None
-    try:
+    while True:
+        make_folder(path.parent)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            continue  # the folder went in this moment
+        except OSError as error:
+            raise HarnessError(f"{path}: cannot be opened: {error.strerror}") from None
+        try:
+            held = _flock(handle, blocking=blocking, shared=shared)
+            if not held or _is_at(handle, path):
+                yield held
+                return
+        finally:
+            os.close(handle)
+
+
+def hold_folder(path: Path, owner: object) -> None:
+    """Make a folder, and keep clean-ups away from it for as long as `owner` (or this process) lives."""
+    while True:
+        try:
+            handle = os.open(make_folder(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        _flock(handle, blocking=True, shared=True)
+        if _is_at(handle, path):
+            weakref.finalize(owner, os.close, handle)
             return
-        yield True
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def unheld(folder: Path) -> Iterator[bool]:
+    """Whether nobody holds the folder; if so, nobody can until the context ends."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _flock(handle, blocking=False, shared=False)
     finally:
         os.close(handle)
+
+
+def _flock(handle: int, *, blocking: bool, shared: bool) -> bool:
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def mark_used(path: Path) -> None:
+    """Give a file or folder the time of now: what was not used for long goes first when the cache is full."""
+    with contextlib.suppress(OSError):
+        os.utime(path)

@@ -22,7 +22,7 @@ import msgspec
 from kbuild import log
 from kbuild.errors import HarnessError, KbuildError, UserError
 from kbuild.outcome import Finding, Known, Status, to_json, worst
-from kbuild.paths import make_folder, state_home, write_atomically
+from kbuild.paths import hold_folder, make_folder, state_home, write_atomically
 from kbuild.toml import decode_hook
 from kbuild.transcript import Transcript
 
@@ -88,7 +88,8 @@ class Run:
         self.record = Record(
             id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", task=task, command=command, started=now.isoformat()
         )
-        self.folder = make_folder(runs_home() / self.record.id)
+        self.folder = runs_home() / self.record.id
+        hold_folder(self.folder, self)
         self.record.tools = {"host": socket.gethostname(), "pid": str(os.getpid())}
         self.save()
 
@@ -146,12 +147,18 @@ class Run:
             self.record.verdict = worst([error.status, *(s.status for s in self.record.stages if s.status)])
         self.save()
 
-    def keep(self, source: Path, name: str) -> Path:
-        """Put a file into the run's folder: a second name for the same bytes where the disk allows it."""
+    def keep(self, source: Path, name: str, *, copy: bool = False) -> Path:
+        """Put a file into the run's folder: a second name for the same bytes where the disk allows it.
+
+        `copy`: not so, for the source is not this tool's, and may be written in place later.
+        """
         target = self.folder / name
         make_folder(target.parent)
         try:
-            os.link(source, target)
+            if copy:
+                shutil.copy2(source, target)
+            else:
+                os.link(source, target)
         except FileExistsError:
             pass
         except OSError:

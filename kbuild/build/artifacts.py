@@ -6,13 +6,15 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding
-from kbuild.paths import cache_home, make_folder
+from kbuild.paths import cache_home, locked, make_folder
 
 
 class Built(msgspec.Struct, frozen=True):
@@ -32,6 +34,18 @@ class Built(msgspec.Struct, frozen=True):
 def store() -> Path:
     """The folder of all artifacts."""
     return cache_home() / "artifacts"
+
+
+def store_lock() -> Path:
+    """Shared by those who use artifacts; a clean-up wants it for itself."""
+    return store() / "lock"
+
+
+@contextmanager
+def artifacts_in_use() -> Iterator[None]:
+    """No artifact is removed until the context ends: what is found or kept in it can be linked or remembered."""
+    with locked(store_lock(), shared=True):
+        yield
 
 
 def artifact(digest: str) -> Path:

@@ -11,16 +11,17 @@ from pathlib import Path
 import msgspec
 
 from kbuild import log
-from kbuild.build.artifacts import Built, is_whole, put
+from kbuild.build.artifacts import Built, artifacts_in_use, is_whole, put
 from kbuild.build.diagnostics import read_diagnostics, to_findings
 from kbuild.build.make import MakeResult, Progress, run_make
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
-from kbuild.paths import cache_home, make_folder, write_atomically
+from kbuild.paths import cache_home, make_folder, mark_used, write_atomically
 
-_MEMORY = "kvm-kbuild.json"
+MEMORY = "kvm-kbuild.json"
+"""In an object folder: what it knows of itself. Its time is that of the last use."""
 _UNFINISHED = "kvm-kbuild.unfinished"
 MAX_EARLIER = 32
 """Builds that an object folder remembers besides its last."""
@@ -61,6 +62,7 @@ def find_built(request: BuildRequest) -> BuildResult | None:
     memory = _remember(request.objects)
     for built in (memory.built, *memory.earlier):
         if built and built.tree == request.tree.identity and all(map(is_whole, built.files.values())):
+            mark_used(request.objects / MEMORY)
             return BuildResult(built, built.findings, True, 0.0)
     return None
 
@@ -80,7 +82,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     if memory.built:
         memory.earlier = [memory.built, *(one for one in memory.earlier if one.tree != memory.built.tree)][:MAX_EARLIER]
         memory.built = None
-    write_atomically(objects / _MEMORY, msgspec.json.encode(memory))
+    write_atomically(objects / MEMORY, msgspec.json.encode(memory))
     write_atomically(objects / _UNFINISHED, "")
     with log.timed("make", objects=str(objects)):
         made = run_make(
@@ -94,9 +96,10 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     memory.messages |= {unit: lines for unit, lines in made.units.items() if unit}
     memory.messages = {unit: lines for unit, lines in memory.messages.items() if lines and _is_there(objects, unit)}
     lines = [*made.units[""], *(line for lines in memory.messages.values() for line in lines)]
-    result = _judge(request, made, lines, log_file)
-    memory.built = result.built
-    write_atomically(objects / _MEMORY, msgspec.json.encode(memory))
+    with artifacts_in_use():
+        result = _judge(request, made, lines, log_file)
+        memory.built = result.built
+        write_atomically(objects / MEMORY, msgspec.json.encode(memory))
     if result.built and made.steps == memory.steps:
         write_atomically(cache_home() / _LAST, str(made.steps))
     (objects / _UNFINISHED).unlink()
@@ -160,9 +163,14 @@ def outputs(objects: Path) -> dict[str, Path]:
     return files
 
 
+def remembered(objects: Path) -> Built | None:
+    """The finished build that an object folder holds, whether or not its artifacts are still kept."""
+    return _remember(objects).built
+
+
 def _remember(objects: Path) -> _Memory:
     try:
-        return msgspec.json.decode((objects / _MEMORY).read_bytes(), type=_Memory)
+        return msgspec.json.decode((objects / MEMORY).read_bytes(), type=_Memory)
     except (OSError, msgspec.DecodeError):
         return _Memory()
 

@@ -17,7 +17,7 @@ import msgspec
 
 from kbuild import command, log, toml
 from kbuild.errors import HarnessError
-from kbuild.paths import cache_home, locked, make_folder, write_atomically
+from kbuild.paths import cache_home, hold_folder, locked, make_folder, write_atomically
 
 
 class Suites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +78,8 @@ class Apt:
 
     def __init__(self, suites: Suites, name: str) -> None:
         """For these suites; `name` is the folder's, one for each set of them."""
-        folder = make_folder(cache_home() / "apt" / name)
+        folder = cache_home() / "apt" / name
+        hold_folder(folder, self)
         self._folder = folder
         for part in ("state/lists/partial", "cache/archives/partial", "download"):
             make_folder(folder / part)

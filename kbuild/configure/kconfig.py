@@ -150,7 +150,8 @@ def _environment_for(
     check(source, folder, request)
     try:
         with paths.locked(paths.cache_home() / "explain" / f"{folder.name}.lock"):
-            return environment(source, paths.make_folder(folder), request, make_variables)
+            paths.mark_used(paths.make_folder(folder))
+            return environment(source, folder, request, make_variables)
     except HarnessError as error:
         log.get().warning("configure.no_environment", reason=str(error))
         return environment_without_make(source, request)

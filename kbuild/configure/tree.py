@@ -22,7 +22,7 @@ from kbuild.configure.overlay import digest as overlay_digest
 from kbuild.configure.overlay import lay_over
 from kbuild.configure.patch import Patch, apply_patches, read_patch
 from kbuild.errors import UserError
-from kbuild.paths import cache_home, locked, make_folder
+from kbuild.paths import cache_home, locked, make_folder, mark_used
 
 
 @dataclass(frozen=True)
@@ -62,30 +62,34 @@ def open_tree(
     that does not apply, HarnessError when the tree cannot be fetched or copied.
     """
     files = tuple(map(read_patch, patches))
-    slot, make = _locate(asked, rev, files, refresh=refresh)
-    if not files:
-        with _waiting_lock(slot / "lock", asked):
-            yield make()
-        return
-    patched_slot = make_folder(slot.with_name(f"patched-{slot.name}"))
-    with _waiting_lock(patched_slot / "lock", asked):
-        with _waiting_lock(slot / "lock", asked):
-            tree = _patched(make(), files, patched_slot)
-        yield tree
+    while True:
+        slot, make = _locate(asked, rev, files, refresh=refresh)
+        with contextlib.ExitStack() as stack:
+            if files:
+                patched_slot = make_folder(slot.with_name(f"patched-{slot.name}"))
+                stack.enter_context(_waiting_lock(patched_slot / "lock", asked))
+                with _waiting_lock(slot / "lock", asked):
+                    base = make()
+                    tree = _patched(base, files, patched_slot) if base else None
+            else:
+                stack.enter_context(_waiting_lock(slot / "lock", asked))
+                tree = make()
+            if tree is not None:  # else a clean-up came before the lock
+                yield tree
+                return
 
 
-def _locate(asked: str, rev: str | None, patches: Sequence[Patch], *, refresh: bool) -> tuple[Path, Callable[[], Tree]]:
-    """The slot of what the user names, and what makes it ready once the slot is locked."""
+def _locate(
+    asked: str, rev: str | None, patches: Sequence[Patch], *, refresh: bool
+) -> tuple[Path, Callable[[], Tree | None]]:
+    """The slot of what the user names, and what makes it ready once the slot is locked; None: it is gone meanwhile."""
     trees = make_folder(cache_home() / "trees")
     if match := re.fullmatch(r"debian:(\d+\.\d+)(?:=(.+))?", asked):
         if rev is not None:
             raise UserError(f"--rev {rev}: {asked} is a package, not a git checkout")
-        with _waiting_lock(trees / f"debian-{match[1]}.lock", asked):
+        with _waiting_lock(series_lock(trees, match[1]), asked):
             source, version = debian.fetch_source(match[1], match[2], trees, refresh=refresh)
-        package = f"linux-source-{match[1]} {version}"
-        return source.parent, lambda: Tree(
-            asked, source, source.parent, kernel_version(source), package, package=package
-        )
+        return source.parent, lambda: _unpacked(asked, source, f"linux-source-{match[1]} {version}")
     if asked.startswith("debian:"):
         raise UserError(f"--tree {asked}: write debian:X.Y or debian:X.Y=VERSION")
     folder = Path(asked).expanduser().resolve()
@@ -151,6 +155,18 @@ def _patched(base: Tree, patches: tuple[Patch, ...], slot: Path) -> Tree:
     return replace(base, source=source, slot=slot, version=version, identity=identity, patches=patches)
 
 
+def _unpacked(asked: str, source: Path, package: str) -> Tree | None:
+    """Debian's source, if it is still there."""
+    if not source.is_dir():
+        return None
+    return Tree(asked, source, source.parent, kernel_version(source), package, package=package)
+
+
+def series_lock(trees: Path, series: str) -> Path:
+    """Held while a Debian source of this series is looked for, fetched and unpacked."""
+    return trees / f"debian-{series}.lock"
+
+
 @contextlib.contextmanager
 def _waiting_lock(path: Path, asked: str) -> Iterator[None]:
     """Hold a lock; say so when another run has it."""
@@ -158,6 +174,7 @@ def _waiting_lock(path: Path, asked: str) -> Iterator[None]:
         if not stack.enter_context(locked(path, blocking=False)):
             log.get().warning("waiting for another run that uses this tree", tree=asked)
             stack.enter_context(locked(path))
+        mark_used(path)
         yield
 
 

@@ -22,6 +22,7 @@ ORDER = [
     ["dmesg"],
     ["hosts"],
     ["load"],
+    ["cache"],
     ["gate"],
     ["report"],
 ]
