@@ -21,6 +21,9 @@ from kbuild.record import runs_home
 REMOVED = ".removed-"
 """What is being removed is so named first: it is either whole or out of the way, also when the removal is cut off."""
 
+SCRATCH = ".scratch-"
+"""In the cache's folder: for who needs files that are hard links to a tree's. He holds it."""
+
 
 class Kind(StrEnum):
     """The values of `--kind`."""
@@ -126,6 +129,8 @@ def _artifacts(builds: Iterable[Entry]) -> Iterator[Entry]:
 
 def _others(cache: Path) -> Iterator[Entry]:
     yield from _leftovers(cache)
+    for path in cache.glob(f"{SCRATCH}*"):
+        yield Entry(Kind.LEFTOVERS, path.name, path, (path,), held=True)
     if (agent := cache / "agent").is_dir():
         lock = agent_lock()
         yield Entry(Kind.OTHERS, "agent", agent, (agent, lock), (lock,))
