@@ -233,9 +233,9 @@ class _Gate:
             stage.summary = f"{len(wanted.symbols.wanted(wanted.tree.version).options)} requested symbols, as before"
             return
         prepare_objects(wanted)
-        done = write_configuration(wanted)
+        done = write_configuration(wanted, reuse=self.request.task != "configure")
         self.run.record.findings += done.findings
-        stage.summary = f"{len(done.requested)} requested symbols took effect"
+        stage.summary = f"{len(done.requested)} requested symbols{', as before' if done.reused else ' took effect'}"
         if self.request.task == "configure":
             stage.summary += f": {done.config}"
 
@@ -384,10 +384,13 @@ def build_request(profile: Profile, tree: Tree, symbols: Request) -> BuildReques
     )
 
 
-def write_configuration(wanted: BuildRequest) -> Configuration:
-    """Write `.config` into the object folder. Raises UserError where a requested symbol did not take effect."""
+def write_configuration(wanted: BuildRequest, *, reuse: bool = False) -> Configuration:
+    """Write `.config` into the object folder. Raises UserError where a requested symbol did not take effect.
+
+    `reuse`: leave it, where nothing that it was made of has changed.
+    """
     source, objects = wanted.tree.source, wanted.objects
-    return configure(source, objects, wanted.symbols, make_variables=wanted.variables, predict=True)
+    return configure(source, objects, wanted.symbols, make_variables=wanted.variables, predict=True, reuse=reuse)
 
 
 def _tree_facts(tree: Tree) -> dict[str, str]:

@@ -134,3 +134,5 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of `is not set` for what is no symbol: of no effect, and perhaps a typing error."""
     predicted: dict[str, str] | None = None
     """Of each symbol that belongs into `.config` its value there."""
+    kconfig_files: tuple[str, ...] = ()
+    """All that were read, relative to the tree."""

@@ -13,6 +13,7 @@ from kbuild import command, log, paths
 from kbuild.configure.answer import Answer, Problem, Question
 from kbuild.configure.fragment import Fragment, Option
 from kbuild.configure.kconfig import MakeError, ask, environment, run_make
+from kbuild.configure.memory import recall, remember
 from kbuild.configure.request import Request, check, make_command
 from kbuild.configure.tree import kernel_version
 from kbuild.errors import KbuildError, UserError
@@ -44,6 +45,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     config: Path
     changed: bool
     """Whether its content is another than before."""
+    reused: bool = False
+    """Whether nothing was done, for all is as it was."""
     requested: tuple[Option, ...]
     findings: tuple[Finding, ...]
     """Information only (DONE)."""
@@ -67,19 +70,31 @@ def configure(
     *,
     make_variables: Mapping[str, str] | None = None,
     predict: bool = False,
+    reuse: bool = False,
 ) -> Configuration:
     """Write `output`/.config, and see that each request took effect.
 
     A `.config` of the same content is not touched, so that make does not build the world again. `predict` compares it
     also with what kconfiglib makes of the request (2 to 3 s); kconfiglib is asked in any case where a request did not
-    take effect. `make_variables` go to make as they are (CC, LLVM, LOCALVERSION, …); the same have to be given when
-    building. Raises RefusedError, other UserErrors, BrokenKconfigError, or HarnessError. The `.config` of refused
-    requests is not written.
+    take effect. `reuse`: give what an earlier call with `predict` gave, where the request, the `.config` and all files
+    that were read are as they were then. `make_variables` go to make as they are (CC, LLVM, LOCALVERSION, …); the same
+    have to be given when building. Raises RefusedError, other UserErrors, BrokenKconfigError, or HarnessError. The
+    `.config` of refused requests is not written.
     """
     source, output, variables = source.resolve(), output.resolve(), make_variables or {}
     check(source, output, request)
     paths.make_folder(output)
     wanted = request.wanted(kernel_version(source))
+    config = output / ".config"
+    if reuse and (known := recall(source, output, request, variables)):
+        return Configuration(
+            config=config,
+            changed=False,
+            reused=True,
+            requested=wanted.options,
+            findings=known.findings,
+            command=known.command,
+        )
     with tempfile.TemporaryDirectory(prefix="kbuild-configure.") as scratch:
         new = Path(scratch, "config")
         with log.timed("configure.conf", base=request.base):
@@ -103,17 +118,20 @@ def configure(
             )
     if answer.problems:
         raise RefusedError(answer.problems)
-    config = output / ".config"
     changed = not config.is_file() or config.read_text("utf-8", "replace") != content
     if changed:
         paths.write_atomically(config, content)
-    return Configuration(
+    done = Configuration(
         config=config,
         changed=changed,
         requested=wanted.options,
         findings=tuple(_findings(request, wanted, values, said, answer)),
         command=command.pasteable(argv),
     )
+    if answer.predicted is not None:
+        files, findings = answer.kconfig_files, done.findings
+        remember(source, output, request, variables, kconfig_files=files, findings=findings, command=done.command)
+    return done
 
 
 def _run_conf(

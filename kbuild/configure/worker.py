@@ -114,6 +114,7 @@ def answer(question: Question) -> Answer:
         no_symbol=no_symbol,
         unknown=tuple(unknown),
         predicted=predicted,
+        kconfig_files=tuple(kconf.kconfig_filenames),
     )
 
 

@@ -247,3 +247,19 @@ def test_patches_in_turn_build_what_differs_and_forget_nothing(
     assert builds(shared_tool, broken) == (0, [], ""), "built before"
     assert json.loads(shared_tool.run("report", "latest", "--json").stdout)["artifacts"] == failed["artifacts"]
     assert builds(shared_tool) == (0, [], ""), "the tree below is as it was"
+
+
+def test_only_a_change_that_kconfig_reads_is_configured_anew(
+    shared_tool: Tool,
+    failed: dict[str, Any],  # noqa: ARG001 (another patch in the same folder)
+    append: Callable[[str, str], tuple[Path, int]],
+) -> None:
+    def configured(*changes: tuple[str, str]) -> str:
+        patches = [word for file, text in changes for word in ("--patch", append(file, text)[0])]
+        done = shared_tool.run("build", "--json", *patches)
+        (summary,) = (one["summary"] for one in json.loads(done.stdout)["stages"] if one["name"] == "configure")
+        return str(summary).split(" symbols")[1]
+
+    source = ("vmx/vmx.c", "/* not looked at by Kconfig */\n")
+    assert configured(source) == ", as before"
+    assert configured(source, ("Kconfig", "config KVM_KBUILD_TEST\n\tdef_bool n\n")) == " took effect"
