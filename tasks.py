@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -57,7 +57,7 @@ JSON = {"json": "one JSON object on standard output"}
 
 def _run(work: Callable[[], int]) -> NoReturn:
     """Run a task's work and exit with its status; each error that is the user's or the machine's is one line."""
-    from kbuild.errors import KbuildError, UserError
+    from kbuild.errors import KbuildError, UserError, os_errors
     from kbuild.outcome import EXIT_INTERRUPTED, EXIT_USER_ERROR, exit_status
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -67,7 +67,11 @@ def _run(work: Callable[[], int]) -> NoReturn:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop)
     try:
-        raise Exit(code=work())
+        # What names no file is what we print: every file of ours is named where it is written.
+        with os_errors("the output cannot be written"):
+            code = work()
+            sys.stdout.flush()
+        raise Exit(code=code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise Exit(code=EXIT_INTERRUPTED) from None
@@ -75,12 +79,22 @@ def _run(work: Callable[[], int]) -> NoReturn:
         print(error, file=sys.stderr)
         raise Exit(code=EXIT_USER_ERROR) from None
     except KbuildError as error:
-        print(f"{error.status}: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"{error.status}: {error}", file=sys.stderr)
+        _forget_output()
         raise Exit(code=exit_status(error.status)) from None
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing more can be said to him.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         raise Exit(code=EXIT_INTERRUPTED) from None
+
+
+def _forget_output() -> None:
+    """Standard output goes nowhere from here on, if it takes no more: the interpreter would fail at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _positional(value: str, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 import select
 import selectors
 import shlex
@@ -18,12 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild import log
-from kbuild.errors import HarnessError
+from kbuild.errors import HarnessError, os_errors
 
 MAX_LINE = 1 << 16
 """Bytes after which a line is taken as ended."""
 KEEP_LINES = 200_000
 """Lines of output that stay in memory; the whole of it is in the log file where one is asked for."""
+
+
+HOST_FAILED = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|internal compiler error: Killed"
+    r"|Cannot allocate memory|virtual memory exhausted|: command not found|Input/output error"
+    r"|exceeds free space on media"  # xorriso, of a full disk
+)
+"""Messages of a program that blame the machine, and not what it was given."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,31 @@ def _interrupts_wait() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
+class _Sink:
+    """A file that gets all of a command's output. Raises HarnessError when it does not take it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._errors():
+            self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        with self._errors():
+            while data:
+                data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        with self._errors():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise HarnessError(f"{self._path}: cannot be written: {error.strerror}") from None
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -122,9 +156,9 @@ def run(
     """Run a command to its end, with standard error joined to standard output.
 
     `env` is added to this process's own. `on_line` gets each line as it comes. `timeout` is in
-    seconds. Raises HarnessError when the program is missing, when time is up, and, with `check`,
-    when it ends with another status than 0. On any exception, Ctrl-C included, the command and
-    what it started are ended first.
+    seconds. Raises HarnessError when the program is missing or cannot be started, when time is up, when
+    `log_file` takes no more, and, with `check`, when it ends with another status than 0. On any exception,
+    Ctrl-C included, the command and what it started are ended first.
     """
     if error := missing(argv):
         raise error
@@ -132,7 +166,7 @@ def run(
     start = time.monotonic()
     log.get().debug("command", command=text)
     kept: collections.deque[str] = collections.deque(maxlen=KEEP_LINES)
-    sink = log_file.open("ab") if log_file else None
+    sink = _Sink(log_file) if log_file else None
     process: subprocess.Popen[bytes] | None = None
 
     def line(raw: bytes) -> None:
@@ -142,7 +176,7 @@ def run(
             on_line(decoded)
 
     try:
-        with _interrupts_wait():
+        with _interrupts_wait(), os_errors(f"'{argv[0]}' cannot be started"):
             process = subprocess.Popen(
                 leashed(argv),
                 cwd=cwd,
@@ -188,6 +222,8 @@ def run(
     status = 128 - status if status < 0 else status
     log.get().debug("command.end", command=text, status=status, seconds=round(seconds, 3))
     if check and status:
-        last = next((one for one in reversed(kept) if one.strip()), "it said nothing")
+        said = [one for one in kept if one.strip()]
+        # A full disk is told first, and then what came of it.
+        last = next((one for one in said if HOST_FAILED.search(one)), said[-1] if said else "it said nothing")
         raise HarnessError(f"status {status} from: {text}: {last.strip()}")
     return Completed(tuple(map(str, argv)), status, "\n".join(kept), seconds)

@@ -6,6 +6,9 @@ as it is. Anything else that is raised is a defect of this tool.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kbuild.outcome import Status
 
 
@@ -27,3 +30,19 @@ class HarnessError(KbuildError):
 
 class JudgeError(KbuildError):
     """Something happened that could not be judged (ERROR)."""
+
+
+@contextmanager
+def os_errors(where: str = "") -> Iterator[None]:
+    """Turn what the operating system refuses (a full disk, a folder that went) into a HarnessError of one line.
+
+    For what nobody below has said better. `where` stands in front, and alone where the error names no file. A pipe
+    whose reader is gone is no failure of the machine and stays as it is.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        parts = (where, error.filename, error.strerror or error)
+        raise HarnessError(": ".join(str(part) for part in parts if part)) from error

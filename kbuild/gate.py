@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,7 +36,7 @@ from kbuild.elf.inspect import find_modules, inspect, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
 from kbuild.elf.kernel import KernelImage, read_kernel
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.errors import KbuildError, UserError
+from kbuild.errors import KbuildError, UserError, os_errors
 from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
 from kbuild.hosts.spec import describe as describe_host
@@ -92,14 +93,16 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
     limit = cache_limit(request.cache_gb)
     profile = _profile(request)
     run = Run(request.task, request.command)
-    log.configure(request.verbosity, run.log_file)
     run.record.profile = str(profile.path)
     started = time.time()
     judging = _Gate(request, profile, run, reporter)
     try:
-        with log.context(run=run.record.id):
+        with os_errors():
+            log.configure(request.verbosity, run.log_file)
+        with log.context(run=run.record.id), os_errors():
             log.get().info("run", command=request.command, folder=str(run.folder))
             judging.go()
+            log.get().info("run.end", verdict=run.record.verdict, peak_memory_kb=_peak_memory_kb())
     except KeyboardInterrupt:
         run.interrupt()
         raise
@@ -111,6 +114,11 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
         with log.context(run=run.record.id):
             trim(limit, spare_since=started)
     return run
+
+
+def _peak_memory_kb() -> int:
+    """The most memory that this process itself has had; emulators and compilers are others."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _profile(request: GateRequest) -> Profile:

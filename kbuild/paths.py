@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
@@ -33,6 +34,20 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise HarnessError(f"{path}: cannot be made: {error.strerror}") from None
     return path
+
+
+def require_room(folder: Path, megabytes: int, what: str) -> Path:
+    """The folder, where its disk still has room for `what`. Raises HarnessError in one line."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        raise HarnessError(f"{folder}: cannot be used: {error.strerror}") from None
+    free = disk.f_bavail * disk.f_frsize
+    if free < megabytes << 20:
+        raise HarnessError(
+            f"{folder}: {what} takes {megabytes} MB, and {free >> 20} MB are free: {os.strerror(errno.ENOSPC)}"
+        )
+    return folder
 
 
 def read_text(path: Path, limit: int = 1 << 20) -> str:

@@ -6,6 +6,7 @@ that a run that was killed says how far it came. Reports read records and nothin
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import secrets
@@ -20,7 +21,7 @@ from typing import Any
 import msgspec
 
 from kbuild import log
-from kbuild.errors import HarnessError, KbuildError, UserError
+from kbuild.errors import HarnessError, KbuildError, UserError, os_errors
 from kbuild.outcome import Finding, Known, Status, to_json, worst
 from kbuild.paths import hold_folder, make_folder, state_home, write_atomically
 from kbuild.toml import decode_hook
@@ -90,8 +91,14 @@ class Run:
         )
         self.folder = runs_home() / self.record.id
         hold_folder(self.folder, self)
+        self._identity = os.stat(self.folder)
         self.record.tools = {"host": socket.gethostname(), "pid": str(os.getpid())}
-        self.save()
+        try:
+            self.save()
+        except HarnessError:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+            raise
 
     @property
     def log_file(self) -> Path:
@@ -99,8 +106,16 @@ class Run:
         return self.folder / "log.jsonl"
 
     def save(self) -> None:
-        """Write the record as it is now."""
+        """Write the record as it is now. Raises HarnessError, also where somebody took the run's folder away."""
+        if not self._is_there():
+            raise HarnessError(f"{self.folder}: the run's folder was removed while it was at work")
         write_atomically(self.folder / "record.json", msgspec.json.format(to_json(self.record), indent=1))
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.folder), self._identity)
+        except OSError:
+            return False
 
     @contextmanager
     def stage(self, name: str, report: Callable[[Stage], None] | None = None) -> Iterator[Stage]:
@@ -110,22 +125,25 @@ class Run:
         self.save()
         start = time.monotonic()
         try:
-            with log.context(stage=name), log.timed("stage") as extra:
+            with log.context(stage=name), log.timed("stage") as extra, os_errors(f"stage {name}"):
                 yield stage
                 extra.update(status=stage.status, summary=stage.summary)
             stage.status = stage.status or Status.DONE
-        except KbuildError as error:
-            stage.status = None if isinstance(error, UserError) else error.status
-            stage.reason = str(error)
-            raise
         except BaseException as error:
             stage.reason = str(error) or type(error).__name__
+            if isinstance(error, KbuildError):
+                stage.status = None if isinstance(error, UserError) else error.status
+            # What stopped the stage is worth more than that the record cannot be written, which comes up again.
+            with contextlib.suppress(HarnessError):
+                self._end(stage, start, report)
             raise
-        finally:
-            stage.seconds = round(time.monotonic() - start, 3)
-            if report:
-                report(stage)
-            self.save()
+        self._end(stage, start, report)
+
+    def _end(self, stage: Stage, start: float, report: Callable[[Stage], None] | None) -> None:
+        stage.seconds = round(time.monotonic() - start, 3)
+        if report:
+            report(stage)
+        self.save()
 
     def finish(self, verdict: Status) -> None:
         """The end of a run that came to its end."""
@@ -134,18 +152,26 @@ class Run:
         self.save()
 
     def interrupt(self) -> None:
-        """The end of a run that was interrupted: what is known is kept, and no verdict is given."""
+        """The end of a run that was interrupted: what is known is kept, if the disk takes it. No verdict is given."""
         self.record.interrupted = self.record.stages[-1].name if self.record.stages else "start"
         self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
-        self.save()
+        with contextlib.suppress(HarnessError):
+            self.save()
 
     def fail(self, error: KbuildError) -> None:
-        """The end of a run that an error of the user's, the machine's or the test's stopped."""
+        """The end of a run that an error of the user's, the machine's or the test's stopped.
+
+        Raises HarnessError, with both reasons, where this cannot be recorded.
+        """
         self.record.error = str(error)
         self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
         if not isinstance(error, UserError):
             self.record.verdict = worst([error.status, *(s.status for s in self.record.stages if s.status)])
-        self.save()
+        try:
+            self.save()
+        except HarnessError as lost:
+            first = str(error).partition("\n")[0]
+            raise HarnessError(first if str(lost) in first else f"{first}; and {lost}") from error
 
     def keep(self, source: Path, name: str, *, copy: bool = False) -> Path:
         """Put a file into the run's folder: a second name for the same bytes where the disk allows it.
@@ -162,11 +188,20 @@ class Run:
         except FileExistsError:
             pass
         except OSError:
-            try:
-                shutil.copy2(source, target)
-            except OSError as error:
-                raise HarnessError(f"{target}: cannot be written: {error.strerror}") from None
+            _copy(source, target)
         return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy that is whole or not there. Raises HarnessError in one line."""
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        shutil.copy2(source, temporary)
+        os.rename(temporary, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise HarnessError(f"{target}: cannot be written: {error.strerror}") from None
 
 
 def read_record(run: str) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from kbuild.build.diagnostics import read_diagnostics, to_findings
 from kbuild.build.make import MakeResult, Progress, run_make
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
+from kbuild.command import HOST_FAILED
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
 from kbuild.paths import cache_home, make_folder, mark_used, write_atomically
@@ -26,12 +26,6 @@ _UNFINISHED = "kvm-kbuild.unfinished"
 MAX_EARLIER = 32
 """Builds that an object folder remembers besides its last."""
 _LAST = "last-build.steps"
-
-_HOST_FAILED = re.compile(
-    r"No space left on device|Disk quota exceeded|Read-only file system|internal compiler error: Killed"
-    r"|Cannot allocate memory|virtual memory exhausted|: command not found|Input/output error"
-)
-"""Messages that blame the machine, not the code."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
         memory.built = None
     write_atomically(objects / MEMORY, msgspec.json.encode(memory))
     write_atomically(objects / _UNFINISHED, "")
+    config = (objects / ".config").read_bytes()
     with log.timed("make", objects=str(objects)):
         made = run_make(
             request.argv,
@@ -92,17 +87,24 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
             expected=memory.steps or _last_steps(),
             report=report,
         )
+    if (objects / ".config").read_bytes() != config:
+        # Kconfig asks the compiler anew: one that could not answer (a full disk) has no say in what is built.
+        raise HarnessError(f"{objects}/.config: make changed it while it built; see {log_file}")
     memory.steps = max(memory.steps, made.steps)
     memory.messages |= {unit: lines for unit, lines in made.units.items() if unit}
     memory.messages = {unit: lines for unit, lines in memory.messages.items() if lines and _is_there(objects, unit)}
     lines = [*made.units[""], *(line for lines in memory.messages.values() for line in lines)]
+    if made.status == 0:
+        # What make said is remembered: should the artifacts not fit on the disk, it need not start from nothing.
+        write_atomically(objects / MEMORY, msgspec.json.encode(memory))
+        (objects / _UNFINISHED).unlink()
     with artifacts_in_use():
         result = _judge(request, made, lines, log_file)
         memory.built = result.built
         write_atomically(objects / MEMORY, msgspec.json.encode(memory))
     if result.built and made.steps == memory.steps:
         write_atomically(cache_home() / _LAST, str(made.steps))
-    (objects / _UNFINISHED).unlink()
+    (objects / _UNFINISHED).unlink(missing_ok=True)
     return result
 
 
@@ -129,9 +131,10 @@ def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_fi
     diagnostics = read_diagnostics(lines if made.status == 0 else made.messages, request.tree.source)
     findings = tuple(to_findings(diagnostics, failed=made.status != 0, counting=request.warnings_count))
     if made.status:
-        blame = next((line for line in made.messages if _HOST_FAILED.search(line)), None)
+        blame = next((line for line in made.messages if HOST_FAILED.search(line)), None)
         if blame or made.status > 128:
-            raise HarnessError(f"the build did not end: {(blame or f'make ended with status {made.status}').strip()}")
+            why = (blame or f"make ended with status {made.status}").strip()
+            raise HarnessError(f"the build in {request.objects} did not end: {why}; see {log_file}")
         if not any(finding.status == Status.FAIL for finding in findings):
             last = next(iter(made.messages[-1:]), "no message")
             raise HarnessError(f"make ended with status {made.status} and named no error: {last}; see {log_file}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,9 @@ from kbuild.configure.request import Request, check, make_command
 from kbuild.configure.tree import kernel_version
 from kbuild.errors import KbuildError, UserError
 from kbuild.outcome import Finding, Status, finding_id
+
+ROOM_MB = 1
+"""For `.config` and what the compiler's probes write."""
 
 _LINE = re.compile(r"CONFIG_(\w+)=(.*)|# CONFIG_(\w+) is not set")
 _UNMET = re.compile(r"WARNING: unmet direct dependencies detected for (\w+)")
@@ -97,7 +101,7 @@ def configure(
         )
     with tempfile.TemporaryDirectory(prefix="kbuild-configure.") as scratch:
         new = Path(scratch, "config")
-        with log.timed("configure.conf", base=request.base):
+        with log.timed("configure.conf", base=request.base), _room(output, Path(scratch)):
             argv, said = _run_conf(source, output, request, variables, wanted, new)
         content = new.read_text("utf-8", "replace")
         values = read_config(content)
@@ -134,6 +138,20 @@ def configure(
     return done
 
 
+@contextmanager
+def _room(*folders: Path) -> Iterator[None]:
+    """There is room in these folders, before and after.
+
+    Kconfig asks the compiler what it can do by letting it write a file: on a full disk it seems to know no option at
+    all, and the configuration would be another one without a word.
+    """
+    for folder in folders:
+        paths.require_room(folder, ROOM_MB, "a configuration")
+    yield
+    for folder in folders:
+        paths.require_room(folder, ROOM_MB, "a configuration")
+
+
 def _run_conf(
     source: Path, output: Path, request: Request, variables: Mapping[str, str], wanted: Fragment, new: Path
 ) -> tuple[list[str], str]:
@@ -158,12 +176,12 @@ def _run_conf(
             raise
         return argv
 
-    every.write_text(_merged(start, wanted))
+    paths.write_atomically(every, _merged(start, wanted))
     if request.base == "olddefconfig":
-        new.write_text(every.read_text())
+        paths.write_atomically(new, every.read_bytes())
     elif "defconfig" in request.base and request.base != "alldefconfig":
         make(request.base)
-        new.write_text(_merged(new.read_text() + start, wanted))
+        paths.write_atomically(new, _merged(new.read_text() + start, wanted))
     else:
         return make(request.base), said
     return make("olddefconfig"), said

@@ -8,7 +8,10 @@ from pathlib import Path
 from kbuild import command, log
 from kbuild.configure.apt import find, oldest_first
 from kbuild.errors import HarnessError, UserError
-from kbuild.paths import make_folder
+from kbuild.paths import make_folder, require_room
+
+ROOM_MB = 2500
+"""For a package, what is in it and what is in that: 1.9 GB for 6.1, 2.2 GB for 7.2."""
 
 
 def fetch_source(series: str, version: str | None, trees: Path, *, refresh: bool) -> tuple[Path, str]:
@@ -25,6 +28,8 @@ def fetch_source(series: str, version: str | None, trees: Path, *, refresh: bool
         if version in present or (version is None and present):
             chosen = version or present[-1]
             return _folder(package, chosen, trees) / "src", chosen
+    # apt, for one, tries again for minutes when it finds no space for its lists.
+    require_room(trees, ROOM_MB, f"to fetch and unpack {package}")
     apt, available = find(package, series, version)
     if not available:
         raise UserError(f"debian:{series}: the archive has no {package}")

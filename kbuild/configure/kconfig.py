@@ -70,8 +70,10 @@ def environment_without_make(source: Path, request: Request) -> Environment:
 
 def run_make(argv: list[str], env: Mapping[str, str]) -> str:
     """Run a configuration target; its output. Raises HarnessError with the line that says what is wrong."""
-    # A MAKEFLAGS from outside (this tool under another make) would hand us that one's options and job server.
-    done = command.run(argv, env={"MAKEFLAGS": "", **env}, timeout=TIMEOUT_S, check=False)
+    # A MAKEFLAGS from outside (this tool under another make) would hand us that one's options and job server. Kconfig
+    # asks the compiler what it can do; a ccache that finds its disk full would answer for it that it can nothing.
+    settings = {"MAKEFLAGS": "", "CCACHE_DISABLE": "1"}
+    done = command.run(argv, env={**settings, **env}, timeout=TIMEOUT_S, check=False)
     if done.status:
         raise MakeError(argv, done.status, done.output)
     return done.output
@@ -82,9 +84,12 @@ class MakeError(HarnessError):
 
     def __init__(self, argv: list[str], status: int, output: str) -> None:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
+        host = [line for line in lines if command.HOST_FAILED.search(line)]
         cause = [line for line in lines if re.search(r"error|not found|No such|cannot|\*\*\*|:\d+:", line, re.I)]
-        self.line = next(iter([*cause, *reversed(lines)]), "it said nothing")
-        super().__init__(f"{self.line} (status {status} from: {command.pasteable(argv)})")
+        self.line = next(iter([*host, *cause, *reversed(lines)]), "it said nothing")
+        # To do it again by hand says nothing of a full disk.
+        again = "" if host else f" (status {status} from: {command.pasteable(argv)})"
+        super().__init__(f"{self.line}{again}")
 
 
 def ask(question: Question) -> Answer:
@@ -97,7 +102,9 @@ def ask(question: Question) -> Answer:
         if done.status or not answer.exists():
             lines = [line.strip() for line in done.output.splitlines() if line.strip()] or [f"status {done.status}"]
             line = lines[-1] if lines[0].startswith("Traceback") else lines[0]
-            raise HarnessError(f"kconfiglib cannot read this tree: {line}")
+            raise HarnessError(
+                f"kconfiglib {'failed' if command.HOST_FAILED.search(line) else 'cannot read this tree'}: {line}"
+            )
         return msgspec.json.decode(answer.read_bytes(), type=Answer)
 
 

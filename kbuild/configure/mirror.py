@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from kbuild.errors import HarnessError
-from kbuild.paths import write_atomically
+from kbuild.paths import make_folder, write_atomically
 
 _OUTPUT_SUFFIXES = (
     *(".o", ".a", ".ko", ".cmd", ".d", ".mod", ".mod.c", ".order", ".symvers", ".dtb", ".dwo", ".su", ".gcno"),
@@ -61,7 +61,7 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
     manifest_path = target.with_name(target.name + ".manifest")
     old = _read_manifest(manifest_path)
     new: _Manifest = {}
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     made: set[str] = set()
     place = ""
     prefix = f"{source}/"
@@ -84,14 +84,15 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
             if parent not in made:
                 (target / parent).mkdir(parents=True, exist_ok=True)
                 made.add(parent)
-            digest = _copy(source / path, target / path, mode, known.digest if known else None)
+            # A copy that stops half-way, however that comes, has no manifest: then everything is compared anew.
+            manifest_path.unlink(missing_ok=True)
+            digest = _copy(source / path, target / path, mode)
             new[path] = _Entry(status.st_size, status.st_mtime_ns, mode, digest)
-        for path in old.keys() - new.keys():
+        for path in (old.keys() or _files(target)) - new.keys():
             place = path
+            manifest_path.unlink(missing_ok=True)
             (target / path).unlink(missing_ok=True)
     except OSError as error:
-        # The manifest may now promise what is not there: without one everything is compared anew.
-        manifest_path.unlink(missing_ok=True)
         raise HarnessError(f"{source / place}: cannot be copied to {target}: {error.strerror}") from None
     if new != old:
         write_atomically(manifest_path, msgspec.json.encode(new))
@@ -106,7 +107,16 @@ def _read_manifest(path: Path) -> _Manifest:
         return {}
 
 
-def _copy(origin: Path, target: Path, mode: int, known_digest: str | None) -> str:
+def _files(folder: Path) -> set[str]:
+    """Paths of all files and links below a folder."""
+    found: set[str] = set()
+    for base, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(base, name).is_symlink()]
+        found |= {os.path.relpath(os.path.join(base, name), folder) for name in (*files, *links)}
+    return found
+
+
+def _copy(origin: Path, target: Path, mode: int) -> str:
     """Copy one file or symbolic link; a content that is there already keeps the copy's time."""
     if stat.S_ISLNK(mode):
         link = str(origin.readlink())
@@ -115,7 +125,7 @@ def _copy(origin: Path, target: Path, mode: int, known_digest: str | None) -> st
         return hashlib.sha256(link.encode(errors="surrogateescape")).hexdigest()
     content = origin.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != known_digest or not target.is_file():
+    if target.is_symlink() or not target.is_file() or target.read_bytes() != content:
         # A new inode: the old one may be shared with, or open in, something else.
         target.unlink(missing_ok=True)
         target.write_bytes(content)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kbuild import log
 from kbuild.elf import contents
+from kbuild.errors import HarnessError, os_errors
 from kbuild.hosts.base import BootImage
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
@@ -35,8 +36,11 @@ class Boot:
 def boot(request: LoadRequest, spec: HostSpec, modules: Collection[str], number: int) -> Iterator[Boot]:
     """Start a machine with these modules in its initramfs; it ends with the context.
 
-    Raises HarnessError when the emulator cannot be started.
+    Raises HarnessError when the emulator cannot be started, or has no room for what it boots.
     """
+    if not request.folder.is_dir():
+        # To make it anew would look like a run whose other files were never there.
+        raise HarnessError(f"{request.folder}: the run's folder was removed while it was at work")
     folder = make_folder(request.folder / spec.id / f"boot-{number}")
     initramfs = folder / "initramfs"
     files: dict[str, Path | bytes] = {"init": request.agent}
@@ -46,7 +50,7 @@ def boot(request: LoadRequest, spec: HostSpec, modules: Collection[str], number:
         files[f"modules/{image.name}.ko"] = contents.decompressed(contents.read(image.path))
     write_initramfs(initramfs, files)
     image_to_boot = BootImage(request.kernel, initramfs, request.command_line)
-    with log.context(boot=number), log.timed("boot.whole"):
+    with log.context(boot=number), log.timed("boot.whole"), os_errors(spec.id):
         with start(spec, image_to_boot, folder) as machine, request.cancellation.ends(machine):
             session = Session(machine, spec.limits, request.cancellation.requested)
             with log.timed("boot") as extra:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -74,3 +75,23 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="cannot be written"):
         write_atomically(target / "none" / "file", "x")
     assert list(target.iterdir()) == []
+
+
+def test_what_the_machine_refuses_is_one_line_and_keeps_its_cause() -> None:
+    run = Run("gate", "")
+    said = r"^stage load: /nowhere/x: No such file or directory$"
+    with pytest.raises(HarnessError, match=said) as caught, run.stage("load"):
+        Path("/nowhere/x").read_bytes()
+    run.fail(caught.value)
+    assert read_record("latest").stages[0].reason == str(caught.value)
+
+
+def test_a_run_whose_folder_is_gone_says_so_and_does_not_make_it_anew() -> None:
+    run = Run("gate", "")
+    with pytest.raises(HarnessError, match="the emulator went, in place of the record"), run.stage("load"):
+        shutil.rmtree(run.folder)
+        raise HarnessError("the emulator went, in place of the record")
+    with pytest.raises(HarnessError, match=r"^it went; and .*: the run's folder was removed while it was at work$"):
+        run.fail(HarnessError("it went"))
+    run.interrupt()
+    assert not run.folder.exists()

@@ -131,3 +131,31 @@ def test_folders_that_are_no_tree(tmp_path: Path, checkout: Path) -> None:
     (checkout / "Makefile").write_text("all:\n")
     with pytest.raises(UserError, match="sets no VERSION"), open_tree(str(checkout)):
         pass
+
+
+def test_a_copy_that_stopped_half_way_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file's new content came half-way into the copy, and then the user took his change back."""
+    path = folder / "arch/x86/kvm/x86.c"
+    before = path.read_bytes()
+    with open_tree(str(folder)) as tree:
+        copy = tree.source / "arch/x86/kvm/x86.c"
+    (folder / "arch/x86/kvm/a-new-one.c").write_text("int a;\n")
+    path.write_text("int half;\n")
+    write = Path.write_bytes
+
+    def stop(self: Path, data: bytes) -> int:
+        if self == copy:
+            write(self, data[:3])
+            raise KeyboardInterrupt
+        return write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", stop)
+        with pytest.raises(KeyboardInterrupt), open_tree(str(folder)):
+            pass
+    assert copy.read_bytes() == b"int"
+    (folder / "arch/x86/kvm/a-new-one.c").unlink()
+    path.write_bytes(before)
+    with open_tree(str(folder)) as tree:
+        assert copy.read_bytes() == before
+        assert not (tree.source / "arch/x86/kvm/a-new-one.c").exists()
