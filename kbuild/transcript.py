@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from kbuild.outcome import Finding, Status
@@ -17,7 +19,36 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     level: int | None = None
     caller: str | None = None
     source: str = "kmsg"
-    """`kmsg`, or `console` where the guest could no longer send its log."""
+    """`kmsg`; `console` where the guest could no longer send its log; `cut` for a line that counts what was cut."""
+
+
+FIRST_LINES, FIRST_CHARACTERS = 2000, 192 << 10
+LAST_LINES, LAST_CHARACTERS = 500, 64 << 10
+
+
+def bounded(lines: Sequence[LogLine], more: int = 0) -> list[LogLine]:
+    """Of too many lines the beginning and the end, and between them one that counts what was cut.
+
+    The first report of a crash is the one that counts, and the last lines say how it ended. `more` lines are missing
+    already. All that came is in the boot's own logs.
+    """
+    first = _fitting(lines, FIRST_LINES, FIRST_CHARACTERS)
+    last = _fitting(lines[: first - 1 if first else None : -1], LAST_LINES, LAST_CHARACTERS)
+    cut = len(lines) - first - last + more
+    if not cut:
+        return [*lines]
+    said = LogLine(f"[kvm-kbuild: {cut} lines were cut here; agent.log and console.log have what came]", source="cut")
+    return [*lines[:first], said, *lines[len(lines) - last :]]
+
+
+def _fitting(lines: Sequence[LogLine], count: int, characters: int) -> int:
+    """How many of the lines, from the first one on, are within both bounds."""
+    used = 0
+    for number, line in enumerate(lines):
+        used += len(line.text)
+        if number >= count or used > characters:
+            return number
+    return len(lines)
 
 
 class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -43,6 +74,7 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     detail: dict[str, str] = {}
     """What the action adds: the guest's answer, differences of the footprint."""
     log: list[LogLine] = []
+    """Bounded, as is the console: see `bounded()`."""
     log_lost: int = 0
     """Records that the kernel overwrote or that were over the limit."""
 

@@ -14,6 +14,8 @@ _COMPILER = re.compile(
     r"(?: \[(?P<option>-W[^\]]+)\])?$"
 )
 _MODPOST = re.compile(r"(?P<kind>WARNING|ERROR): modpost: (?:(?P<module>[\w./-]+?)(?:\.o)?: )?(?P<text>.*)")
+_IN_MODULE = re.compile(r"\[(?P<module>[\w./-]+)\.ko\]")
+"""`"svm_do" [arch/x86/kvm/kvm-amd.ko] undefined!`"""
 _OBJTOOL = re.compile(r"(?P<object>\S+\.o): (?P<kind>warning|error): objtool: (?P<text>.*)")
 _UNDEFINED = re.compile(r"(?P<place>\S+): undefined reference to `(?P<symbol>[^']+)'")
 _MAKE = re.compile(r"make(?:\[\d+\])?: \*\*\* (?P<text>.*)")
@@ -60,8 +62,8 @@ def _read(line: str, source: Path) -> Diagnostic | None:
         file = _relative(match["file"], source)
         return Diagnostic(kind, "compiler", match["text"], file, int(match["line"]), match["option"])
     if match := _MODPOST.match(line):
-        module = Path(match["module"]).name if match["module"] else None
-        return Diagnostic(match["kind"].lower(), "modpost", match["text"], module=module)
+        module = match["module"] or ((place := _IN_MODULE.search(match["text"])) and place["module"])
+        return Diagnostic(match["kind"].lower(), "modpost", match["text"], module=Path(module).name if module else None)
     if match := _OBJTOOL.match(line):
         return Diagnostic(match["kind"], "objtool", match["text"], _relative(match["object"], source))
     if match := _UNDEFINED.search(line):
@@ -95,7 +97,9 @@ def to_findings(diagnostics: Sequence[Diagnostic], *, failed: bool, counting: Se
     if failed:
         errors = [one for one in diagnostics if one.kind == "error"]
         first = next((one for one in errors if one.tool != "make"), errors[0] if errors else None)
-        if first is not None:
+        # modpost tells each section mismatch as a warning, and then that there were some: an error of no module.
+        told = any(one.tool == "modpost" and one.kind == "warning" and one.module for one in diagnostics)
+        if first is not None and not (told and first.tool == "modpost" and first.module is None):
             findings.insert(0, _finding(first, Status.FAIL))
     return findings
 

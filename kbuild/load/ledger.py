@@ -17,11 +17,15 @@ from kbuild.load.order import SUCCESS, Expectation, Order
 from kbuild.load.protocol import LogRecord, Result
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
-from kbuild.outcome import Finding, Status, finding_id, verdict
-from kbuild.transcript import StepResult, Transcript
+from kbuild.outcome import Finding, Status, finding_id, verdict, worst
+from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
 MAX_EVIDENCE = 20
 """Log lines that go with a finding whose cause the log does not name."""
+MAX_RAW = 100
+"""Bytes of a broken line that are told."""
+MAX_FINDINGS = 50
+"""Different findings of one step that are told; what is over is counted in one more."""
 
 
 @dataclass
@@ -107,18 +111,14 @@ class Ledger:
             evidence = tuple(record.text for record in records if record.facility == 0)[-MAX_EVIDENCE:]
             cause = finding_id("load", kind, subject, place)
             findings.append(Finding(id=cause, status=result.status, message=result.reason, evidence=evidence))
-        if reply.broken:
-            message = f"{len(reply.broken) + reply.broken_more} lines of the agent came broken: {reply.broken[0].why}"
-            raw = tuple(repr(broken.raw) for broken in reply.broken)
-            name = finding_id("load", "broken-line", subject, place)
-            findings.append(Finding(id=name, status=Status.DONE, message=message, evidence=raw))
+        findings = [*_told(findings, subject, place), *self._missing(reply, result, subject, place)]
         reason = result.reason or next((f.message for f in findings if f.status != Status.DONE), None)
         step = msgspec.structs.replace(
             result,
             status=verdict((f for f in findings if f.status != Status.DONE), [result.status]),
             reason=reason,
             seconds=(reply.answer.us / 1e6) if isinstance(reply.answer, Result) else round(reply.seconds, 6),
-            log=log_lines(records),
+            log=bounded(log_lines(records), reply.console.dropped if reply.end is not None else 0),
             log_lost=reply.lost,
         )
         self._numbers[reply.number] = len(self.steps)
@@ -130,7 +130,8 @@ class Ledger:
         """Keep a step whose command has no result: what happened instead is judged."""
         matches, records = self._classify(reply)
         status, what = without_answer(reply, crash_in(matches), self.boot.session.hello is not None)
-        self._console = [record.text for record in reply.console.records]
+        said = [LogLine(record.text) for record in reply.console.records]
+        self._console = [line.text for line in bounded(said, reply.console.dropped)]
         reason = f"{action} {module}: {what}"
         result = StepResult(number=self.next_number, action=action, module=module, status=status, reason=reason)
         self.keep(result, reply, kind="no-answer", judged=(matches, records))
@@ -147,14 +148,36 @@ class Ledger:
             step = self.steps[index]
             records = from_agent(mine)
             matches = classify(records, self.request.signatures, self.request.release)
-            findings = list(findings_of(matches, records, step.module or step.action, (), f"after {_what(step)}"))
+            subject = step.module or step.action
+            findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}"))
+            findings = _told(findings, subject, f"{self.order.id}/{step.number}-after")
             self.steps[index] = msgspec.structs.replace(
                 step,
-                log=[*step.log, *log_lines(records)],
+                log=[*step.log, *bounded(log_lines(records))],
                 status=verdict(findings, [step.status]),
                 reason=step.reason or next((finding.message for finding in findings), None),
             )
             self._place(findings, self.steps[index])
+
+    def _missing(self, reply: Reply, result: StepResult, subject: str, place: str) -> list[Finding]:
+        """What of the evidence did not come, or not as it was sent: where all else is well, nobody can say so."""
+        findings: list[Finding] = []
+        if reply.lost:
+            message = (
+                f"{_what(result)}: {reply.lost} records of the kernel's log were lost: what they said is not judged"
+            )
+            findings.append(
+                Finding(id=finding_id("load", "log-lost", subject, place), status=Status.ERROR, message=message)
+            )
+        if reply.broken:
+            count = len(reply.broken) + reply.broken_more
+            message = f"{_what(result)}: {count} lines of the agent came broken: {reply.broken[0].why}"
+            raw = tuple(repr(broken.raw[:MAX_RAW]) for broken in reply.broken)
+            # A guest that went in the middle of a line has said nothing more that could be missing.
+            status = Status.ERROR if reply.end is None else Status.DONE
+            name = finding_id("load", "broken-line", subject, place)
+            findings.append(Finding(id=name, status=status, message=message, evidence=raw))
+        return findings
 
     def _classify(self, reply: Reply) -> tuple[list[Match], list[Record]]:
         records = records_of(reply)
@@ -173,6 +196,17 @@ class Ledger:
             )
             for finding in findings
         ]
+
+
+def _told(findings: Sequence[Finding], subject: str, place: str) -> list[Finding]:
+    """The findings of a step, when there are too many the first ones and their number."""
+    if len(findings) <= MAX_FINDINGS:
+        return [*findings]
+    more = findings[MAX_FINDINGS:]
+    message = f"{len(more)} more findings of this step are not told; the first: {more[0].message}"
+    name = finding_id("load", "more-findings", subject, place)
+    last = Finding(id=name, status=worst(one.status for one in more), message=message)
+    return [*findings[:MAX_FINDINGS], last]
 
 
 def _what(step: StepResult) -> str:

@@ -179,10 +179,15 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class LineReader:
-    """Turns bytes, in whatever pieces they come, into messages. Keeps at most one line."""
+    """Turns bytes, in whatever pieces they come, into messages. Keeps at most one line.
+
+    What something else wrote in front of a message, on the same line, is broken; the message is whole all the same.
+    """
 
     _WELL_FORMED: ClassVar = re.compile(rb"(?:[\x20-\x5b\x5d-\x7e]|\\u00[0-9a-f]{2})*")
     """A backslash is never anything but the start of one byte's escape: what decodes is Latin-1."""
+    _BEGIN: ClassVar = b'{"ev":'
+    """Of each message, and nowhere else in one: a quote in a string is escaped."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -195,28 +200,37 @@ class LineReader:
         *ended, rest = data.split(b"\n")
         for piece in ended:
             found += self._grow(piece)
-            if not self._skipping:
-                found.append(self._decode(bytes(self._pending)))
+            found += self._end_line(bytes(self._pending))
             self._pending.clear()
             self._skipping = False
         return found + self._grow(rest)
 
     def finish(self) -> list[Broken]:
         """What is left when the line has ended for good: a line that was cut."""
-        left = [_broken(self._pending, "cut")] if self._pending else []
+        left = [_broken(self._pending, "cut")] if self._pending and not self._skipping else []
         self._pending.clear()
         return left
 
     def _grow(self, piece: bytes) -> list[Broken]:
+        broken: list[Broken] = []
+        if not self._skipping and len(self._pending) + len(piece) > LINE_BYTES:
+            start = bytes(self._pending) + piece[:BROKEN_BYTES]
+            broken.append(_broken(start, f"longer than {LINE_BYTES} bytes"))
+            self._skipping = True
+        # Of a line that is too long the end is kept: a whole message may be there.
+        self._pending += piece[-LINE_BYTES:]
+        del self._pending[:-LINE_BYTES]
+        return broken
+
+    def _end_line(self, line: bytes) -> list[Message | Broken]:
+        found = self._decode(line)
+        begin = line.rfind(self._BEGIN)
         if self._skipping:
-            return []
-        self._pending += piece[: LINE_BYTES + 1]
-        if len(self._pending) <= LINE_BYTES:
-            return []
-        broken = _broken(self._pending, f"longer than {LINE_BYTES} bytes")
-        self._pending.clear()
-        self._skipping = True
-        return [broken]
+            whole = self._decode(line[begin:]) if begin >= 0 else None
+            return [whole] if whole is not None and not isinstance(whole, Broken) else []
+        if isinstance(found, Broken) and begin > 0 and not isinstance(whole := self._decode(line[begin:]), Broken):
+            return [_broken(line[:begin], found.why), whole]
+        return [found]
 
     def _decode(self, line: bytes) -> Message | Broken:
         if not self._WELL_FORMED.fullmatch(line):

@@ -22,7 +22,7 @@ from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
 from kbuild.outcome import Finding, Status
 from kbuild.progress import Reporter
-from kbuild.transcript import StepResult, Transcript
+from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
 
 def run_load(request: LoadRequest, reporter: Reporter, executor: Executor | None = None) -> list[Transcript]:
@@ -190,7 +190,9 @@ class _Host:
         findings = [
             msgspec.structs.replace(one, host=self._spec.id, order=order.id, reproduce=again) for one in findings
         ]
-        step = StepResult(number=1, action="boot", status=status, reason=what, log=log_lines(records))
+        console, dropped = started.start.console.records, started.start.console.dropped
+        log_of_boot = bounded(log_lines(records), dropped)
+        step = StepResult(number=1, action="boot", status=status, reason=what, log=log_of_boot)
         return Transcript(
             host=self._spec.id,
             order=order.id,
@@ -200,7 +202,7 @@ class _Host:
             boot=started.number,
             steps=[step],
             findings=findings,
-            console=[record.text for record in started.start.console.records],
+            console=[line.text for line in bounded([LogLine(record.text) for record in console], dropped)],
             folder=str(started.folder.relative_to(self._request.folder)),
             reproduce=again,
         )

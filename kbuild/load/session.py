@@ -30,6 +30,8 @@ MAX_RESENT = 3
 """Times that a command is sent again, when the guest's serial port lost bytes of it."""
 MAX_BROKEN = 20
 """Broken lines that are kept of one command; more are counted."""
+MAX_RECORDS = 20_000
+"""Log records that are kept of one command, whatever comes over the line; the agent itself sends 5,000."""
 PANIC = b"Kernel panic - not syncing"
 AFTER_PANIC_S = 1.5
 """Without a byte after a panic, all of its report has come: nothing follows that is worth waiting for."""
@@ -172,12 +174,15 @@ class Session:
                     self.said_bye = True
                 case Broken():
                     _keep(reply, message)
+                case LogRecord() if len(reply.log) + len(reply.earlier) >= MAX_RECORDS:
+                    reply.lost += 1
                 case LogRecord() if message.id == reply.number:
                     reply.log.append(message)
                 case LogRecord():
                     reply.earlier.append(message)
                 case Lost():
-                    reply.lost += message.records
+                    # Of what the kernel said before the first command nothing is judged.
+                    reply.lost += message.records if message.id else 0
                 case Items() if message.id == reply.number:
                     reply.items.append(message)
                 case Refused(id=0) if reply.answer is None and reply.resent == MAX_RESENT:

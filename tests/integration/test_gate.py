@@ -227,6 +227,29 @@ def test_a_compile_error_has_file_and_line(
     assert "make[" in log, "the rest of it"
 
 
+def test_what_modpost_refuses_has_its_module(
+    shared_tool: Tool,
+    failed: dict[str, Any],  # noqa: ARG001 (another patch in the same folder)
+    append: Callable[[str, str], tuple[Path, int]],
+) -> None:
+    """Everything compiles and does not fit: a symbol that nobody has, and code that outlives what it calls."""
+    code = """int nobody_has_this(void);
+static noinline int __init at_init(void) { return nobody_has_this(); }
+int later(void);
+int later(void) { return at_init(); }
+"""
+    patch, _ = append("svm/svm.c", code)
+    status, findings, _ = builds(shared_tool, patch)
+    assert status == 10
+    error, *warnings = (one for one in findings if one["status"] == "FAIL")
+    assert error["message"] == 'modpost: kvm-amd: "nobody_has_this" [arch/x86/kvm/kvm-amd.ko] undefined!'
+    assert error["id"].startswith("build:error:kvm-amd:nobody_has_this-")
+    assert error["message"] == shared_tool.record()["stages"][-1]["reason"]
+    (mismatch,) = warnings
+    assert mismatch["module"] == "kvm-amd"
+    assert "section mismatch in reference: later" in mismatch["message"]
+
+
 def test_patches_in_turn_build_what_differs_and_forget_nothing(
     shared_tool: Tool, failed: dict[str, Any], broken: Path, append: Callable[[str, str], tuple[Path, int]]
 ) -> None:

@@ -58,7 +58,7 @@ def test_a_header_s_warning_counts_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "kind", "module"),
     [
-        ('ERROR: modpost: "sev_platform_init" [arch/x86/kvm/kvm-amd.ko] undefined!', "error", None),
+        ('ERROR: modpost: "sev_platform_init" [arch/x86/kvm/kvm-amd.ko] undefined!', "error", "kvm-amd"),
         (
             "WARNING: modpost: arch/x86/kvm/kvm.o: section mismatch in reference: "
             "a (section: .text) -> b (section: .init.text)",
@@ -72,6 +72,20 @@ def test_modpost(line: str, kind: str, module: str | None, tmp_path: Path) -> No
     assert (one.tool, one.kind, one.module) == ("modpost", kind, module)
     findings = to_findings([one], failed=kind == "error", counting=COUNTING)
     assert [finding.status for finding in findings] == [Status.FAIL], "modpost looks at what is being judged"
+
+
+def test_section_mismatches_are_told_by_module_and_not_by_their_sum(tmp_path: Path) -> None:
+    """scripts/mod/modpost.c of 6.1, main(): without CONFIG_SECTION_MISMATCH_WARN_ONLY they end the build."""
+    where = "section mismatch in reference: a (section: .text) -> b (section: .init.text)"
+    lines = [
+        f"WARNING: modpost: arch/x86/kvm/kvm.o: {where}",
+        "ERROR: modpost: Section mismatches detected.",
+        "Set CONFIG_SECTION_MISMATCH_WARN_ONLY=y to allow them.",
+        "make[2]: *** [scripts/Makefile.modpost:126: Module.symvers] Error 1",
+    ]
+    (finding,) = to_findings(read_diagnostics(lines, tmp_path), failed=True, counting=COUNTING)
+    assert (finding.status, finding.module) == (Status.FAIL, "kvm")
+    assert finding.message == f"modpost: kvm: {where}"
 
 
 def test_id_does_not_move_with_line_numbers(tmp_path: Path) -> None:

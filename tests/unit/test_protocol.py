@@ -83,7 +83,6 @@ def test_pieces_do_not_matter() -> None:
         (b"", "not JSON"),
         (b"hello", "not JSON"),
         (b'{"ev":"bye"', "not JSON"),
-        (b'{"ev":"bye"} {"ev":"bye"}', "not JSON"),
         (b"[]", "not a message"),
         (b'{"ev":"reboot"}', "not a message"),
         (b'{"ev":"bye","now":1}', "not a message"),
@@ -110,6 +109,17 @@ def test_anything_else_is_broken_and_the_next_line_is_read(line: bytes, why: str
 
 def test_a_line_that_is_cut_by_the_end_is_broken() -> None:
     assert read(b'{"ev":"bye"}\n{"ev":"by') == [Bye(), Broken(b'{"ev":"by', "cut")]
+
+
+@pytest.mark.parametrize("before", [b"x", b'{"ev":"bye"} ', b'{"ev":"log","id":1,"te', b"\0\xff", b"x" * 10_000])
+def test_a_message_is_whole_whatever_stands_before_it_on_its_line(before: bytes) -> None:
+    broken, following = read(before + b'{"ev":"bye"}\n')
+    assert isinstance(broken, Broken)
+    assert broken.raw == before[: protocol.BROKEN_BYTES]
+    assert following == Bye()
+    halves = LineReader()
+    data = before + b'{"ev":"bye"}\n'
+    assert [message for n in range(len(data)) for message in halves.feed(data[n : n + 1])][1:] == [Bye()]
 
 
 def test_a_line_that_never_ends_takes_no_memory_and_is_told_once() -> None:
