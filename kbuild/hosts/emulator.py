@@ -53,10 +53,11 @@ class CappedFile:
         self._left -= len(kept)
         self._cut += len(data) - len(kept)
         try:
-            if kept:
-                self._file.write(kept)
+            while kept:
+                kept = kept[self._file.write(kept) :]
         except OSError as error:
             self._left = 0
+            self._cut += len(kept)
             log.get().warning("log.stopped", file=self._file.name, reason=error.strerror)
 
     def close(self) -> None:

@@ -92,3 +92,14 @@ def test_a_command_dies_with_the_tool_even_when_that_is_killed() -> None:
 
 def test_pasteable() -> None:
     assert command.pasteable(["a", "b c"], Path("/x y"), {"K": "v w"}) == "cd '/x y' && K='v w' a 'b c'"
+
+
+def test_a_log_that_takes_no_more_is_the_machine_s_failure() -> None:
+    with pytest.raises(HarnessError, match=r"^/dev/full: cannot be written: No space left on device$"):
+        command.run(["echo", "something"], log_file=Path("/dev/full"))
+
+
+def test_of_a_full_disk_the_first_line_is_told_and_not_what_came_of_it() -> None:
+    said = "echo 'ld: a.o: No space left on device'; echo 'collect2: error'; exit 1"
+    with pytest.raises(HarnessError, match=r"ld: a\.o: No space left on device$"):
+        command.run(["sh", "-c", said])
