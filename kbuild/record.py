@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import secrets
 import shutil
 import socket
 import time
@@ -86,10 +85,19 @@ class Run:
 
     def __init__(self, task: str, command: str) -> None:
         now = datetime.datetime.now(datetime.UTC)
-        self.record = Record(
-            id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", task=task, command=command, started=now.isoformat()
-        )
-        self.folder = runs_home() / self.record.id
+        home = make_folder(runs_home())
+        while True:
+            # The last part is of the microseconds: in the order of their ids, the runs of one second are in order too.
+            name = f"{now:%Y%m%d-%H%M%S}-{now.microsecond >> 4:04x}"
+            try:
+                (home / name).mkdir()
+                break
+            except FileExistsError:
+                now += datetime.timedelta(microseconds=16)
+            except OSError as error:
+                raise HarnessError(f"{home / name}: cannot be made: {error.strerror}") from None
+        self.record = Record(id=name, task=task, command=command, started=now.isoformat())
+        self.folder = home / name
         hold_folder(self.folder, self)
         self._identity = os.stat(self.folder)
         self.record.tools = {"host": socket.gethostname(), "pid": str(os.getpid())}

@@ -21,7 +21,7 @@ from tests.integration.conftest import make_tool
 pytestmark = pytest.mark.kernel
 
 MEMORY_KB = 512 << 10
-REST = 1 << 20
+REST = 4 << 20
 """What else is in a boot's folder: commands, configurations, the lines that say how much was cut."""
 LINES = 1_000_000
 """As in dt_flood.c."""
@@ -137,7 +137,9 @@ def test_a_line_that_the_guest_s_end_cut_is_told_and_its_end_is_judged(transcrip
     assert '{"ev":"log","id":1,"seq":12,"te' in broken["evidence"][0]
 
 
-def test_rubbish_without_end_on_the_console_blames_nobody(module: Path, kernel_build: Path, tmp_path: Path) -> None:
+def test_rubbish_without_end_on_the_console_has_bounds_and_no_pass(
+    module: Path, kernel_build: Path, tmp_path: Path
+) -> None:
     """The load does not end in the step's time, which is short here: a console takes milliseconds for a line."""
     hosts = []
     for name in ("qemu-svm", "bochs-vmx"):
@@ -148,8 +150,8 @@ def test_rubbish_without_end_on_the_console_blames_nobody(module: Path, kernel_b
     found = load(tmp_path, module, kernel_build, {"console": "console", "after": ""}, hosts)
     for host in ("qemu-svm", "bochs-vmx"):
         transcript = found[host, "console"]
-        assert transcript["status"] == "ERROR"
+        assert transcript["status"] in ("ERROR", "FAIL"), "that it did not end; or the function in which it was seen"
         (step,) = transcript["steps"]
-        assert step["reason"].startswith("load dt_flood: the guest did not come to an end within 5 s")
+        assert step["reason"].startswith("load dt_flood: the guest did not come to an end within ")
         assert found[host, "after"]["status"] == "PASS"
         assert (transcript["boot_folder"] / "console.log").stat().st_size > 0

@@ -32,6 +32,12 @@ def test_everything_comes_back() -> None:
     assert read_record(str(run.folder)) == run.record
 
 
+def test_the_latest_run_is_the_latest_of_its_second_too() -> None:
+    for _ in range(20):
+        run = Run("gate", "")
+        assert read_record("latest").id == run.record.id
+
+
 def test_a_stage_that_is_at_work_has_no_status() -> None:
     run = Run("gate", "")
     with run.stage("build"):
