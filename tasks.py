@@ -154,9 +154,9 @@ def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, *
     """
     for key in ("tree", "profile"):
         options[key] = options.get(key) or ctx.kbuild[key]
-    for key, field in {"order": "orders", "host": "hosts", "patch": "patches"}.items():
-        if key in options:
-            options[field] = tuple(options.pop(key))
+    for one, several in (("order", "orders"), ("host", "hosts"), ("patch", "patches")):
+        if one in options:
+            options[several] = tuple(options.pop(one))
     options["cache_gb"] = ctx.kbuild.cache_gb
 
     def work() -> int:

@@ -53,9 +53,8 @@ class _Memory(msgspec.Struct):
 
 def find_built(request: BuildRequest) -> BuildResult | None:
     """The result of an earlier build of the same bytes, if every byte of it is still there."""
-    memory = _remember(request.objects)
-    for built in (memory.built, *memory.earlier):
-        if built and built.tree == request.tree.identity and all(map(is_whole, built.files.values())):
+    for built in remembered(request.objects):
+        if built.tree == request.tree.identity and all(map(is_whole, built.files.values())):
             mark_used(request.objects / MEMORY)
             return BuildResult(built, built.findings, True, 0.0)
     return None
@@ -166,9 +165,10 @@ def outputs(objects: Path) -> dict[str, Path]:
     return files
 
 
-def remembered(objects: Path) -> Built | None:
-    """The finished build that an object folder holds, whether or not its artifacts are still kept."""
-    return _remember(objects).built
+def remembered(objects: Path) -> list[Built]:
+    """The finished builds that an object folder knows of, newest first; their artifacts may be gone."""
+    memory = _remember(objects)
+    return [*([memory.built] if memory.built else []), *memory.earlier]
 
 
 def _remember(objects: Path) -> _Memory:

@@ -95,7 +95,7 @@ def _trees(trees: Path) -> Iterator[Entry]:
             stamps = (objects, objects / MEMORY, objects / ".config")
             used += stamps
             built = remembered(objects)
-            about = built.release if built else "not finished"
+            about = built[0].release if built else "not finished"
             yield Entry(Kind.BUILDS, f"{slot.name}/{objects.name}", objects, stamps, (lock,), about=about)
         # A build belongs to its tree, and goes with it: a tree is never older than its builds.
         yield Entry(Kind.TREES, slot.name, slot, (lock, *used), (*fetching, lock))
@@ -114,8 +114,7 @@ def _packages(packages: Path) -> Iterator[Entry]:
 def _artifacts(builds: Iterable[Entry]) -> Iterator[Entry]:
     wanted: dict[str, tuple[Path, ...]] = {}
     for build in builds:
-        built = remembered(build.path)
-        for digest in built.files.values() if built else ():
+        for digest in {digest for built in remembered(build.path) for digest in built.files.values()}:
             wanted[digest] = (*wanted.get(digest, ()), *build.stamps)
     for path in store().glob("??/*"):
         if path.name.startswith(".new-"):

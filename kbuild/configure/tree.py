@@ -62,34 +62,28 @@ def open_tree(
     that does not apply, HarnessError when the tree cannot be fetched or copied.
     """
     files = tuple(map(read_patch, patches))
-    while True:
-        slot, make = _locate(asked, rev, files, refresh=refresh)
-        with contextlib.ExitStack() as stack:
-            if files:
-                patched_slot = make_folder(slot.with_name(f"patched-{slot.name}"))
-                stack.enter_context(_waiting_lock(patched_slot / "lock", asked))
-                with _waiting_lock(slot / "lock", asked):
-                    base = make()
-                    tree = _patched(base, files, patched_slot) if base else None
-            else:
-                stack.enter_context(_waiting_lock(slot / "lock", asked))
-                tree = make()
-            if tree is not None:  # else a clean-up came before the lock
-                yield tree
-                return
+    slot, make = _locate(asked, rev, files, refresh=refresh)
+    if not files:
+        with _waiting_lock(slot / "lock", asked):
+            yield make()
+        return
+    patched_slot = make_folder(slot.with_name(f"patched-{slot.name}"))
+    with _waiting_lock(patched_slot / "lock", asked):
+        with _waiting_lock(slot / "lock", asked):
+            tree = _patched(make(), files, patched_slot)
+        yield tree
 
 
-def _locate(
-    asked: str, rev: str | None, patches: Sequence[Patch], *, refresh: bool
-) -> tuple[Path, Callable[[], Tree | None]]:
-    """The slot of what the user names, and what makes it ready once the slot is locked; None: it is gone meanwhile."""
+def _locate(asked: str, rev: str | None, patches: Sequence[Patch], *, refresh: bool) -> tuple[Path, Callable[[], Tree]]:
+    """The slot of what the user names, and what makes it ready once the slot is locked."""
     trees = make_folder(cache_home() / "trees")
     if match := re.fullmatch(r"debian:(\d+\.\d+)(?:=(.+))?", asked):
         if rev is not None:
             raise UserError(f"--rev {rev}: {asked} is a package, not a git checkout")
-        with _waiting_lock(series_lock(trees, match[1]), asked):
-            source, version = debian.fetch_source(match[1], match[2], trees, refresh=refresh)
-        return source.parent, lambda: _unpacked(asked, source, f"linux-source-{match[1]} {version}")
+        series = match[1]
+        with _waiting_lock(series_lock(trees, series), asked):
+            source, version = debian.fetch_source(series, match[2], trees, refresh=refresh)
+        return source.parent, lambda: _debian(asked, series, version, source)
     if asked.startswith("debian:"):
         raise UserError(f"--tree {asked}: write debian:X.Y or debian:X.Y=VERSION")
     folder = Path(asked).expanduser().resolve()
@@ -155,10 +149,13 @@ def _patched(base: Tree, patches: tuple[Patch, ...], slot: Path) -> Tree:
     return replace(base, source=source, slot=slot, version=version, identity=identity, patches=patches)
 
 
-def _unpacked(asked: str, source: Path, package: str) -> Tree | None:
-    """Debian's source, if it is still there."""
+def _debian(asked: str, series: str, version: str, source: Path) -> Tree:
+    """Debian's source, fetched before; once more where a clean-up came before its slot was locked."""
     if not source.is_dir():
-        return None
+        trees = source.parent.parent
+        with _waiting_lock(series_lock(trees, series), asked):
+            debian.fetch_source(series, version, trees, refresh=False)
+    package = f"linux-source-{series} {version}"
     return Tree(asked, source, source.parent, kernel_version(source), package, package=package)
 
 
