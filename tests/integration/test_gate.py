@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -204,11 +205,15 @@ def builds(tool: Tool, *patches: Path) -> tuple[int, list[dict[str, Any]], str]:
 
 @pytest.fixture
 def append(kernel_source: Path, tmp_path: Path) -> Callable[[str, str], tuple[Path, int]]:
-    """Makes patches that put text at the end of a file: gives the patch, and the number of its first new line."""
+    """Makes patches that put text at the end of a file: gives the patch, and the number of its first new line.
+
+    Each is another one in each session: what an object folder knows of its earlier builds is not built again.
+    """
 
     def make(file: str, text: str) -> tuple[Path, int]:
         patch = tmp_path / f"{len(list(tmp_path.iterdir()))}.patch"
-        patch.write_text(diff(kernel_source, {file: lambda old: old + text}))
+        mark = f"{'#' if file.endswith('Kconfig') else '//'} {uuid.uuid4()}\n"
+        patch.write_text(diff(kernel_source, {file: lambda old: old + text + mark}))
         return patch, (kernel_source / "arch/x86/kvm" / file).read_text().count("\n") + 1
 
     return make
