@@ -9,11 +9,16 @@ from typing import Annotated, Literal, Protocol, Self
 
 import msgspec
 
+from kbuild.hosts.cpu import CpuSample
+
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds of wall clock."""
+    """Seconds in which the emulator could run (`Machine.starved`), on a machine that boots in `usual_boot_s`.
+
+    On one that takes longer to boot all of them are longer, in proportion.
+    """
 
     boot_s: Seconds = 60
     """From the emulator's start to the agent's first line."""
@@ -21,6 +26,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One step, however much it says."""
     silent_s: Seconds = 20
     """Within a step, without a byte on either line."""
+    usual_boot_s: Seconds | None = None
+    """What a boot takes where these limits were set; absent: they are the same everywhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,21 @@ class Machine(Protocol):
 
         `exit` comes once, after everything that came before the end; later calls return at once.
         """
+
+    def sample(self) -> CpuSample | None:
+        """What the CPU is doing now; the machine stands still while it is asked, for some hundredths of a second.
+
+        Only from the thread that receives; what comes meanwhile is kept for `receive`. None where the host
+        cannot tell, has more than one CPU, or does not answer.
+        """
+        return None
+
+    def starved(self) -> float:
+        """Seconds of wall clock since its start in which it was kept from running: it waited for a CPU, or was stopped.
+
+        To be asked several times a second. 0 where the host cannot tell.
+        """
+        return 0.0
 
     def stop(self) -> None:
         """End the emulator now. May be called from any thread and more than once."""

@@ -11,14 +11,18 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import tty
 from pathlib import Path
 
-from kbuild import command
+from kbuild import command, log
 from kbuild.errors import HarnessError
+from kbuild.hosts import cpu
 from kbuild.hosts.base import BootImage
+from kbuild.hosts.bochs_debugger import Debugger
+from kbuild.hosts.cpu import CpuSample
 from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, TRIPLE_FAULT, Emulator, Lines, Tail
 from kbuild.hosts.qemu import CONSOLE, kernel_words
 from kbuild.hosts.spec import BochsSettings, HostSpec
@@ -155,6 +159,8 @@ class BochsMachine(Emulator):
         agent, commands, self._terminal = _terminal_as_pipes(cleanup)
         self._terminal_open = True
         cleanup.callback(self.ended)
+        self._cpus = spec.cpus
+        self._debugger = Debugger(cleanup)
         self._screen = Tail(MAX_SCREEN)
         self._screen_open = False
         self._resets = 0
@@ -183,10 +189,30 @@ class BochsMachine(Emulator):
             # ncurses needs a terminal that it knows everywhere.
             env={"TERM": "vt100"},
             cwd=private,
+            stdin=self._debugger.stdin,
         )
+
+    def sample(self) -> CpuSample | None:
+        """See `Machine.sample`."""
+        if self._cpus > 1:
+            return None
+        try:
+            with self._debugger.halted(self._interrupt, self.wait_for):
+                registers = self._debugger.registers(self.wait_for)
+                return cpu.take(registers, lambda at, size: self._debugger.memory(at, size, self.wait_for))
+        except HarnessError as error:
+            log.get().warning("emulator.no-sample", reason=str(error))
+            return None
+
+    def _interrupt(self) -> None:
+        """Make Bochs stop at its debugger's prompt; its guest sees nothing of it."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.alive():
+                os.kill(self.pid, signal.SIGINT)
 
     def said(self, data: bytes) -> None:
         """Watch for the screen's terminal, and for a reset: the second one is a reboot of the guest."""
+        self._debugger.said(data)
         *lines, self._unsearched = (self._unsearched + data)[-MAX_SCREEN:].split(b"\n")
         for line in lines:
             if not self._screen_open and (found := _SCREEN.search(line)):

@@ -18,6 +18,8 @@ from typing import Literal, Self
 from kbuild import command, log
 from kbuild.errors import HarnessError
 from kbuild.hosts.base import Chunk
+from kbuild.hosts.cpu import CpuSample
+from kbuild.hosts.running import Starved
 from kbuild.paths import write_atomically
 
 MAX_LOG = 16 << 20
@@ -109,6 +111,7 @@ class Emulator:
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
         by_hand: str | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         if absent := command.missing(argv):
             raise absent
@@ -123,6 +126,8 @@ class Emulator:
         self._stopped = False
         self._closed = False
         self._exit_told = False
+        self._pending: list[Chunk] = []
+        """What came while something else was waited for."""
         self._said = Tail(KEEP_SAID)
         self._selector = selectors.DefaultSelector()
         cleanup.callback(self._selector.close)
@@ -142,7 +147,7 @@ class Emulator:
                 command.leashed(argv),
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=pass_fds,
@@ -151,6 +156,7 @@ class Emulator:
         except OSError as error:
             raise HarnessError(f"{self.name} cannot be started: {error.strerror}") from None
         cleanup.callback(self._kill)
+        self._starved = Starved(self._process.pid)
         assert self._process.stdout is not None
         cleanup.callback(self._process.stdout.close)
         said = self._process.stdout.fileno()
@@ -221,10 +227,10 @@ class Emulator:
     def receive(self, timeout: float) -> list[Chunk]:
         """See `Machine.receive`. Gives up to 64 KiB of each line at once."""
         deadline = time.monotonic() + timeout
-        chunks: list[Chunk] = []
         with self._reading:
+            chunks, self._pending = self._pending, []
             if self._closed:
-                return self._exit("stopped")
+                return chunks + self._exit("stopped")
             self._watch_outgoing()
             while not chunks and not self._exit_told:
                 ready = self._selector.select(max(0.0, deadline - time.monotonic()))
@@ -235,6 +241,27 @@ class Emulator:
                 if time.monotonic() >= deadline:
                     break
         return chunks
+
+    def sample(self) -> CpuSample | None:
+        """See `Machine.sample`."""
+        return None
+
+    def starved(self) -> float:
+        """See `Machine.starved`."""
+        return self._starved.seconds()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Lead the lines on until something is so, at most for some seconds; for use in `sample`."""
+        deadline = time.monotonic() + seconds
+        with self._reading:
+            while not condition():
+                if self._closed or self._exit_told or time.monotonic() >= deadline:
+                    return False
+                ready = self._selector.select(max(0.0, deadline - time.monotonic()))
+                self._pending += self._handle(ready)
+                if any(key.fd == self._pidfd for key, _ in ready):
+                    return False  # its end is for `receive` to tell
+        return True
 
     def stop(self) -> None:
         """End the emulator now and remove what it used. From any thread, more than once."""

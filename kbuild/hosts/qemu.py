@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -13,9 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kbuild import command
+from kbuild import command, log
 from kbuild.errors import HarnessError, UserError
+from kbuild.hosts import cpu
 from kbuild.hosts.base import BootImage
+from kbuild.hosts.cpu import CpuSample, Registers
 from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, Emulator, Lines
 from kbuild.hosts.spec import HostSpec
 from kbuild.paths import make_folder
@@ -25,6 +28,11 @@ MONITOR_S = 5.0
 """A monitor that does not answer in this time will not."""
 MAX_ANSWER = 1 << 20
 CONSOLE = "console=ttyS0"
+
+_REGISTER = re.compile(r"\b(RIP|RSP|RFL|CPL|HLT)\s*=\s*([0-9a-f]+)")
+_MEMORY = re.compile(r"\b0x([0-9a-f]{2})\b(?!:)")
+_INTERRUPTS = 1 << 9
+"""EFLAGS.IF."""
 
 
 def missing() -> list[str]:
@@ -63,7 +71,7 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
     ]
     cleanup = contextlib.ExitStack()
     try:
-        return QemuMachine(argv, make_folder(folder), cleanup)
+        return QemuMachine(argv, spec.cpus, make_folder(folder), cleanup)
     except BaseException:
         cleanup.close()
         raise
@@ -72,7 +80,8 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
 class QemuMachine(Emulator):
     """A running QEMU. All lines are socket pairs: no port, no name in the file system, nothing to remove."""
 
-    def __init__(self, argv: Sequence[str], folder: Path, cleanup: contextlib.ExitStack) -> None:
+    def __init__(self, argv: Sequence[str], cpus: int, folder: Path, cleanup: contextlib.ExitStack) -> None:
+        self._cpus = cpus
         console, console_end = _pair(cleanup)
         agent, agent_end = _pair(cleanup)
         self._monitor, monitor_end = _pair(cleanup)
@@ -100,24 +109,43 @@ class QemuMachine(Emulator):
         # Before this QEMU sends no event, and SHUTDOWN is one.
         self._monitor.send(b'{"execute": "qmp_capabilities"}\n')
 
-    def registers(self) -> str:
-        """The CPU's registers as QEMU's `info registers` prints them. From any thread.
+    def sample(self) -> CpuSample | None:
+        """See `Machine.sample`."""
+        if self._cpus > 1:
+            return None
+        try:
+            self._ask("stop")
+            try:
+                found = dict(_REGISTER.findall(self._monitor_says("info registers")))
+                rip, rsp, flags, cpl, halted = (int(found[name], 16) for name in ("RIP", "RSP", "RFL", "CPL", "HLT"))
+                registers = Registers(rip, rsp, cpl == 3, bool(flags & _INTERRUPTS), bool(halted))
+                return cpu.take(registers, self._memory)
+            finally:
+                self._ask("cont")
+        except (HarnessError, KeyError) as error:
+            log.get().warning("emulator.no-sample", reason=str(error))
+            return None
 
-        Raises HarnessError when the monitor does not answer.
-        """
-        request = {
-            "execute": "human-monitor-command",
-            "arguments": {"command-line": "info registers"},
-            "id": "registers",
-        }
+    def _memory(self, address: int, size: int) -> bytes:
+        # `ADDRESS: 0x12 0x34 …`; an address that is not mapped ends it with a sentence.
+        text = self._monitor_says(f"x/{size}xb {address:#x}")
+        lines = (line.partition(": ") for line in text.splitlines())
+        return bytes(int(byte, 16) for _, _, data in lines for byte in _MEMORY.findall(data))
+
+    def _monitor_says(self, line: str) -> str:
+        return str(self._ask("human-monitor-command", {"command-line": line}))
+
+    def _ask(self, command: str, arguments: dict[str, str] | None = None) -> Any:
+        """What QEMU's monitor returns for a command. Raises HarnessError when it does not answer."""
+        request = {"execute": command, "arguments": arguments or {}, "id": command}
         try:
             with self._asking:
                 self._monitor.settimeout(MONITOR_S)
                 self._monitor.sendall(json.dumps(request).encode() + b"\n")
                 while True:
                     for message in self._messages():
-                        if message.get("id") == "registers":
-                            return str(message.get("return", message.get("error")))
+                        if message.get("id") == command:
+                            return message.get("return", message.get("error"))
         except OSError as error:
             raise HarnessError(f"{PROGRAM}: its monitor does not answer: {error}") from None
 

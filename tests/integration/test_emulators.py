@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kbuild.hosts import qemu, spec
+from kbuild.hosts import bochs_debugger, cpu, qemu, spec
 from kbuild.hosts.base import BootImage, Chunk, Machine
+from kbuild.hosts.cpu import CpuSample
 from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, Emulator
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.paths import PROJECT
@@ -79,6 +80,8 @@ int main(void)
             reboot(RB_AUTOBOOT);
         if (!strcmp(line, "panic\n"))
             return 1;
+        while (!strcmp(line, "spin\n"))
+            ;
     }
     return 2;
 }
@@ -268,10 +271,45 @@ def test_a_flood_of_the_console_is_led_through(host: spec.HostSpec, image: BootI
         assert guest.console.count(b"x") >= lines * 1999
 
 
-def test_qemu_tells_its_registers(host: spec.HostSpec, image: BootImage, tmp_path: Path) -> None:
-    if host.kind != "qemu":
-        pytest.skip("only QEMU has a monitor")
+def test_the_cpu_is_looked_at_while_it_runs(host: spec.HostSpec, image: BootImage, tmp_path: Path) -> None:
+    """And runs on as if nothing had been: what was said meanwhile comes, and what is asked later is answered."""
+
+    def sees(machine: Machine, wanted: Callable[[CpuSample], bool]) -> CpuSample:
+        deadline = time.monotonic() + PATIENCE
+        while (sample := machine.sample()) is None or not wanted(sample):
+            assert sample is not None
+            assert time.monotonic() < deadline, sample
+        return sample
+
+    with spec.start(host, image, tmp_path) as machine:
+        guest = Guest(machine).hello()
+        idle = sees(machine, lambda sample: sample.halted)
+        assert (idle.user, idle.interrupts) == (False, True)
+        assert idle.at.address >= cpu.KERNEL
+        assert idle.at.address - idle.at.start == cpu.AROUND
+        assert len(idle.at.data) == 2 * cpu.AROUND
+        machine.send(b"agent 20\n")
+        while not guest.agent.endswith(b"agent 20\n"):
+            assert machine.sample() is not None
+            guest.take(machine.receive(0.01))
+        assert guest.agent == (b"x" * 1999 + b"\n") * 20 + b"agent 20\n"
+        machine.send(b"spin\n")
+        spinning = sees(machine, lambda sample: sample.user)
+        assert (spinning.halted, spinning.interrupts, spinning.callers) == (False, True, ())
+
+
+def test_an_emulator_that_is_stopped_cannot_be_looked_at(
+    host: spec.HostSpec, image: BootImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "MONITOR_S", 0.2)
+    monkeypatch.setattr(bochs_debugger, "ANSWER_S", 0.2)
     with spec.start(host, image, tmp_path) as machine:
         Guest(machine).hello()
-        assert isinstance(machine, qemu.QemuMachine)
-        assert "CR3=" in machine.registers()
+        assert isinstance(machine, Emulator)
+        before = machine.starved()
+        os.kill(machine.pid, signal.SIGSTOP)
+        assert machine.sample() is None
+        deadline = time.monotonic() + PATIENCE
+        while machine.starved() < before + 1:
+            assert time.monotonic() < deadline
+            machine.receive(0.1)
