@@ -20,6 +20,9 @@ class Reporter(Protocol):
     def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
         """A load order begins (`status` None) or ended on a host."""
 
+    def boot(self, host: str, seconds: float, usual: float | None) -> None:
+        """A host boots, for so many seconds now; `usual` are those that it takes as a rule. Several times a second."""
+
     def end(self, stage: Stage) -> None:
         """A stage ended."""
 
@@ -34,6 +37,9 @@ class Silent:
         """Nothing."""
 
     def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
+        """Nothing."""
+
+    def boot(self, host: str, seconds: float, usual: float | None) -> None:
         """Nothing."""
 
     def end(self, stage: Stage) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from kbuild import log
 from kbuild.elf import contents
@@ -15,7 +17,7 @@ from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply, Session
-from kbuild.paths import make_folder
+from kbuild.paths import make_folder, write_atomically
 
 
 @dataclass
@@ -31,10 +33,25 @@ class Boot:
     orders: int = 0
     """That were run in it so far."""
 
+    def keep_samples(self, reply: Reply) -> None:
+        """Write what was seen of a hang beside the machine's logs, memory and all."""
+        if reply.samples:
+            data = msgspec.json.format(msgspec.json.encode(reply.samples), indent=1)
+            write_atomically(self.folder / f"samples-{reply.number}.json", data)
+
 
 @contextmanager
-def boot(request: LoadRequest, spec: HostSpec, modules: Collection[str], number: int) -> Iterator[Boot]:
+def boot(
+    request: LoadRequest,
+    spec: HostSpec,
+    modules: Collection[str],
+    number: int,
+    slowness: float | None,
+    tell: Callable[[float, float | None], None],
+) -> Iterator[Boot]:
     """Start a machine with these modules in its initramfs; it ends with the context.
+
+    `slowness` and `tell`: see `Session`.
 
     Raises HarnessError when the emulator cannot be started, or has no room for what it boots.
     """
@@ -52,10 +69,10 @@ def boot(request: LoadRequest, spec: HostSpec, modules: Collection[str], number:
     image_to_boot = BootImage(request.kernel, initramfs, request.command_line)
     with log.context(boot=number), log.timed("boot.whole"), os_errors(spec.id):
         with start(spec, image_to_boot, folder) as machine, request.cancellation.ends(machine):
-            session = Session(machine, spec.limits, request.cancellation.requested)
+            session = Session(machine, spec.limits, request.cancellation.requested, slowness)
             with log.timed("boot") as extra:
-                reply = session.boot()
-                extra["end"] = reply.end
+                reply = session.boot(tell)
+                extra.update(end=reply.end, fair_seconds=round(reply.fair_seconds, 3), slowness=session.slowness)
             yield Boot(number, folder, session, reply)
         # It can be made again from the artifacts, and is the largest file of a boot.
         initramfs.unlink(missing_ok=True)

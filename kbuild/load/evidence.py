@@ -9,6 +9,8 @@ import msgspec
 from kbuild.dmesg.classify import Match
 from kbuild.dmesg.record import Record, escape
 from kbuild.dmesg.signatures import Severity
+from kbuild.elf.text import ModuleText
+from kbuild.load.hang import Hang, judge_hang
 from kbuild.load.protocol import Died, LogRecord, Refused
 from kbuild.load.session import End, Reply
 from kbuild.outcome import Finding, Status, finding_id
@@ -83,10 +85,21 @@ def crash_in(matches: Sequence[Match]) -> Match | None:
     return next((m for m in matches if m.severity is Severity.CRASH and not m.follower), None)
 
 
-def without_answer(reply: Reply, crash: Match | None, booted: bool = True) -> tuple[Status, str]:
+def hang_of(
+    reply: Reply, texts: Sequence[ModuleText], matches: Sequence[Match], records: Sequence[Record], verb: str
+) -> Hang | None:
+    """What was seen of a command's hang; None for one that ended otherwise."""
+    if reply.answer is not None or reply.end not in (End.SILENT, End.SLOW):
+        return None
+    # A virtual machine that does not end keeps kvm.ko busy, and can be the emulator's fault.
+    return judge_hang(reply.samples, texts, matches, records, blame=verb in ("load", "unload"))
+
+
+def without_answer(reply: Reply, crash: Match | None, hang: Hang | None = None) -> tuple[Status, str]:
     """The outcome of a command that has no result, and a sentence about it.
 
-    The kernel is blamed where its log shows a crash, or where it took the machine down; not for silence.
+    The kernel is blamed where its log shows a crash, where it took the machine down, and where it was seen to hang;
+    not for silence.
     """
     if crash is not None:
         return Status.FAIL, f"the kernel crashed: {crash.title}"
@@ -102,10 +115,13 @@ def without_answer(reply: Reply, crash: Match | None, booted: bool = True) -> tu
             return Status.MISS, "interrupted"
         case _, End.EMULATOR:
             return Status.MISS, f"the emulator failed: {reply.detail}"
+        case _, End.STARVED as end:
+            return Status.MISS, f"{end.value} {reply.detail}: it was stopped, or this machine has no time for it"
         case _, (End.PANIC | End.REBOOT | End.EXIT) as end:
             return Status.FAIL, f"{end.value}"
         case _, (End.SILENT | End.SLOW) as end:
-            where = "" if booted else " while it booted"
-            return Status.ERROR, f"{end.value} {reply.detail}{where}: it hangs, or the emulator does"
+            where = " while it booted" if reply.number == 0 else ""
+            what = f"{end.value} {reply.detail}{where}"
+            return (hang.status, f"{what}: {hang.what}") if hang else (Status.ERROR, what)
         case _:
             return Status.ERROR, "no answer"

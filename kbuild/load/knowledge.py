@@ -11,6 +11,7 @@ from kbuild.paths import locked, make_folder, state_home, write_atomically
 from kbuild.versions import parse_version
 
 _File = dict[str, str]
+_SLOWNESS = "slowness"
 
 
 class Knowledge:
@@ -30,11 +31,26 @@ class Knowledge:
 
     def note(self, what: str, kernel: str, run: str) -> None:
         """This host did that, in this run."""
+        if self.has_done(what, kernel) is None:
+            self._write({_key(what, kernel): run})
+
+    def slowness(self) -> float | None:
+        """How many times longer than usual this host's last boot took on this machine."""
+        try:
+            return float(self._read()[_SLOWNESS])
+        except (KeyError, ValueError):
+            return None
+
+    def note_slowness(self, slowness: float) -> None:
+        """This host's last boot took so many times longer than usual."""
+        self._write({_SLOWNESS: f"{slowness:.2f}"})
+
+    def _write(self, news: _File) -> None:
         make_folder(self._path.parent)
         with locked(self._path.with_suffix(".lock")):
             known = self._read()
-            if _key(what, kernel) not in known:
-                write_atomically(self._path, msgspec.json.encode({**known, _key(what, kernel): run}))
+            if known != known | news:
+                write_atomically(self._path, msgspec.json.encode(known | news))
 
     def _read(self) -> _File:
         try:

@@ -12,7 +12,7 @@ from kbuild.dmesg.classify import Match, classify
 from kbuild.dmesg.record import Record
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
-from kbuild.load.evidence import crash_in, findings_of, from_agent, log_lines, records_of, without_answer
+from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.order import SUCCESS, Expectation, Order
 from kbuild.load.protocol import LogRecord, Result
 from kbuild.load.request import LoadRequest
@@ -129,12 +129,18 @@ class Ledger:
     def keep_without_answer(self, reply: Reply, action: str, module: str) -> None:
         """Keep a step whose command has no result: what happened instead is judged."""
         matches, records = self._classify(reply)
-        status, what = without_answer(reply, crash_in(matches), self.boot.session.hello is not None)
+        hang = hang_of(reply, self.request.texts, matches, records, action)
+        status, what = without_answer(reply, crash_in(matches), hang)
         said = [LogLine(record.text) for record in reply.console.records]
         self._console = [line.text for line in bounded(said, reply.console.dropped)]
         reason = f"{action} {module}: {what}"
         result = StepResult(number=self.next_number, action=action, module=module, status=status, reason=reason)
-        self.keep(result, reply, kind="no-answer", judged=(matches, records))
+        seen: list[Finding] = []
+        if hang is not None and crash_in(matches) is None:
+            self.boot.keep_samples(reply)
+            cause = finding_id("load", "hang", module, hang.cause)
+            seen = [Finding(id=cause, status=hang.status, message=reason, evidence=hang.evidence)]
+        self.keep(result, reply, kind="no-answer", leftovers=seen, judged=(matches, records))
 
     def attach(self, late: Sequence[LogRecord]) -> None:
         """Give records that were made after a step had ended to that step."""

@@ -10,7 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from kbuild.dmesg.signatures import Signatures
+from kbuild.elf import contents
+from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.text import ModuleText, module_texts
 from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.order import Order
@@ -72,6 +75,15 @@ class LoadRequest:
     again: Callable[[str, str], str]
     """From a host's and an order's id: the command that runs that order there again."""
     cancellation: Cancellation = field(default_factory=Cancellation)
+
+    @cached_property
+    def texts(self) -> list[ModuleText]:
+        """The text of all modules, to tell by the bytes in memory in which function the kernel is."""
+        found: list[ModuleText] = []
+        for image in self.modules.modules.values():
+            data = contents.decompressed(contents.read(image.path))
+            found += module_texts(data, module_key(image.kernel_name))
+        return found
 
     @cached_property
     def symbols(self) -> frozenset[str]:

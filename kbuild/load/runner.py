@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from functools import cached_property
 
 import msgspec
 
@@ -14,7 +15,7 @@ from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest
 from kbuild.load.boot import Boot, boot
-from kbuild.load.evidence import crash_in, findings_of, from_agent, log_lines, records_of, without_answer
+from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.order import VENDOR_MODULES, Order, applies, resolve
 from kbuild.load.protocol import Result, State, Verb, parse_state
@@ -88,6 +89,13 @@ class _Host:
             reproduce=self._request.again(self._spec.id, order.id),
         )
 
+    @cached_property
+    def _knowledge(self) -> Knowledge:
+        return Knowledge(self._spec.id, digest(self._spec, describe(self._spec)))
+
+    def _tell(self, seconds: float, usual: float | None) -> None:
+        self._reporter.boot(self._spec.id, seconds, usual)
+
     def _boot(self, orders: Sequence[Order]) -> list[Transcript]:
         """One boot, with as many orders as find the host as the first one did; at least one transcript."""
         self._boots += 1
@@ -98,7 +106,10 @@ class _Host:
             self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
 
         try:
-            with boot(self._request, self._spec, self._needed(orders), self._boots) as started:
+            slowness = self._knowledge.slowness()
+            with boot(self._request, self._spec, self._needed(orders), self._boots, slowness, self._tell) as started:
+                if started.session.slowness is not None:
+                    self._knowledge.note_slowness(started.session.slowness)
                 if failure := self._failed_start(started, orders[0]):
                     keep(failure)
                     if failure.status != Status.MISS:
@@ -119,7 +130,6 @@ class _Host:
         return transcripts
 
     def _run_orders(self, started: Boot, orders: Sequence[Order], keep: Callable[[Transcript], None]) -> None:
-        knowledge = Knowledge(self._spec.id, digest(self._spec, describe(self._spec)))
         before: State | None = None
         for order in orders:
             if self._request.cancellation.requested():
@@ -130,7 +140,7 @@ class _Host:
             started.start.log += started.session.command(Verb.REARM).earlier
             started.orders += 1
             with log.context(order=order.id), log.timed("order") as extra:
-                run = OrderRun(self._request, self._spec, knowledge, started, order, before)
+                run = OrderRun(self._request, self._spec, self._knowledge, started, order, before)
                 transcript = run.run()
                 if started.orders == 1:
                     transcript = msgspec.structs.replace(
@@ -180,12 +190,14 @@ class _Host:
             return self._not_run(order, f"the host runs {session.hello.kernel}, not {self._request.release}")
         records = records_of(started.start)
         matches = classify(records, self._request.signatures, self._request.release)
-        status, what = without_answer(started.start, crash_in(matches), booted=False)
+        hang = hang_of(started.start, (), matches, records, "boot")
+        status, what = without_answer(started.start, crash_in(matches), hang)
+        started.keep_samples(started.start)
         place = f"{self._spec.id}/boot"
         again = self._request.again(self._spec.id, order.id)
         findings = list(findings_of(matches, records, "boot", (), "boot"))
         if not any(finding.status == status for finding in findings):
-            evidence = tuple(record.text for record in records[-20:])
+            evidence = (hang.evidence if hang else ()) + tuple(record.text for record in records[-20:])
             findings.append(Finding(id=f"load:boot:{place}:no-agent", status=status, message=what, evidence=evidence))
         findings = [
             msgspec.structs.replace(one, host=self._spec.id, order=order.id, reproduce=again) for one in findings

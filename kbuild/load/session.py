@@ -7,9 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
+
 from kbuild import log
 from kbuild.dmesg.record import Console, ConsoleParser
 from kbuild.hosts.base import Chunk, Limits, Machine
+from kbuild.hosts.cpu import CpuSample
+from kbuild.load.patience import POLL_S, WALL_TIMES, Patience
 from kbuild.load.protocol import (
     PROTOCOL_VERSION,
     Broken,
@@ -32,7 +36,14 @@ MAX_BROKEN = 20
 """Broken lines that are kept of one command; more are counted."""
 MAX_RECORDS = 20_000
 """Log records that are kept of one command, whatever comes over the line; the agent itself sends 5,000."""
+MAX_SLOWNESS = 10.0
+"""A boot that took longer than so many times the usual has another reason than a slow machine."""
+QUIET_BOOTS = 3
+"""A booting kernel may be silent for so many usual boots: with `quiet` it says nothing until the agent does."""
 PANIC = b"Kernel panic - not syncing"
+SAMPLES = 8
+"""Looks at the CPU of a guest that does not come back."""
+BETWEEN_SAMPLES_S = 0.25
 AFTER_PANIC_S = 1.5
 """Without a byte after a panic, all of its report has come: nothing follows that is worth waiting for."""
 
@@ -46,6 +57,7 @@ class End(StrEnum):
     EMULATOR = "the emulator failed"
     SILENT = "nothing came from the guest"
     SLOW = "the guest did not come to an end"
+    STARVED = "the emulator did not get to run"
     CANCELLED = "interrupted"
 
 
@@ -71,18 +83,37 @@ class Reply:
     """Times that the command was sent again, because it was damaged on its way."""
     seconds: float = 0.0
     """Of wall clock, on our side."""
+    fair_seconds: float = 0.0
+    """Of these, the ones in which the emulator could run."""
+    samples: list[CpuSample] = field(default_factory=list)
+    """What the CPU did when the time was up."""
+
+
+def scaled(limits: Limits, slowness: float) -> Limits:
+    """Limits for a machine that takes so many times longer than the one for which they were set."""
+    times = min(max(slowness, 1.0), MAX_SLOWNESS)
+    return msgspec.structs.replace(
+        limits, boot_s=limits.boot_s * times, step_s=limits.step_s * times, silent_s=limits.silent_s * times
+    )
 
 
 class Session:
     """The only one who reads and writes a machine's lines."""
 
-    def __init__(self, machine: Machine, limits: Limits, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, machine: Machine, limits: Limits, cancelled: Callable[[], bool], slowness: float | None = None
+    ) -> None:
+        """`slowness`: how many times longer than usual the last boot took here, where that is known."""
         self._machine = machine
         self._limits = limits
+        self._slowness = slowness or 1.0
+        self.slowness: float | None = None
+        """The same of this boot, once it is up; None where the host file does not say what is usual."""
         self._cancelled = cancelled
         self._reader = LineReader()
         self._number = 0
         self._line = b""
+        self._first_look = 0.0
         self.hello: Hello | None = None
         self.ended: End | None = None
         """Once set, the machine answers no more commands."""
@@ -93,9 +124,24 @@ class Session:
         """Of the last command that was sent."""
         return self._number
 
-    def boot(self) -> Reply:
-        """Wait for the agent's first line. The reply's console and log are the boot's."""
-        reply = self._receive(Reply(0), lambda _: self.hello is not None, self._limits.boot_s)
+    def boot(self, tell: Callable[[float, float | None], None] = lambda *_: None) -> Reply:
+        """Wait for the agent's first line. The reply's console and log are the boot's.
+
+        `tell` is called several times a second: how long it takes already, and what it takes as a rule, in seconds.
+        """
+        limits = scaled(self._limits, self._slowness)
+        usual = limits.usual_boot_s or 0.0
+        silent = max(limits.silent_s, usual * QUIET_BOOTS * limits.boot_s / self._limits.boot_s)
+        start = time.monotonic()
+
+        def up(_: Reply) -> bool:
+            tell(time.monotonic() - start, usual * self._slowness or None)
+            return self.hello is not None
+
+        reply = self._receive(Reply(0), up, limits.boot_s, silent)
+        if self.hello is not None and usual:
+            self.slowness = max(1.0, reply.fair_seconds / usual)
+            self._limits = scaled(self._limits, self.slowness)
         if self.hello is not None and self.hello.protocol != PROTOCOL_VERSION:
             reply.end = self.ended = End.EMULATOR
             reply.detail = f"the agent speaks protocol {self.hello.protocol}, not {PROTOCOL_VERSION}"
@@ -108,7 +154,7 @@ class Session:
         self._line = encode(self._number, verb, *arguments)
         log.get().debug("agent.command", line=self._line.decode().strip())
         self._machine.send(self._line)
-        reply = self._receive(reply, lambda reply: reply.answer is not None, self._limits.step_s)
+        reply = self._receive(reply, lambda reply: reply.answer is not None, self._limits.step_s, self._limits.silent_s)
         log.get().debug("agent.answer", answer=str(reply.answer), end=reply.end, seconds=round(reply.seconds, 3))
         return reply
 
@@ -117,42 +163,69 @@ class Session:
         self._number += 1
         self._line = encode(self._number, Verb.POWEROFF)
         self._machine.send(self._line)
-        return self._receive(Reply(self._number), lambda _: False, self._limits.step_s)
+        return self._receive(Reply(self._number), lambda _: False, self._limits.step_s, self._limits.silent_s)
 
-    def _receive(self, reply: Reply, complete: Callable[[Reply], bool], limit: float) -> Reply:
+    def _receive(self, reply: Reply, complete: Callable[[Reply], bool], limit: float, silent: float) -> Reply:
         if self.ended is not None:
             reply.end, reply.detail = self.ended, "before this command"
             return reply
         console = ConsoleParser()
-        start = heard = time.monotonic()
+        start = time.monotonic()
+        patience = Patience(self._machine, limit, silent)
         panicked = False
         tail = b""
+        look_at = 0.0
         while not complete(reply) and reply.end is None:
-            now = time.monotonic()
-            # A panic's report is worth a moment; after it only a reboot would come.
-            silent = AFTER_PANIC_S if panicked else self._limits.silent_s
-            left = min(start + limit, heard + silent) - now
-            chunks = self._machine.receive(max(left, 0.0))
+            waits = max(look_at - time.monotonic(), 0.0) if reply.samples else patience.left
+            chunks = self._machine.receive(min(max(waits, 0.0), POLL_S))
             if self._cancelled():
                 reply.end = End.CANCELLED
-            elif not chunks and left <= 0:
-                too_long = now - start >= limit
-                reply.end = End.PANIC if panicked else End.SLOW if too_long else End.SILENT
-                reply.detail = f"within {limit:.0f} s" if too_long else f"for {silent:.0f} s"
             for chunk in chunks:
-                heard = time.monotonic()
                 if chunk.source == "console":
                     console.feed(chunk.data)
                     tail = tail[-len(PANIC) :] + chunk.data
-                    panicked = panicked or PANIC in tail
+                    if not panicked and PANIC in tail:
+                        panicked = True
+                        # Its report is worth a moment; after it only a reboot would come.
+                        patience.silent = AFTER_PANIC_S
                 elif chunk.source == "agent":
                     self._read(reply, chunk.data)
                 else:
                     self._exit(reply, chunk, panicked)
+            if chunks:
+                patience.heard()
+            if complete(reply) or reply.end is not None:
+                break
+            if patience.left > 0:
+                # It speaks again: what was seen meanwhile shows no hang.
+                reply.samples.clear()
+                if patience.starved:
+                    reply.end, reply.detail = End.STARVED, f"enough within {WALL_TIMES} times its limit"
+            elif panicked:
+                reply.end = End.PANIC
+            elif not reply.samples or time.monotonic() >= look_at:
+                look_at = time.monotonic() + BETWEEN_SAMPLES_S
+                if not self._look(reply) or len(reply.samples) >= SAMPLES:
+                    reply.end = End.SLOW if patience.too_long else End.SILENT
+                    reply.detail = f"within {limit:.0f} s" if patience.too_long else f"for {patience.silent:.0f} s"
+        if complete(reply):
+            reply.samples.clear()
         reply.console = console.finish()
         reply.seconds = time.monotonic() - start
+        reply.fair_seconds = patience.seconds
         self.ended = self.ended or reply.end
         return reply
+
+    def _look(self, reply: Reply) -> bool:
+        """Take one sample of the CPU. False where the host has none to give."""
+        now = time.monotonic()
+        sample = self._machine.sample()
+        if sample is None:
+            return False
+        if not reply.samples:
+            self._first_look = now
+        reply.samples.append(msgspec.structs.replace(sample, seconds=round(now - self._first_look, 3)))
+        return True
 
     def _exit(self, reply: Reply, chunk: Chunk, panicked: bool) -> None:
         for broken in self._reader.finish():

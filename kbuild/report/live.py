@@ -19,11 +19,20 @@ if TYPE_CHECKING:
     from kbuild.record import Stage
 
 
+LONG_BOOT_S = 10.0
+"""A boot that takes longer is worth a line in a log: of a distribution's kernel it can take minutes."""
+
+
+def _boots(seconds: float, usual: float | None) -> str:
+    return f"boots, {seconds:.0f}" + (f" of about {usual:.0f} s" if usual else " s")
+
+
 class Lines:
     """One line when something ended; for logs."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._long_boots: set[str] = set()
         self._lock = threading.Lock()
 
     def _say(self, text: str) -> None:
@@ -40,6 +49,14 @@ class Lines:
         """A line when it ended."""
         if status is not None:
             self._say(f"{status:5} load       {host} {order}{f': {reason}' if reason else ''}")
+
+    def boot(self, host: str, seconds: float, usual: float | None) -> None:
+        """A line for one that takes long."""
+        if seconds < LONG_BOOT_S:
+            self._long_boots.discard(host)
+        elif host not in self._long_boots:
+            self._long_boots.add(host)
+            self._say(f"{'':5} load       {host} {_boots(seconds, usual)}")
 
     def end(self, stage: Stage) -> None:
         """A line, unless the user's input was at fault: the error that follows says it all."""
@@ -80,12 +97,20 @@ class Bars:
     def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
         """A bar for each host, a line for each order that ended."""
         with self._lock:
-            if host not in self._tasks:
-                self._tasks[host] = self._progress.add_task(host, total=None, what="")
             if status is None:
-                self._progress.update(self._tasks[host], what=order)
+                self._show(host, order)
             else:
                 self._say(status, f"{host:12} {order}" + (f": {reason}" if reason else ""))
+
+    def boot(self, host: str, seconds: float, usual: float | None) -> None:
+        """On the host's bar."""
+        with self._lock:
+            self._show(host, _boots(seconds, usual))
+
+    def _show(self, host: str, what: str) -> None:
+        if host not in self._tasks:
+            self._tasks[host] = self._progress.add_task(host, total=None, what="")
+        self._progress.update(self._tasks[host], what=what)
 
     def end(self, stage: Stage) -> None:
         """Its line; bars that belong to it go."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.load.session import SAMPLES
 from kbuild.paths import PROJECT
 from tests.integration.conftest import Tool, make_tool
 
@@ -52,6 +53,17 @@ EXPECTED = {
 }
 
 
+# What hangs, and where: of each the source says it.
+HANGS = {
+    "loop": "dt_loop_wait",
+    "spin": "dt_spin_init",
+    "halt": "dt_halt_init",
+    "deadlock": "dt_deadlock_init",
+}
+HANG_LIMITS = {"step_s = 30": "step_s = 14", "silent_s = 20": "silent_s = 10"}
+"""Shorter than usual, for they are waited for; a deadlock is reported after 8 to 10 seconds (profiles/default.toml)."""
+
+
 @pytest.fixture(scope="module")
 def modules(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the modules, built out of tree."""
@@ -71,12 +83,33 @@ def transcripts(
     modules: Path, kernel_build: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """All of them on both hosts, in one run: host and order to the transcript, with its findings."""
-    folder = tmp_path_factory.mktemp("crashes")
+    return judged(tmp_path_factory.mktemp("crashes"), modules, kernel_build, [*EXPECTED], {})
+
+
+@pytest.fixture(scope="module")
+def hangs(
+    modules: Path, kernel_build: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """The same, of what never comes back."""
+    return judged(tmp_path_factory.mktemp("hangs"), modules, kernel_build, [*HANGS], HANG_LIMITS)
+
+
+def judged(
+    folder: Path, modules: Path, kernel_build: Path, names: list[str], limits: dict[str, str]
+) -> dict[tuple[str, str], dict[str, Any]]:
     words: list[str | Path] = []
-    for name in EXPECTED:
+    for name in names:
         path = folder / f"{name}.toml"
         path.write_text(ORDER.format(name=name))
         words += ["--order", path]
+    for host in HOSTS:
+        path = folder / f"{host}.toml"
+        text = (PROJECT / f"profiles/hosts/{host}.toml").read_text()
+        for old, new in limits.items():
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+        words += ["--host", path]
     for tool in make_tool(folder):
         run(tool, modules, kernel_build, words)
         data = json.loads((folder / "out").read_text())
@@ -90,9 +123,8 @@ def transcripts(
 
 
 def run(tool: Tool, modules: Path, kernel_build: Path, words: list[str | Path]) -> None:
-    hosts = [word for host in HOSTS for word in ("--host", host)]
     kernel = kernel_build / "arch/x86/boot/bzImage"
-    done = tool.run("load", "--modules", modules, "--kernel", kernel, *hosts, *words, "--json")
+    done = tool.run("load", "--modules", modules, "--kernel", kernel, *words, "--json")
     assert done.returncode == 10, done.stderr
     (tool.runs.parents[2] / "out").write_text(done.stdout)
 
@@ -147,3 +179,18 @@ def test_what_is_left_behind_is_named(transcripts: dict[tuple[str, str], dict[st
     assert left == {"debugfs": {"load:leftover:debugfs/kvm:debugfs"}, "slab": {"load:leftover:slab/kvm_vcpu:slab"}}
     (finding,) = (f for f in transcripts[host, "slab"]["findings"] if ":leftover:" in f["id"])
     assert "kvm_exit()'s to remove" in finding["message"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", HANGS)
+def test_a_kernel_that_hangs_is_blamed_where_it_was_seen(
+    hangs: dict[tuple[str, str], dict[str, Any]], host: str, name: str
+) -> None:
+    transcript = hangs[host, name]
+    assert transcript["status"] == "FAIL"
+    (finding,) = (f for f in transcript["findings"] if f["status"] == "FAIL")
+    assert finding["id"] == f"load:hang:dt_{name}:{HANGS[name]}"
+    assert HANGS[name] in finding["message"]
+    assert any(HANGS[name] in line for line in finding["evidence"])
+    (file,) = (transcript["hosts"] / transcript["folder"]).glob("samples-*.json")
+    assert len(json.loads(file.read_text())) == SAMPLES
