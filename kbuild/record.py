@@ -80,11 +80,22 @@ def runs_home() -> Path:
     return state_home() / "runs"
 
 
+def _latest() -> Path:
+    """Holds the id of the run that was begun last."""
+    return state_home() / "latest-run"
+
+
+def _since_boot() -> float:
+    """Seconds, with those in which the computer slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Run:
     """The run that is going on: a folder and its record."""
 
     def __init__(self, task: str, command: str) -> None:
-        now = datetime.datetime.now(datetime.UTC)
+        self._started = now = datetime.datetime.now(datetime.UTC)
+        self._clock = _since_boot()
         home = make_folder(runs_home())
         while True:
             # The last part is of the microseconds: in the order of their ids, the runs of one second are in order too.
@@ -102,6 +113,8 @@ class Run:
         self._identity = os.stat(self.folder)
         self.record.tools = {"host": socket.gethostname(), "pid": str(os.getpid())}
         try:
+            # Not by the ids alone: they come from a clock that somebody may set back.
+            write_atomically(_latest(), self.record.id + "\n")
             self.save()
         except HarnessError:
             with contextlib.suppress(OSError):
@@ -153,10 +166,14 @@ class Run:
             report(stage)
         self.save()
 
+    def _now(self) -> str:
+        """The time by a clock that nobody sets while the run goes on: no run ends before it began."""
+        return (self._started + datetime.timedelta(seconds=_since_boot() - self._clock)).isoformat()
+
     def finish(self, verdict: Status) -> None:
         """The end of a run that came to its end."""
         self.record.verdict = verdict
-        self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
+        self.record.ended = self._now()
         self.save()
 
     def interrupt(self) -> None:
@@ -172,7 +189,7 @@ class Run:
         Raises HarnessError, with both reasons, where this cannot be recorded.
         """
         self.record.error = str(error)
-        self.record.ended = datetime.datetime.now(datetime.UTC).isoformat()
+        self.record.ended = self._now()
         if not isinstance(error, UserError):
             self.record.verdict = worst([error.status, *(s.status for s in self.record.stages if s.status)])
         try:
@@ -239,6 +256,9 @@ def _find(run: str) -> Path:
     home = runs_home()
     ids = sorted(path.name for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
     if run == "latest" and ids:
+        with contextlib.suppress(OSError):
+            if (last := _latest().read_text("utf-8").strip()) in ids:
+                return home / last
         return home / ids[-1]
     matches = [name for name in ids if name.startswith(run)]
     if len(matches) != 1:

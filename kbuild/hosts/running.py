@@ -6,7 +6,7 @@ import contextlib
 import time
 from pathlib import Path
 
-LOOK_S = 0.1
+LOOK_S = 0.05
 """More often it is not looked at: each look reads some files in /proc."""
 
 

@@ -8,7 +8,7 @@ from kbuild.hosts.base import Machine
 
 WALL_TIMES = 20
 """So many times a limit may pass by the clock, where the emulator does not get to run; then the host is given up."""
-POLL_S = 0.25
+POLL_S = 0.1
 """How often it is looked whether the emulator runs: the system counts its waiting, but not its being stopped."""
 
 

@@ -32,3 +32,13 @@ def test_a_damaged_file_is_no_knowledge(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.json")
     path.write_bytes(b"{")
     assert Knowledge("h", "d", tmp_path).has_done("load:m", "6.1") is None
+
+
+def test_how_slow_the_last_boot_was_is_kept(tmp_path: Path) -> None:
+    seen = Knowledge("h", "d", tmp_path)
+    assert seen.slowness() is None
+    seen.note("load:m", "6.1", "r")
+    seen.note_slowness(3.14159)
+    seen.note_slowness(1.5)
+    assert Knowledge("h", "d", tmp_path).slowness() == 1.5
+    assert seen.has_done("load:m", "6.1") == "r"

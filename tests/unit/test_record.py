@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,31 @@ def test_interrupted_and_failed_runs_say_where() -> None:
     run.fail(error)
     record = read_record(run.record.id)
     assert (record.verdict, record.error, record.stages[0].status) == (Status.MISS, str(error), Status.MISS)
+
+
+def test_a_clock_that_is_set_back_moves_neither_the_end_nor_the_latest_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime.datetime):
+        hours = 5
+
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Clock:
+            return super().now(tz) + datetime.timedelta(hours=cls.hours)
+
+    monkeypatch.setattr("datetime.datetime", Clock)
+    first = Run("gate", "")
+    Clock.hours = -5
+    with first.stage("load"):
+        pass
+    first.finish(Status.PASS)
+    assert first.record.ended is not None
+    assert first.record.ended >= first.record.started
+    assert first.record.stages[0].seconds >= 0
+    assert read_record("latest").id == first.record.id
+    second = Run("gate", "")
+    assert second.record.id < first.record.id
+    assert read_record("latest").id == second.record.id
+    shutil.rmtree(second.folder)
+    assert read_record("latest").id == first.record.id
 
 
 def test_what_is_no_record() -> None:

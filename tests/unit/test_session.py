@@ -6,6 +6,7 @@ tests/integration.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Self
 
@@ -15,14 +16,21 @@ import pytest
 from kbuild.dmesg.classify import classify
 from kbuild.dmesg.signatures import load as load_signatures
 from kbuild.hosts.base import Chunk, Limits, Machine
+from kbuild.hosts.cpu import CpuSample, Place
 from kbuild.load.evidence import crash_in, records_of, without_answer
+from kbuild.load.patience import WALL_TIMES
 from kbuild.load.protocol import Died, Hello, Items, LogRecord, Lost, Refused, Result, Verb
-from kbuild.load.session import MAX_BROKEN, MAX_RESENT, End, Session
+from kbuild.load.session import MAX_BROKEN, MAX_RESENT, MAX_SLOWNESS, SAMPLES, End, Session, scaled
 from kbuild.outcome import Status
 
 HELLO = Hello(protocol=1, kernel="6.1.192-kbuild", vendor="AuthenticAMD", flags=("svm",))
 DONE = Result(id=1, errno=0, us=5)
 LIMITS = Limits(boot_s=5, step_s=5, silent_s=0.05)
+
+
+@pytest.fixture(autouse=True)
+def quick_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.load.session.BETWEEN_SAMPLES_S", 0.001)
 
 
 class Script(Machine):
@@ -31,6 +39,21 @@ class Script(Machine):
     def __init__(self, chunks: Iterable[Chunk]) -> None:
         self.chunks = [*chunks]
         self.sent: list[bytes] = []
+        self.kept_back = 0.0
+        """Of each second of wall clock, what others took."""
+        self.begun = time.monotonic()
+        self.looked = 0
+        self.late: list[Chunk] = []
+        """Comes when the CPU has been looked at twice."""
+
+    def starved(self) -> float:
+        return (time.monotonic() - self.begun) * self.kept_back
+
+    def sample(self) -> CpuSample | None:
+        self.looked += 1
+        if self.looked == 2:
+            self.chunks += self.late
+        return CpuSample(Place(0x1000, 0, b""), user=True, interrupts=True, halted=False)
 
     def send(self, data: bytes) -> None:
         self.sent.append(data)
@@ -141,3 +164,59 @@ def test_answers_to_other_commands_are_no_answers() -> None:
 def test_another_protocol_is_refused() -> None:
     talk = Session(Script([says(msgspec.structs.replace(HELLO, protocol=99))]), LIMITS, lambda: False)
     assert talk.boot().end == End.EMULATOR
+
+
+def test_a_silent_guest_is_looked_at_and_one_that_speaks_again_is_waited_for() -> None:
+    talk, script = session()
+    reply = talk.command(Verb.STATE)
+    assert (reply.end, len(reply.samples), script.looked) == (End.SILENT, SAMPLES, SAMPLES)
+    assert sorted(sample.seconds for sample in reply.samples) == [sample.seconds for sample in reply.samples]
+    talk, script = session()
+    script.late = [says(DONE)]
+    reply = talk.command(Verb.STATE)
+    assert (reply.end, reply.answer, reply.samples, script.looked) == (None, DONE, [], 2)
+
+
+def test_a_guest_that_never_stops_talking_comes_to_an_end() -> None:
+    class Flood(Script):
+        def receive(self, timeout: float) -> list[Chunk]:  # noqa: ARG002
+            return [Chunk("console", b"x\n")]
+
+    talk = Session(Flood([]), msgspec.structs.replace(LIMITS, step_s=0.2, silent_s=9), lambda: False)
+    assert talk.command(Verb.STATE).end == End.SLOW
+
+
+def test_time_in_which_the_emulator_could_not_run_is_not_the_guest_s() -> None:
+    talk, script = session()
+    script.kept_back = 0.9
+    begun = time.monotonic()
+    reply = talk.command(Verb.STATE)
+    assert reply.end == End.SILENT
+    assert time.monotonic() - begun >= LIMITS.silent_s * 9
+    assert reply.fair_seconds < reply.seconds / 5
+
+
+def test_an_emulator_that_does_not_run_at_all_is_missed() -> None:
+    talk, script = session()
+    script.kept_back = 1.0
+    reply = talk.command(Verb.STATE)
+    assert (reply.end, reply.samples) == (End.STARVED, [])
+    assert without_answer(reply, None)[0] == Status.MISS
+    assert reply.seconds >= LIMITS.silent_s * WALL_TIMES
+
+
+@pytest.mark.parametrize(("usual", "factor"), [(None, 1), (1000, 1), (0.001, MAX_SLOWNESS)])
+def test_limits_are_longer_on_a_machine_that_boots_slowly(usual: float | None, factor: float) -> None:
+    class Slow(Script):
+        def receive(self, timeout: float) -> list[Chunk]:
+            time.sleep(0.03)  # the point: it takes longer than usual
+            return super().receive(timeout)
+
+    limits = Limits(boot_s=5, step_s=5, silent_s=0.02, usual_boot_s=usual)
+    talk = Session(Slow([says(HELLO)]), limits, lambda: False)
+    assert talk.boot().end is None
+    assert (talk.slowness is None) == (usual is None)
+    reply = talk.command(Verb.STATE)
+    assert (reply.end, reply.seconds >= limits.silent_s * factor) == (End.SILENT, True)
+    assert scaled(limits, 3) == Limits(15, 15, 0.06, usual)
+    assert scaled(limits, 0.1) == limits
