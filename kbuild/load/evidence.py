@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
@@ -86,13 +86,17 @@ def crash_in(matches: Sequence[Match]) -> Match | None:
 
 
 def hang_of(
-    reply: Reply, texts: Sequence[ModuleText], matches: Sequence[Match], records: Sequence[Record], verb: str
+    reply: Reply,
+    texts: Callable[[], Sequence[ModuleText]],
+    matches: Sequence[Match],
+    records: Sequence[Record],
+    verb: str,
 ) -> Hang | None:
     """What was seen of a command's hang; None for one that ended otherwise."""
     if reply.answer is not None or reply.end not in (End.SILENT, End.SLOW):
         return None
     # A virtual machine that does not end keeps kvm.ko busy, and can be the emulator's fault.
-    return judge_hang(reply.samples, texts, matches, records, blame=verb in ("load", "unload"))
+    return judge_hang(reply.samples, texts(), matches, records, blame=verb in ("load", "unload"))
 
 
 def without_answer(reply: Reply, crash: Match | None, hang: Hang | None = None) -> tuple[Status, str]:

@@ -129,7 +129,7 @@ class Ledger:
     def keep_without_answer(self, reply: Reply, action: str, module: str) -> None:
         """Keep a step whose command has no result: what happened instead is judged."""
         matches, records = self._classify(reply)
-        hang = hang_of(reply, self.request.texts, matches, records, action)
+        hang = hang_of(reply, lambda: self.request.texts, matches, records, action)
         status, what = without_answer(reply, crash_in(matches), hang)
         said = [LogLine(record.text) for record in reply.console.records]
         self._console = [line.text for line in bounded(said, reply.console.dropped)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from kbuild.dmesg.signatures import Signatures
 from kbuild.elf import contents
+from kbuild.elf.contents import MalformedError
 from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.text import ModuleText, module_texts
@@ -78,11 +79,15 @@ class LoadRequest:
 
     @cached_property
     def texts(self) -> list[ModuleText]:
-        """The text of all modules, to tell by the bytes in memory in which function the kernel is."""
+        """The text of all modules, to tell by the bytes in memory in which function the kernel is.
+
+        A module whose tables are broken has none: it is never blamed for a hang.
+        """
         found: list[ModuleText] = []
         for image in self.modules.modules.values():
-            data = contents.decompressed(contents.read(image.path))
-            found += module_texts(data, module_key(image.kernel_name))
+            with suppress(MalformedError):
+                data = contents.decompressed(contents.read(image.path))
+                found += module_texts(data, module_key(image.kernel_name))
         return found
 
     @cached_property

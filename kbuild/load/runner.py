@@ -190,7 +190,7 @@ class _Host:
             return self._not_run(order, f"the host runs {session.hello.kernel}, not {self._request.release}")
         records = records_of(started.start)
         matches = classify(records, self._request.signatures, self._request.release)
-        hang = hang_of(started.start, (), matches, records, "boot")
+        hang = hang_of(started.start, list, matches, records, "boot")
         status, what = without_answer(started.start, crash_in(matches), hang)
         started.keep_samples(started.start)
         place = f"{self._spec.id}/boot"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from kbuild.outcome import Finding, Known, Status, to_json
 from kbuild.record import Record, Stage
 from kbuild.report.data import summary
-from kbuild.report.live import Lines
+from kbuild.report.live import Bars, Lines
 from kbuild.report.terminal import render
 from kbuild.transcript import LogLine, StepResult, Transcript
 
@@ -116,3 +118,23 @@ def test_one_line_per_stage_and_order_in_a_log(tmp_path: Path) -> None:
         "PASS  build         1.5 s  built",
         "FAIL  load       qemu-svm one: why",
     ]
+
+
+def test_a_long_boot_says_so_once_in_a_log_and_all_the_time_on_a_terminal() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+    for boot in range(2):
+        for seconds in range(0, 40, 4):
+            lines.boot("bochs-vmx", float(seconds), 60.0)
+            lines.boot("qemu-svm", float(seconds) / 10, None)
+        assert stream.getvalue().count("bochs-vmx boots, 12 of about 60 s") == boot + 1
+    assert stream.getvalue().count("\n") == 2
+
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Progress(TextColumn("{task.description}: {task.fields[what]}"), console=terminal) as progress:
+        bars = Bars(progress)
+        for shown in (3.0, 35.0):
+            bars.boot("bochs-vmx", shown, 60.0)
+            assert [task.fields["what"] for task in progress.tasks] == [f"boots, {shown:.0f} of about 60 s"]
+        bars.order("bochs-vmx", "vendor-alone", None, None)
+        assert [task.fields["what"] for task in progress.tasks] == ["vendor-alone"]
