@@ -8,14 +8,13 @@ from pathlib import Path
 import msgspec
 
 from kbuild.paths import locked, make_folder, state_home, write_atomically
-from kbuild.versions import parse_version
 
 _File = dict[str, str]
 _SLOWNESS = "slowness"
 
 
 class Knowledge:
-    """What has worked on a host: `load:kvm_intel`, `smoke:long-mode`, each for a kernel series.
+    """What has worked on a host: `load:kvm_intel`, `smoke:long-mode`, each for a kind of kernel.
 
     A host is its file and its emulator (`digest`): with another emulator nothing is known any more.
     Kept between runs, for all of them.
@@ -25,14 +24,14 @@ class Knowledge:
         folder = folder or state_home() / "hosts"
         self._path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', host)}-{digest[:16]}.json"
 
-    def has_done(self, what: str, kernel: str) -> str | None:
-        """The run in which this host did that with a kernel of the same series (`6.1`), if there is one."""
-        return self._read().get(_key(what, kernel))
+    def has_done(self, what: str, kind: str) -> str | None:
+        """The run in which this host did that with a kernel of that kind (`LoadRequest.kind`), if there is one."""
+        return self._read().get(f"{what}@{kind}")
 
-    def note(self, what: str, kernel: str, run: str) -> None:
-        """This host did that, in this run."""
-        if self.has_done(what, kernel) is None:
-            self._write({_key(what, kernel): run})
+    def note(self, what: str, kind: str, run: str) -> None:
+        """This host did that with a kernel of that kind, in this run."""
+        if self.has_done(what, kind) is None:
+            self._write({f"{what}@{kind}": run})
 
     def slowness(self) -> float | None:
         """How many times longer than usual this host's last boot took on this machine."""
@@ -57,7 +56,3 @@ class Knowledge:
             return msgspec.json.decode(self._path.read_bytes(), type=_File)
         except (OSError, msgspec.DecodeError):
             return {}
-
-
-def _key(what: str, kernel: str) -> str:
-    return f"{what}@{'.'.join(map(str, parse_version(kernel)[:2]))}"

@@ -18,6 +18,7 @@ from kbuild.elf.text import ModuleText, module_texts
 from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.order import Order
+from kbuild.versions import parse_version
 
 
 class Cancellation:
@@ -89,6 +90,16 @@ class LoadRequest:
                 data = contents.decompressed(contents.read(image.path))
                 found += module_texts(data, module_key(image.kernel_name))
         return found
+
+    @cached_property
+    def kind(self) -> str:
+        """What hosts are known to do is known for a kind of kernel: its series, and whether it is PREEMPT_RT.
+
+        KVM asks more of a CPU there (arch/x86/kvm/x86.c, kvm_x86_vendor_init()), which TCG does not have.
+        """
+        series = ".".join(map(str, parse_version(self.release)[:2]))
+        magics = (image.vermagic or "" for image in self.modules.modules.values())
+        return f"{series}-rt" if any("preempt_rt" in magic.split() for magic in magics) else series
 
     @cached_property
     def symbols(self) -> frozenset[str]:

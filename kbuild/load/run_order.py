@@ -140,7 +140,7 @@ class OrderRun:
         if status != Status.PASS:
             raise _StopError
         if verb is Verb.LOAD and got.errno == 0:
-            self._knowledge.note(f"load:{name}", self._request.release, self._request.run)
+            self._knowledge.note(f"load:{name}", self._request.kind, self._request.run)
 
     def _judge_errno(self, verb: Verb, module: str, number: int, expectation: Expectation) -> tuple[Status, str | None]:
         if number == expectation.errno_number:
@@ -152,10 +152,10 @@ class OrderRun:
             reason += f" ({expectation.why})"
         if verb is Verb.LOAD and expectation.errno is None:
             # A load that should succeed also fails where the emulator does not have what the module needs.
-            run = self._knowledge.has_done(f"load:{module}", self._request.release)
+            run = self._knowledge.has_done(f"load:{module}", self._request.kind)
             if run is None:
-                return Status.ERROR, f"{reason}; no kernel of this series was seen to load it on {self._spec.id} yet"
-            reason += f"; {self._spec.id} has loaded it with a kernel of this series (run {run})"
+                return Status.ERROR, f"{reason}; no kernel of this kind was seen to load it on {self._spec.id} yet"
+            reason += f"; {self._spec.id} has loaded it with a kernel of this kind (run {run})"
         return Status.FAIL, reason
 
     def _smoke(self, kind: SmokeKind, expectation: Expectation) -> None:
@@ -177,12 +177,12 @@ class OrderRun:
             given = f"{got.output:#x}" if got.output is not None else "nothing"
             reason = f"smoke {kind}: the guest answered {given} to {value:#x}, not {wanted:#x}"
         if reason is not None:
-            run = self._knowledge.has_done(f"smoke:{kind}", self._request.release)
+            run = self._knowledge.has_done(f"smoke:{kind}", self._request.kind)
             status = Status.FAIL if run else Status.ERROR
             reason += (
-                f"; {self._spec.id} has run this guest with a kernel of this series (run {run})"
+                f"; {self._spec.id} has run this guest with a kernel of this kind (run {run})"
                 if run
-                else f"; no kernel of this series was seen to run it on {self._spec.id} yet"
+                else f"; no kernel of this kind was seen to run it on {self._spec.id} yet"
             )
         result = StepResult(
             number=self._ledger.next_number,
@@ -195,7 +195,7 @@ class OrderRun:
         )
         self._ledger.keep(result, reply, expectation, kind="smoke", subject=kind.value)
         if status == Status.PASS and got.errno == 0:
-            self._knowledge.note(f"smoke:{kind}", self._request.release, self._request.run)
+            self._knowledge.note(f"smoke:{kind}", self._request.kind, self._request.run)
 
     # Checks.
 

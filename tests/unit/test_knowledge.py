@@ -5,16 +5,52 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
+import pytest
+
+from kbuild.dmesg import signatures
+from kbuild.elf.image import read_module
+from kbuild.elf.moduleset import ModuleSet
 from kbuild.load.knowledge import Knowledge
+from kbuild.load.request import LoadRequest
 
 
-def test_what_was_seen_holds_for_the_series_the_host_and_its_emulator(tmp_path: Path) -> None:
-    Knowledge("bochs-vmx", "d1", tmp_path).note("load:kvm_intel", "6.1.192-kbuild", "run-1")
-    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_intel", "6.1.7") == "run-1"
-    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_intel", "6.12.1") is None
-    assert Knowledge("bochs-vmx", "d2", tmp_path).has_done("load:kvm_intel", "6.1.192") is None
-    assert Knowledge("other", "d1", tmp_path).has_done("load:kvm_intel", "6.1.192") is None
-    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_amd", "6.1.192") is None
+def test_what_was_seen_holds_for_the_kind_of_kernel_the_host_and_its_emulator(tmp_path: Path) -> None:
+    Knowledge("bochs-vmx", "d1", tmp_path).note("load:kvm_intel", "6.1", "run-1")
+    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_intel", "6.1") == "run-1"
+    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_intel", "6.12") is None
+    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_intel", "6.1-rt") is None
+    assert Knowledge("bochs-vmx", "d2", tmp_path).has_done("load:kvm_intel", "6.1") is None
+    assert Knowledge("other", "d1", tmp_path).has_done("load:kvm_intel", "6.1") is None
+    assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_amd", "6.1") is None
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("release", "flags", "kind"),
+    [
+        ("6.12.117+deb13-amd64", "SMP preempt mod_unload modversions", "6.12"),
+        ("6.12.117+deb13-rt-amd64", "SMP preempt_rt mod_unload modversions", "6.12-rt"),
+        ("7.3-rc7", "mod_unload", "7.3"),
+    ],
+)
+def test_kinds_of_kernels(kernel_build: Path, release: str, flags: str, kind: str) -> None:
+    image = read_module(kernel_build / "arch/x86/kvm/kvm.ko")
+    modules = ModuleSet.of([msgspec.structs.replace(image, vermagic=f"{release} {flags}")], None)
+    request = LoadRequest(
+        kernel=Path(),
+        release=release,
+        modules=modules,
+        orders=(),
+        hosts=(),
+        command_line=(),
+        signatures=signatures.load(),
+        agent=Path(),
+        run="r",
+        folder=Path(),
+        again=lambda *_: "",
+    )
+    assert request.kind == kind
 
 
 def test_two_runs_at_once_lose_nothing(tmp_path: Path) -> None:
