@@ -205,15 +205,13 @@ class Run:
         """
         target = self.folder / name
         make_folder(target.parent)
-        try:
-            if copy:
-                shutil.copy2(source, target)
-            else:
+        if target.exists():
+            return target
+        if not copy:
+            with contextlib.suppress(OSError):
                 os.link(source, target)
-        except FileExistsError:
-            pass
-        except OSError:
-            _copy(source, target)
+                return target
+        _copy(source, target)
         return target
 
 
