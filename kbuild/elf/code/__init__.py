@@ -1,0 +1,10 @@
+"""What init code can do, in which order: takes a module set, gives every way through it, from machine code alone.
+
+It needs no source, no kernel and no symbol of KVM by name. Nothing is run and nothing is guessed: a call that
+cannot be resolved is counted, and what it may change is unknown from there on.
+
+  link.py      modules in one address space      values.py    what is known of a value
+  tables.py    what the kernel patches           state.py     registers and memory; two states made one
+  decode.py    basic blocks                      machine.py   what instructions do
+  graph.py     a function's shape                flow.py      all ways through, and who is told of them
+"""

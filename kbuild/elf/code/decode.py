@@ -1,0 +1,205 @@
+"""Machine code, decoded where it is reached, as basic blocks of prepared instructions.
+
+The decoder is iced-x86. A block ends where code may go on elsewhere: at branches and calls, at instructions that may
+fault with a fixup, and at places that the kernel may patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from iced_x86 import (
+    ConditionCode,
+    Decoder,
+    FlowControl,
+    Instruction,
+    MemorySize,
+    MemorySizeExt,
+    OpKind,
+    Register,
+    RegisterExt,
+)
+
+from kbuild.elf.code.link import Program
+from kbuild.elf.code.tables import Tables, read_tables
+from kbuild.elf.code.values import MASK
+
+MAX_BLOCK_BYTES = 4096
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11 = range(12)
+ARGUMENTS = (RDI, RSI, RDX, RCX, R8, R9)
+"""System V ABI, AMD64 supplement."""
+PRESERVED = (RBX, RBP, 12, 13, 14, 15)
+"""What a function gives back as it was."""
+CONDITIONS = {
+    getattr(ConditionCode, name.upper()): name
+    for name in ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
+}
+
+NEXT, CALL, JUMP, BRANCH, RETURN, INDIRECT_CALL, INDIRECT_JUMP, STOP = range(8)
+"""How it goes on behind an instruction."""
+_FLOW = {
+    FlowControl.NEXT: NEXT,
+    FlowControl.CALL: CALL,
+    FlowControl.UNCONDITIONAL_BRANCH: JUMP,
+    FlowControl.CONDITIONAL_BRANCH: BRANCH,
+    FlowControl.RETURN: RETURN,
+    FlowControl.INDIRECT_CALL: INDIRECT_CALL,
+    FlowControl.INDIRECT_BRANCH: INDIRECT_JUMP,
+}
+
+REGISTER, NUMBER, MEMORY, TARGET, OTHER = range(5)
+_NUMBERS = frozenset(
+    {
+        OpKind.IMMEDIATE8,
+        OpKind.IMMEDIATE8_2ND,
+        OpKind.IMMEDIATE16,
+        OpKind.IMMEDIATE32,
+        OpKind.IMMEDIATE64,
+        OpKind.IMMEDIATE8TO16,
+        OpKind.IMMEDIATE8TO32,
+        OpKind.IMMEDIATE8TO64,
+        OpKind.IMMEDIATE32TO64,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Of an instruction."""
+
+    kind: int
+    size: int = 8
+    """In bytes."""
+    number: int = 0
+    """A register's number, an immediate, a displacement, or a branch's target."""
+    high: bool = False
+    """One of AH, CH, DH, BH."""
+    base: int | None = None
+    index: int | None = None
+    scale: int = 1
+    segment: bool = False
+    """In a segment of its own: per-CPU data."""
+
+
+class Op:
+    """One instruction."""
+
+    __slots__ = ("condition", "flow", "ip", "mnemonic", "next", "operands", "raw")
+
+    def __init__(self, raw: Instruction) -> None:
+        self.raw = raw
+        self.ip: int = raw.ip
+        self.next: int = raw.next_ip
+        self.mnemonic: int = raw.mnemonic
+        self.flow = _FLOW.get(raw.flow_control, STOP)
+        self.condition = CONDITIONS.get(raw.condition_code)
+        self.operands = tuple(_operand(raw, number) for number in range(raw.op_count))
+
+
+def register(number: int) -> tuple[int, int, bool] | None:
+    """A general register's number, its size, and whether it is a high byte; None for any other register."""
+    # To a type checker iced's numbers are an enumeration of its own; they are plain numbers.
+    known: Any = number
+    if not RegisterExt.is_gpr(known):
+        return None
+    full = RegisterExt.number(RegisterExt.full_register(known))
+    high = number in (Register.AH, Register.CH, Register.DH, Register.BH)
+    return full, RegisterExt.size(known), high
+
+
+_REGISTERS = {
+    number: register(number)
+    for name, number in vars(Register).items()
+    if isinstance(number, int) and not name.startswith("_")
+}
+
+
+def _operand(raw: Instruction, place: int) -> Operand:
+    kind = raw.op_kind(place)
+    if kind == OpKind.REGISTER:
+        found = _REGISTERS.get(raw.op_register(place))
+        return Operand(REGISTER, found[1], found[0], found[2]) if found else Operand(OTHER)
+    if kind == OpKind.MEMORY:
+        base, index = _REGISTERS.get(raw.memory_base), _REGISTERS.get(raw.memory_index)
+        return Operand(
+            MEMORY,
+            MemorySizeExt.size(raw.memory_size) if raw.memory_size != MemorySize.UNKNOWN else 0,
+            raw.memory_displacement & MASK[8],
+            False,
+            base[0] if base else None,
+            index[0] if index else None,
+            raw.memory_index_scale,
+            raw.segment_prefix != Register.NONE,
+        )
+    if kind == OpKind.NEAR_BRANCH64:
+        return Operand(TARGET, 8, raw.near_branch_target)
+    if kind in _NUMBERS:
+        return Operand(NUMBER, 8, raw.immediate(place) & MASK[8])
+    return Operand(OTHER)
+
+
+@dataclass(slots=True)
+class Block:
+    """Straight code. `follow`: where it can go on besides what its last instruction says."""
+
+    start: int
+    ops: list[Op] = field(default_factory=list)
+    follow: tuple[int, ...] = ()
+    entries: tuple[int, ...] = ()
+    """What may stand here in its place, when the kernel has patched it."""
+
+
+class Code:
+    """All code of a program, decoded once."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._blocks: dict[int, Block | None] = {}
+        self._tables: dict[str, Tables] = {}
+
+    def block(self, address: int) -> Block | None:
+        """The block that begins at an address; None where no code is."""
+        try:
+            return self._blocks[address]
+        except KeyError:
+            block = self._blocks[address] = self._decode(address)
+            return block
+
+    def tables(self, module: str) -> Tables:
+        """What is patched in a module."""
+        tables = self._tables.get(module)
+        if tables is None:
+            tables = self._tables[module] = read_tables(self.program, self.program.modules[module])
+        return tables
+
+    def _decode(self, address: int) -> Block | None:
+        linked = self.program.module_at(address)
+        place = linked.section_at(address) if linked else None
+        if linked is None or place is None or "X" not in place[0].flags:
+            return None
+        section, offset = place
+        data = self.program.content(linked, section)[offset : offset + MAX_BLOCK_BYTES]
+        tables = self.tables(linked.name)
+        ends = tables.ends if section.name == ".altinstr_replacement" else {}
+        block = Block(address, entries=tuple(tables.others.get(address, ())))
+        decoder = Decoder(64, data, ip=address)
+        while True:
+            here = decoder.ip
+            if block.ops and (here in ends or here in tables.others):
+                block.follow = (ends.get(here, here),)
+                return block
+            raw = decoder.decode() if decoder.can_decode else None
+            if raw is None or raw.is_invalid:
+                # Cut where the section ends, or no code: nothing goes on. Cut where we cut it: it does.
+                if len(data) == MAX_BLOCK_BYTES and block.ops:
+                    block.follow = (here,)
+                return block
+            op = Op(raw)
+            op.next = ends.get(op.next, op.next)
+            block.ops.append(op)
+            if op.flow != NEXT:
+                return block
+            if op.ip in tables.fixups:
+                block.follow = (op.next, tables.fixups[op.ip])
+                return block

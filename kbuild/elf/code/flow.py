@@ -1,0 +1,452 @@
+"""All ways through init code: each function run on what is known, calls followed, states joined where ways meet.
+
+Whoever wants to know something of it is an `Observer`, told of each call, access and end of a way.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from iced_x86 import Mnemonic, Register
+
+from kbuild.elf.code.decode import (
+    ARGUMENTS,
+    BRANCH,
+    CALL,
+    INDIRECT_CALL,
+    INDIRECT_JUMP,
+    JUMP,
+    NEXT,
+    R8,
+    R9,
+    R10,
+    R11,
+    RAX,
+    RCX,
+    RDI,
+    RDX,
+    RETURN,
+    RSI,
+    RSP,
+    TARGET,
+    Code,
+    Op,
+    register,
+)
+from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES, RETURN_THUNKS, Shape, Shapes
+from kbuild.elf.code.link import Name, Program
+from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.state import STACK, STACK_END, Joiner, State, Trail
+from kbuild.elf.code.values import MASK, Symbols, Unknown, Value, is_errno
+
+MAX_DEPTH = 64
+"""Calls within calls; the kernel's stack would not hold many more."""
+MAX_ROUNDS = 24
+"""Times that a block is looked at anew before it is given up; states are widened long before."""
+WIDEN_AFTER = 3
+NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
+NOTHING = frozenset({"__fentry__", "__cfi_slowpath", "__sanitizer_cov_trace_pc"})
+COPIES = frozenset({"memcpy", "__memcpy", "memmove", "__memmove"})
+STATIC_CALL = -1
+"""In place of a symbol: the place of a static call's target, by its trampoline's address."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that is about to happen, or has returned."""
+
+    site: int
+    """Address of the instruction."""
+    target: int | None
+    """None: it could not be resolved."""
+    name: Name | None
+    arguments: tuple[Value | None, ...]
+    depth: int
+
+
+class Observer(Protocol):
+    """Told of what happens on each way; may change a state's `marks` and `seen`."""
+
+    def entered(self, state: State, call: Call) -> None:
+        """A function is about to be run, of a module or of the kernel."""
+
+    def returned(self, state: State, call: Call) -> list[State]:
+        """It has returned, in that state; the states to go on with."""
+
+
+@dataclass
+class Frame:
+    """A function that is being run."""
+
+    entry: int
+    shape: Shape
+    top: int
+    """Its stack's objects are below: behind them are the registers that it keeps for its caller."""
+    parent: Frame | None
+    depth: int
+
+    def runs(self, entry: int) -> bool:
+        """Whether that function is being run already."""
+        frame: Frame | None = self
+        while frame is not None:
+            if frame.entry == entry:
+                return True
+            frame = frame.parent
+        return False
+
+
+@dataclass
+class Trouble:
+    """What stood in the way of knowing all."""
+
+    unresolved: Counter[int] = field(default_factory=Counter)
+    """Calls and jumps by address, whose target is not known."""
+    recursive: Counter[int] = field(default_factory=Counter)
+    cut: Counter[int] = field(default_factory=Counter)
+    """Blocks that came to no end."""
+
+
+class Flow:
+    """An analysis of one program from one entry."""
+
+    def __init__(self, program: Program, code: Code, shapes: Shapes, knows: frozenset[str], observer: Observer) -> None:
+        self.program = program
+        self.symbols = Symbols()
+        self.machine = Machine(program, self.symbols, knows)
+        self.trouble = Trouble()
+        self.steps = 0
+        self.calls = 0
+        self._code = code
+        self._shapes = shapes
+        self._observer = observer
+        self._joiner = Joiner(self.symbols, self.machine.initial)
+
+    @property
+    def joins(self) -> int:
+        """How often two states became one."""
+        return self._joiner.count
+
+    def start(self, entry: int, marks: tuple[int, ...] = ()) -> list[State]:
+        """Run the function there, called by the kernel; gives the states in which it can return.
+
+        What comes out is all that can happen, unless `trouble.cut` says that some of it was given up.
+        """
+        state = State()
+        state.marks = marks
+        state.registers[RSP] = STACK
+        return self._function(entry, state, None)
+
+    # Functions.
+
+    def _function(self, entry: int, state: State, parent: Frame | None) -> list[State]:
+        """Run a function: the return address is not yet on the stack."""
+        self.calls += 1
+        shape = self._shapes.of(entry)
+        top = self.machine.add(self.machine.register(state, RSP), MASK[8] - 7, 8)
+        state.registers[RSP] = top
+        depth = parent.depth + 1 if parent else 0
+        frame = Frame(entry, shape, (top if isinstance(top, int) else 0) - 8 * self._pushes(entry), parent, depth)
+        run = _Run(shape)
+        exits: list[State] = []
+        run.add(entry, state)
+        while (address := run.next()) is not None:
+            for one in self._merged(run, address):
+                self._block(address, one, run, exits, frame)
+        return self._ends(exits)
+
+    def _pushes(self, entry: int) -> int:
+        block = self._code.block(entry)
+        count = 0
+        for op in block.ops if block else ():
+            if op.mnemonic == Mnemonic.PUSH:
+                count += 1
+            elif op.mnemonic not in (Mnemonic.MOV, Mnemonic.ENDBR64, Mnemonic.NOP, Mnemonic.XOR):
+                break
+        return count
+
+    def _merged(self, run: _Run, address: int) -> list[State]:
+        """The states with which to look at a block, joined; those that it was looked at with before left out."""
+        groups: dict[object, State] = {}
+        for state in run.take(address):
+            key: object = (state.marks, *(self._kind(state, number) for number in run.shape.results))
+            other = groups.get(key)
+            groups[key] = state if other is None else self._joiner.join(other, state)
+        waiting = []
+        for key, state in groups.items():
+            before, rounds = run.seen.get((address, key), (None, 0))
+            if before is not None:
+                if self._joiner.covers(before, state):
+                    continue
+                if rounds >= MAX_ROUNDS:
+                    self.trouble.cut[address] += 1
+                    continue
+                state = self._joiner.join(before, state, widen=rounds >= WIDEN_AFTER)
+            run.seen[address, key] = (state.copy(), rounds + 1)
+            waiting.append(state)
+        return waiting
+
+    def _kind(self, state: State, number: int) -> object:
+        """What a register's content means as a result: 0, an errno, or anything else."""
+        value = state.registers[number]
+        if value is None:
+            return None
+        ranges = state.ranges(value)
+        if ranges == ((0, 0),):
+            return 0
+        return -1 if is_errno(ranges) else None
+
+    def _ends(self, exits: list[State]) -> list[State]:
+        """One state for each kind of result."""
+        groups: dict[object, State] = {}
+        for state in exits:
+            # Of what a function may change, only the result is looked at by its caller.
+            for number in (RCX, RDX, RSI, RDI, R8, R9, R10, R11):
+                state.registers[number] = None
+            state.flags = None
+            state.pop_frame()
+            key: object = (state.marks, self._kind(state, RAX))
+            other = groups.get(key)
+            groups[key] = state if other is None else self._joiner.join(other, state)
+        return list(groups.values())
+
+    # Blocks.
+
+    def _block(self, address: int, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
+        block = self._code.block(address)
+        if block is None:
+            self.trouble.unresolved[address] += 1
+            return
+        for other in block.entries:
+            run.add(other, state.copy())
+        machine = self.machine
+        for op in block.ops:
+            self.steps += 1
+            if op.flow == NEXT:
+                machine.step(state, op)
+            else:
+                self._leave(op, state, run, exits, frame)
+                return
+        for number, following in enumerate(block.follow):
+            run.add(following, state if number == len(block.follow) - 1 else state.copy())
+
+    def _leave(self, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
+        """The last instruction of a block."""
+        if op.flow == BRANCH:
+            holds, fails, about = self.machine.decide(state, op.condition)
+            if holds and fails:
+                other = state.copy()
+                other.trail = Trail((op.ip, False), state.trail)
+                if about is not None:
+                    other.learn(about, fails)
+                run.add(op.next, other)
+            elif fails:
+                run.add(op.next, state)
+            if holds:
+                if fails:
+                    state.trail = Trail((op.ip, True), state.trail)
+                    if about is not None:
+                        state.learn(about, holds)
+                self._jump(op.operands[0].number, op, state, run, exits, frame)
+        elif op.flow == JUMP:
+            self._jump(op.operands[0].number, op, state, run, exits, frame)
+        elif op.flow == RETURN:
+            exits.append(self._returned(state))
+        elif op.flow in (CALL, INDIRECT_CALL):
+            operand = op.operands[0]
+            target = operand.number if operand.kind == TARGET else self.machine.get(state, operand, 8, op.ip)
+            for one in self._call(target, op, state, frame):
+                run.add(op.next, one)
+        elif op.flow == INDIRECT_JUMP:
+            value = self.machine.get(state, op.operands[0], 8, op.ip)
+            if isinstance(value, int):
+                self._jump(value, op, state, run, exits, frame)
+            elif targets := self._cases(value, state) or self._shapes.table(op):
+                for target in targets:
+                    run.add(target, state.copy())
+            else:
+                self._tail(value, op, state, exits, frame)
+        else:
+            linked = self.program.module_at(op.ip)
+            if linked is not None and self._code.tables(linked.name).goes_on.get(op.ip):
+                run.add(op.next, state)
+
+    def _cases(self, value: Unknown, state: State) -> list[int]:
+        """Targets of a switch: entries of a table that cannot change, which an index in known bounds was read from."""
+        origin = self.symbols.origin[value[0]]
+        if not isinstance(origin, tuple) or len(origin) != 5 or origin[0] != "memory" or value[1:] != (0, 8):
+            return []
+        scaled = self.symbols.origin[origin[1]]
+        if not isinstance(scaled, tuple) or scaled[0] != "scaled" or scaled[2] != 8:
+            return []
+        ranges = state.ranges(scaled[1])
+        if sum(high - low + 1 for low, high in ranges) > MAX_CASES:
+            return []
+        places = [origin[2] + number * 8 for low, high in ranges for number in range(low, high + 1)]
+        targets = dict.fromkeys(self.machine.initial(place & MASK[8], 8) for place in places)
+        known = [target for target in targets if isinstance(target, int)]
+        return known if len(known) == len(targets) else []
+
+    def _jump(self, target: int, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
+        name = self.program.kernel_name(target)
+        if name is not None and name.symbol in RETURN_THUNKS:
+            exits.append(self._returned(state))
+        elif self._shapes.is_tail_call(frame.entry, target):
+            self._tail(target, op, state, exits, frame)
+        else:
+            run.add(target, state)
+
+    def _tail(self, target: Value, op: Op, state: State, exits: list[State], frame: Frame) -> None:
+        """A jump to another function: it returns to our caller."""
+        state = self._returned(state)
+        exits += self._call(target, op, state, frame)
+
+    def _returned(self, state: State) -> State:
+        state.registers[RSP] = self.machine.add(self.machine.register(state, RSP), 8, 8)
+        return state
+
+    # Calls.
+
+    def _call(self, target: Value, op: Op, state: State, frame: Frame) -> list[State]:
+        arguments = tuple(state.registers[number] for number in ARGUMENTS)
+        if isinstance(target, int):
+            name = self.program.name(target)
+            if name is not None and name.symbol.startswith(INDIRECT_THUNKS):
+                return self._call(self._through_thunk(state, name.symbol), op, state, frame)
+            if name is not None and name.symbol.startswith("__SCT__"):
+                kept = state.memory.get((STATIC_CALL, target))
+                if kept is None:
+                    return self._unresolved(op, state, frame, arguments)
+                return self._call(kept[1], op, state, frame)
+            call = Call(op.ip, target, name, arguments, frame.depth)
+            if name is not None and name.module is None:
+                return self._kernel(call, state, frame)
+            if name is not None and self.program.is_code(target):
+                if frame.runs(target) or frame.depth >= MAX_DEPTH:
+                    self.trouble.recursive[op.ip] += 1
+                    return [self._anything(state, ("recursion", target))]
+                return self._enter(call, target, state, frame)
+        return self._unresolved(op, state, frame, arguments)
+
+    def _enter(self, call: Call, target: int, state: State, frame: Frame) -> list[State]:
+        self._observer.entered(state, call)
+        returned: list[State] = []
+        for one in self._function(target, state, frame):
+            returned += self._observer.returned(one, call)
+        return returned
+
+    def _through_thunk(self, state: State, symbol: str) -> Value:
+        name = symbol.rpartition("_")[2].upper()
+        found = register(getattr(Register, name, Register.NONE))
+        return self.machine.register(state, found[0]) if found else self.machine.unknown(8, "thunk")
+
+    def _unresolved(self, op: Op, state: State, frame: Frame, arguments: tuple[Value | None, ...]) -> list[State]:
+        self.trouble.unresolved[op.ip] += 1
+        call = Call(op.ip, None, None, arguments, frame.depth)
+        self._observer.entered(state, call)
+        return self._observer.returned(self._anything(state, ("unresolved", op.ip)), call)
+
+    def _anything(self, state: State, origin: object) -> State:
+        """Some code of a module ran, and it is not known which."""
+        for place in [place for place in state.memory if isinstance(place, int) and not STACK_END < place <= STACK]:
+            size = state.memory[place][0]
+            state.memory[place] = (size, self.machine.unknown(size, "written by others"))
+        return self._after(state, origin)
+
+    def _after(self, state: State, origin: object) -> State:
+        """What a call leaves of registers and of memory that it was not told of."""
+        self.machine.forget_behind(state)
+        for number in (RCX, RDX, RSI, RDI, R8, R9, R10, R11):
+            state.registers[number] = None
+        state.registers[RAX] = self.machine.unknown(8, origin)
+        state.flags = None
+        return state
+
+    def _kernel(self, call: Call, state: State, frame: Frame) -> list[State]:
+        """A function of the kernel: not looked into."""
+        assert call.name is not None
+        symbol = call.name.symbol
+        if symbol in NO_RETURN:
+            return []
+        if symbol in NOTHING:
+            return [state]
+        if symbol in COPIES and self._copy(state, call.arguments):
+            return [state]
+        self._observer.entered(state, call)
+        second, third = call.arguments[1:3]
+        if symbol == "__static_call_update" and isinstance(second, int) and third is not None:
+            state.memory[STATIC_CALL, second] = (8, third)
+            return self._observer.returned(state, call)
+        states = [state, *self._callbacks(call, state, frame)]
+        returned: list[State] = []
+        for one in states:
+            for argument in call.arguments:
+                if isinstance(argument, int):
+                    self._lend(one, argument, frame)
+            returned += self._observer.returned(self._after(one, ("result", symbol, call.site)), call)
+        return returned
+
+    def _copy(self, state: State, arguments: tuple[Value | None, ...]) -> bool:
+        target, source, count = arguments[:3]
+        if not isinstance(target, int) or not isinstance(source, int) or not isinstance(count, int) or count > 1 << 16:
+            return False
+        done = 0
+        while done < count:
+            size = next(size for size in (8, 4, 2, 1) if size <= count - done)
+            self.machine.store(state, target + done, size, self.machine.load(state, source + done, size))
+            done += size
+        state.registers[RAX] = target
+        return True
+
+    def _lend(self, state: State, address: int, frame: Frame) -> None:
+        """The kernel was given a pointer: it may write to that object."""
+        if STACK_END < address <= STACK:
+            self.machine.forget(state, address, frame.top)
+            return
+        linked = self.program.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        if place is not None and "W" in place[0].flags:
+            end = self.program.object_end(address)
+            self.machine.forget(state, address, end)
+
+    def _callbacks(self, call: Call, state: State, frame: Frame) -> list[State]:
+        """Functions of modules that the kernel was given may be run before it returns."""
+        states: list[State] = []
+        for argument in dict.fromkeys(call.arguments):
+            if not isinstance(argument, int) or not self.program.is_code(argument) or frame.runs(argument):
+                continue
+            called = state.copy()
+            for number in ARGUMENTS:
+                called.registers[number] = None
+            inner = Call(call.site, argument, self.program.name(argument), (None,) * 6, frame.depth + 1)
+            states += self._enter(inner, argument, called, frame)
+        return states
+
+
+class _Run:
+    """One run of a function: what is to be looked at, and what was."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.seen: dict[tuple[int, object], tuple[State, int]] = {}
+        self._waiting: dict[int, list[State]] = {}
+        self._queue: list[tuple[int, int]] = []
+
+    def add(self, address: int, state: State) -> None:
+        """Look at a block, coming with this state."""
+        there = self._waiting.get(address)
+        if there is None:
+            self._waiting[address] = [state]
+            heapq.heappush(self._queue, (self.shape.order.get(address, 1 << 30), address))
+        else:
+            there.append(state)
+
+    def next(self) -> int | None:
+        """The block that comes first of those that wait."""
+        return heapq.heappop(self._queue)[1] if self._queue else None
+
+    def take(self, address: int) -> list[State]:
+        """The states with which it waits."""
+        return self._waiting.pop(address)

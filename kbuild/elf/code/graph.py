@@ -1,0 +1,147 @@
+"""The shape of a function: in which order its blocks are best looked at, and which registers become its result.
+
+A block is in the graph of the function whose entry it is reached from by branches; a jump to another function's
+beginning is a call whose return is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from iced_x86 import Mnemonic
+
+from kbuild.elf.code.decode import (
+    BRANCH,
+    CALL,
+    INDIRECT_CALL,
+    INDIRECT_JUMP,
+    JUMP,
+    MEMORY,
+    PRESERVED,
+    RAX,
+    REGISTER,
+    RETURN,
+    STOP,
+    TARGET,
+    Block,
+    Code,
+    Op,
+)
+
+MAX_CASES = 1024
+"""Entries of a switch table."""
+RETURN_THUNKS = frozenset({"__x86_return_thunk", "zen_untrain_ret", "srso_return_thunk", "its_return_thunk"})
+"""What `ret` is compiled to, or replaced by (arch/x86/lib/retpoline.S)."""
+INDIRECT_THUNKS = (
+    "__x86_indirect_thunk_",
+    "__x86_indirect_call_thunk_",
+    "__x86_indirect_jump_thunk_",
+    "__x86_indirect_its_thunk_",
+)
+
+
+@dataclass
+class Shape:
+    """Of one function."""
+
+    entry: int
+    order: dict[int, int] = field(default_factory=dict)
+    """A block's address to its place: each one behind those that lead to it, but for loops."""
+    results: tuple[int, ...] = (RAX,)
+    """Registers that a result may wait in until the end."""
+
+
+class Shapes:
+    """Of all functions of a program that are asked for."""
+
+    def __init__(self, code: Code) -> None:
+        self._code = code
+        self._program = code.program
+        self._found: dict[int, Shape] = {}
+
+    def of(self, entry: int) -> Shape:
+        """The shape of the function that begins there."""
+        shape = self._found.get(entry)
+        if shape is None:
+            shape = self._found[entry] = self._make(entry)
+        return shape
+
+    def is_tail_call(self, entry: int, target: int) -> bool:
+        """Whether a jump from a function to an address leaves it for another one."""
+        if target == entry:
+            return True
+        name = self._program.name(target)
+        if name is None or name.offset or name.module is None:
+            return name is not None and name.module is None
+        mine = self._program.name(entry)
+        parent = name.symbol.partition(".cold")[0]
+        return not (mine is not None and (mine.symbol == parent or ".cold" in name.symbol)) and name.function
+
+    def table(self, op: Op) -> list[int]:
+        """Targets of a jump through a switch table: as long as the entries point into code."""
+        operand = op.operands[0]
+        if operand.kind != MEMORY or operand.base is not None or operand.index is None or operand.scale != 8:
+            return []
+        targets = []
+        for number in range(MAX_CASES):
+            entry = self._program.read(operand.number + number * 8, 8)
+            target = int.from_bytes(entry, "little") if entry is not None else 0
+            if not target or not self._program.is_code(target):
+                break
+            targets.append(target)
+        return list(dict.fromkeys(targets))
+
+    def _make(self, entry: int) -> Shape:
+        shape = Shape(entry)
+        results = {RAX}
+        # Depth first, without recursion: a block gets its number when all that follows has one.
+        done: list[int] = []
+        seen = {entry}
+        stack: list[tuple[int, list[int]]] = [(entry, self._successors(entry, entry, results))]
+        while stack:
+            address, waiting = stack[-1]
+            if waiting:
+                following = waiting.pop()
+                if following not in seen:
+                    seen.add(following)
+                    stack.append((following, self._successors(entry, following, results)))
+            else:
+                stack.pop()
+                done.append(address)
+        shape.order = {address: number for number, address in enumerate(reversed(done))}
+        shape.results = tuple(sorted(results))
+        return shape
+
+    def _successors(self, entry: int, address: int, results: set[int]) -> list[int]:
+        block = self._code.block(address)
+        if block is None:
+            return []
+        _note_results(block, results)
+        following = [*block.entries, *block.follow]
+        last = block.ops[-1] if block.ops else None
+        if last is None:
+            return following
+        if last.flow in (JUMP, BRANCH) and last.operands[0].kind == TARGET:
+            target = last.operands[0].number
+            if not self.is_tail_call(entry, target):
+                following.append(target)
+        if last.flow in (BRANCH, CALL, INDIRECT_CALL) or (last.flow == STOP and self._goes_on(last)):
+            following.append(last.next)
+        if last.flow == INDIRECT_JUMP:
+            following += self.table(last)
+        return following
+
+    def _goes_on(self, op: Op) -> bool:
+        linked = self._program.module_at(op.ip)
+        return linked is not None and self._code.tables(linked.name).goes_on.get(op.ip, False)
+
+
+def _note_results(block: Block, results: set[int]) -> None:
+    """`mov %ebx,%eax` before a return: the result waits in %ebx."""
+    for op in block.ops:
+        if op.mnemonic == Mnemonic.MOV:
+            target, source = op.operands
+            if target.kind == source.kind == REGISTER and target.number == RAX and source.number in PRESERVED:
+                results.add(source.number)
+    if block.ops and block.ops[-1].flow == RETURN:
+        results.add(RAX)

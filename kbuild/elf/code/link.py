@@ -1,0 +1,265 @@
+"""Modules linked as the loader links them: one address space, relocations applied, names for addresses.
+
+So everything behind it reads plain machine code and plain pointers, whatever the relocation was. Sections
+are linked when they are first read. What the kernel exports has an address of its own and no contents.
+"""
+
+from __future__ import annotations
+
+import bisect
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from kbuild.elf import contents
+from kbuild.elf.image import ModuleImage
+from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.object import ElfObject, Section, Symbol
+
+MODULES = 0xFFFF_FFFF_C000_0000
+"""Where modules begin (arch/x86/include/asm/pgtable_64_types.h): 32-bit places can hold addresses from there on."""
+KERNEL = 0xFFFF_FFFF_8100_0000
+KERNEL_STEP = 0x1_0000
+"""Between two symbols of the kernel: what is at an offset of one is not the next one."""
+MASK = (1 << 64) - 1
+
+_PC_BIAS = 4
+"""What a call's addend takes off: it counts from the end of its four bytes."""
+
+R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What is at an address."""
+
+    module: str | None
+    """None: the kernel's."""
+    symbol: str
+    offset: int
+    function: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
+
+
+class Linked:
+    """One module in the address space."""
+
+    def __init__(self, image: ModuleImage, elf: ElfObject, base: int) -> None:
+        self.image = image
+        self.name = image.name
+        self.elf = elf
+        self.starts: list[int] = []
+        """Of the loaded sections, ascending."""
+        self.loaded: list[Section] = []
+        self.base: dict[int, int] = {}
+        """Section index to address."""
+        for section in elf.sections:
+            if "A" in section.flags and section.part != "not loaded":
+                align = max(section.align, 16)
+                base = (base + align - 1) // align * align
+                self.starts.append(base)
+                self.loaded.append(section)
+                self.base[section.index] = base
+                base += section.size
+        self.end = base
+
+    def section_at(self, address: int) -> tuple[Section, int] | None:
+        """The section that an address is in, and the offset in it."""
+        index = bisect.bisect_right(self.starts, address) - 1
+        if index < 0:
+            return None
+        section = self.loaded[index]
+        offset = address - self.starts[index]
+        return (section, offset) if offset < section.size else None
+
+    @cached_property
+    def names(self) -> tuple[list[int], list[Symbol]]:
+        """Addresses of functions and objects, ascending, with the symbol that names each best."""
+        best: dict[int, Symbol] = {}
+        for symbol in self.elf.symbols:
+            if symbol.section in self.base and symbol.kind in ("func", "object", "notype") and symbol.name:
+                address = self.base[symbol.section] + symbol.value
+                other = best.get(address)
+                if other is None or _rank(symbol) < _rank(other):
+                    best[address] = symbol
+        addresses = sorted(best)
+        return addresses, [best[address] for address in addresses]
+
+
+def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:
+    """A function's own name rather than the loader's alias for it, or a label in it."""
+    return symbol.kind == "notype", symbol.name in ("init_module", "cleanup_module"), symbol.size == 0
+
+
+class Program:
+    """A module set in one address space."""
+
+    def __init__(self, modules: ModuleSet) -> None:
+        self.modules: dict[str, Linked] = {}
+        self.unknown: list[str] = []
+        """Relocations that are not understood."""
+        self._content: dict[tuple[str, int], bytes] = {}
+        self._kernel: dict[str, int] = {}
+        self._kernel_names: list[str] = []
+        base = MODULES
+        for image in modules.modules.values():
+            linked = Linked(image, ElfObject(contents.decompressed(contents.read(image.path))), base)
+            self.modules[image.name] = linked
+            base = (linked.end + 0xFFFF) & ~0xFFFF
+        self._bases = [linked.starts[0] if linked.starts else linked.end for linked in self.modules.values()]
+        self._ordered = list(self.modules.values())
+        self._exported: dict[str, int] = {}
+        for linked in self._ordered:
+            wanted = {export.name for export in linked.image.exports}
+            for symbol in linked.elf.symbols:
+                if symbol.name in wanted and symbol.section in linked.base:
+                    self._exported[symbol.name] = linked.base[symbol.section] + symbol.value
+        self._targets: dict[str, list[int]] = {}
+
+    # Addresses.
+
+    def module_at(self, address: int) -> Linked | None:
+        """The module that an address is in."""
+        index = bisect.bisect_right(self._bases, address) - 1
+        if index < 0 or address >= self._ordered[index].end:
+            return None
+        return self._ordered[index]
+
+    def kernel_address(self, name: str) -> int:
+        """The address that stands for a symbol of the kernel."""
+        address = self._kernel.get(name)
+        if address is None:
+            address = self._kernel[name] = KERNEL + len(self._kernel) * KERNEL_STEP
+            self._kernel_names.append(name)
+        return address
+
+    def kernel_name(self, address: int) -> Name | None:
+        """The kernel's symbol that an address belongs to."""
+        index, offset = divmod(address - KERNEL, KERNEL_STEP)
+        if 0 <= index < len(self._kernel_names):
+            return Name(None, self._kernel_names[index], offset)
+        return None
+
+    def name(self, address: int) -> Name | None:
+        """What is at an address."""
+        linked = self.module_at(address)
+        if linked is None:
+            return self.kernel_name(address)
+        addresses, symbols = linked.names
+        index = bisect.bisect_right(addresses, address) - 1
+        if index < 0:
+            return None
+        symbol = symbols[index]
+        return Name(linked.name, symbol.name, address - addresses[index], symbol.kind == "func")
+
+    def is_code(self, address: int) -> bool:
+        """Whether a module has code there."""
+        linked = self.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        return place is not None and "X" in place[0].flags
+
+    def symbol(self, module: str, name: str) -> int | None:
+        """The address of a symbol that a module defines."""
+        linked = self.modules[module]
+        for symbol in linked.elf.symbols:
+            if symbol.name == name and symbol.section in linked.base:
+                return linked.base[symbol.section] + symbol.value
+        return None
+
+    def object_end(self, address: int) -> int:
+        """Where the object that an address is in ends; without one, where the next one begins."""
+        linked = self.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        if linked is None or place is None:
+            return address
+        addresses, symbols = linked.names
+        index = bisect.bisect_right(addresses, address) - 1
+        end = address - place[1] + place[0].size
+        if index >= 0 and addresses[index] + symbols[index].size > address:
+            return addresses[index] + symbols[index].size
+        return min(end, addresses[index + 1]) if index + 1 < len(addresses) else end
+
+    def function_end(self, address: int) -> int:
+        """Where the function at (or around) an address ends; the address itself where no symbol says it."""
+        linked = self.module_at(address)
+        if linked is None:
+            return address
+        addresses, symbols = linked.names
+        index = bisect.bisect_right(addresses, address) - 1
+        return addresses[index] + symbols[index].size if index >= 0 else address
+
+    # Contents.
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Bytes as they are when the module was just loaded; None where there are none."""
+        linked = self.module_at(address)
+        place = linked.section_at(address) if linked else None
+        if linked is None or place is None:
+            return None
+        section, offset = place
+        if offset + size > section.size:
+            return None
+        return self.content(linked, section)[offset : offset + size]
+
+    def content(self, linked: Linked, section: Section) -> bytes:
+        """A section's bytes with its relocations applied."""
+        key = (linked.name, section.index)
+        content = self._content.get(key)
+        if content is None:
+            content = self._content[key] = self._relocated(linked, section)
+        return content
+
+    def targets(self, linked: Linked, section: Section) -> Iterator[tuple[int, int]]:
+        """Offsets in a section that the loader fills in, ascending, and the addresses that they are about."""
+        symbols = self._symbols_of(linked)
+        for offset, symbol, kind, addend in sorted(_relocations(linked.elf, section)):
+            yield offset, symbols[symbol] + addend + (_PC_BIAS if kind == R_PLT32 else 0)
+
+    def _relocated(self, linked: Linked, section: Section) -> bytes:
+        if section.kind == "NOBITS":
+            return bytes(section.size)
+        data = bytearray(linked.elf.content(section))
+        targets = self._symbols_of(linked)
+        place = linked.base.get(section.index, 0)
+        pack = struct.Struct("<I").pack_into
+        pack64 = struct.Struct("<Q").pack_into
+        for offset, symbol, kind, addend in _relocations(linked.elf, section):
+            value = targets[symbol] + addend
+            if kind in (R_PC32, R_PLT32):
+                pack(data, offset, (value - place - offset) & 0xFFFFFFFF)
+            elif kind in (R_32S, R_32):
+                pack(data, offset, value & 0xFFFFFFFF)
+            elif kind == R_64:
+                pack64(data, offset, value & MASK)
+            elif kind == R_PC64:
+                pack64(data, offset, (value - place - offset) & MASK)
+            elif kind:
+                self.unknown.append(f"{linked.name} {section.name}+{offset:#x}: relocation of type {kind}")
+        return bytes(data)
+
+    def _symbols_of(self, linked: Linked) -> list[int]:
+        targets = self._targets.get(linked.name)
+        if targets is None:
+            targets = []
+            for symbol in linked.elf.symbols:
+                if symbol.section is not None:
+                    targets.append(linked.base.get(symbol.section, 0) + symbol.value)
+                elif symbol.defined:
+                    targets.append(symbol.value)
+                elif symbol.name:
+                    found = self._exported.get(symbol.name)
+                    targets.append(self.kernel_address(symbol.name) if found is None else found)
+                else:
+                    targets.append(0)
+            self._targets[linked.name] = targets
+        return targets
+
+
+def _relocations(elf: ElfObject, section: Section) -> Iterator[tuple[int, int, int, int]]:
+    for table in elf.sections:
+        if table.kind == "RELA" and table.info == section.index:
+            for offset, info, addend in struct.iter_unpack("<QQq", elf.content(table)):
+                yield offset, info >> 32, info & 0xFFFFFFFF, addend

@@ -1,0 +1,608 @@
+"""What instructions do to a state. An instruction that is not modelled makes unknown what it writes, and nothing else.
+
+Intel SDM, volume 2. Flags are kept as the operation that set them, and asked when a condition is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess
+
+from kbuild.elf.code.decode import MEMORY, NUMBER, RAX, RBP, RCX, RDI, REGISTER, RSI, RSP, Op, Operand, register
+from kbuild.elf.code.link import Program
+from kbuild.elf.code.state import Place, State
+from kbuild.elf.code.values import (
+    EVERYTHING,
+    MASK,
+    NEGATED,
+    SIGN,
+    SWAPPED,
+    Ranges,
+    Symbols,
+    Unknown,
+    Value,
+    intersection,
+    satisfying,
+    truncated,
+    union,
+)
+
+Handler = Callable[["Machine", State, Op], None]
+MAX_REPEAT = 4096
+"""Times that a string instruction is followed step by step."""
+_WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
+_FLAG = ((0, 1),)
+
+
+class Machine:
+    """Instructions on states, for one program."""
+
+    def __init__(self, program: Program, symbols: Symbols, knows: frozenset[str]) -> None:
+        """`knows`: modules whose writable data is as in their files at the start."""
+        self.program = program
+        self.symbols = symbols
+        self._knows = knows
+        self._info = InstructionInfoFactory()
+        self._low: dict[int, tuple[int, Value]] = {}
+        """Unknowns of which the low bytes are known: a write to a part of a register."""
+        self.on_read: Callable[[State, int, int, int], None] | None = None
+        self.on_write: Callable[[State, int, int, Value, int], None] | None = None
+        """Told of each access to a module's data: state, address, size, (value,) instruction."""
+
+    # Values.
+
+    def unknown(self, size: int, origin: object) -> Unknown:
+        """An unknown that is no other."""
+        return (self.symbols.new(origin), 0, size)
+
+    def derived(self, size: int, *origin: object) -> Unknown:
+        """The unknown that these operands always make."""
+        return (self.symbols.of(origin), 0, size)
+
+    def add(self, x: Value, y: Value, size: int) -> Value:
+        """Their sum."""
+        if isinstance(x, int):
+            if isinstance(y, int):
+                return (x + y) & MASK[size]
+            x, y = y, x
+        if not isinstance(y, int):
+            return self.derived(size, "add", x, y, size)
+        if not y:
+            return truncated(x, size)
+        if x[2] < size:
+            x = self.derived(size, "zero-extended", x, size)
+        return (x[0], (x[1] + y) & MASK[size], size)
+
+    def part(self, value: Value, size: int) -> Value:
+        """The low bytes of a register."""
+        if not isinstance(value, int) and size < value[2]:
+            low = self._low.get(value[0])
+            if low is not None and not value[1] and low[0] >= size:
+                return truncated(low[1], size)
+        return truncated(value, size)
+
+    # Registers and memory.
+
+    def register(self, state: State, number: int) -> Value:
+        """All of a register."""
+        value = state.registers[number]
+        if value is None:
+            value = state.registers[number] = self.unknown(8, "register")
+        return value
+
+    def address(self, state: State, operand: Operand) -> Value | None:
+        """What a memory operand points to; None: into a segment of its own."""
+        if operand.segment:
+            return None
+        address: Value = operand.number
+        if operand.base is not None:
+            address = self.add(self.register(state, operand.base), address, 8)
+        if operand.index is not None:
+            index = self.register(state, operand.index)
+            scaled: Value
+            if isinstance(index, int):
+                scaled = (index * operand.scale) & MASK[8]
+            else:
+                scaled = index if operand.scale == 1 else self.derived(8, "scaled", index, operand.scale)
+            address = self.add(address, scaled, 8)
+        return address
+
+    def load(self, state: State, address: Value | None, size: int, ip: int = 0) -> Value:
+        """What is read there."""
+        if address is None or size not in MASK:
+            return self.unknown(size if size in MASK else 8, "segment")
+        place: Place = address if isinstance(address, int) else (address[0], address[1])
+        kept = state.memory.get(place)
+        if kept is not None and kept[0] >= size:
+            return self.part(kept[1], size)
+        if isinstance(address, int):
+            if self.on_read is not None and ip:
+                self.on_read(state, address, size, ip)
+            if kept is None and not self._overlaps(state, address, size):
+                return self.initial(address, size)
+            return self.unknown(size, "partly written")
+        if kept is not None or self._overlaps(state, address[1], size, address[0]):
+            return self.unknown(size, "partly written")
+        return self.derived(size, "memory", address[0], address[1], size, state.epoch)
+
+    def initial(self, address: int, size: int) -> Value:
+        """What is at an address if nothing was written there."""
+        linked = self.program.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        if linked is not None and place is not None:
+            section = place[0]
+            constant = "W" not in section.flags or section.name.startswith(".data.rel.ro")
+            if constant or linked.name in self._knows:
+                data = self.program.read(address, size)
+                if data is not None:
+                    return int.from_bytes(data, "little")
+        return self.derived(size, "memory", address, size)
+
+    def store(self, state: State, address: Value | None, size: int, value: Value, ip: int = 0) -> None:
+        """Write there."""
+        if address is None or size not in MASK:
+            return
+        if isinstance(address, int):
+            self._forget(state, address, size)
+            state.memory[address] = (size, value)
+            if self.on_write is not None and ip:
+                self.on_write(state, address, size, value, ip)
+        else:
+            self._forget(state, address[1], size, address[0])
+            state.memory[address[0], address[1]] = (size, value)
+
+    def forget(self, state: State, start: int, end: int) -> None:
+        """Somebody else may have written from `start` to before `end`."""
+        for place in [place for place in state.memory if isinstance(place, int) and start - 8 < place < end]:
+            size = state.memory[place][0]
+            if place + size > start:
+                state.memory[place] = (size, self.unknown(size, "written by others"))
+
+    def _overlaps(self, state: State, start: int, size: int, symbol: int | None = None) -> bool:
+        for offset in range(start - 7, start + size):
+            kept = state.memory.get(offset if symbol is None else (symbol, offset))
+            if kept is not None and offset + kept[0] > start:
+                return True
+        return False
+
+    def _forget(self, state: State, start: int, size: int, symbol: int | None = None) -> None:
+        """Entries that a write overlaps are no longer what is there, but for the very same place."""
+        memory = state.memory
+        for offset in range(start - 7, start + size):
+            place: Place = offset if symbol is None else (symbol, offset)
+            kept = memory.get(place)
+            if kept is None or offset + kept[0] <= start:
+                continue
+            del memory[place]
+            # What remains of it on either side is unknown, not as it was at first.
+            for byte in (*range(offset, start), *range(start + size, offset + kept[0])):
+                rest: Place = byte if symbol is None else (symbol, byte)
+                shift = 8 * (byte - offset)
+                known = (kept[1] >> shift) & 0xFF if isinstance(kept[1], int) else self.unknown(1, "rest")
+                memory[rest] = (1, known)
+
+    # Operands.
+
+    def get(self, state: State, operand: Operand, size: int, ip: int = 0) -> Value:
+        """An operand's value, of `size` bytes."""
+        if operand.kind == REGISTER:
+            value = self.register(state, operand.number)
+            if operand.high:
+                return (value >> 8) & 0xFF if isinstance(value, int) else self.derived(1, "high", value)
+            return self.part(value, min(size, operand.size))
+        if operand.kind == NUMBER:
+            return operand.number & MASK[size]
+        if operand.kind == MEMORY:
+            return self.load(state, self.address(state, operand), operand.size or size, ip)
+        return self.unknown(size, "operand")
+
+    def put(self, state: State, operand: Operand, value: Value, ip: int = 0) -> None:
+        """Write an operand; `value` has its size."""
+        if operand.kind == MEMORY:
+            self.store(state, self.address(state, operand), operand.size, value, ip)
+        elif operand.kind == REGISTER:
+            if operand.size >= 4:
+                state.registers[operand.number] = value
+                return
+            old, size = self.register(state, operand.number), operand.size
+            if operand.high:
+                state.registers[operand.number] = self.unknown(8, "high byte written")
+            elif isinstance(old, int) and isinstance(value, int):
+                state.registers[operand.number] = (old & ~MASK[size]) | value
+            else:
+                merged = self.derived(8, "merged", old, value, size)
+                self._low[merged[0]] = (size, value)
+                state.registers[operand.number] = merged
+
+    # Conditions.
+
+    def decide(self, state: State, condition: str | None) -> tuple[Ranges, Ranges, Unknown | None]:
+        """What the value that a condition is about can be where it holds, and where it does not.
+
+        An empty one: that cannot be. Without a value: nothing can be learnt.
+        """
+        if condition is None or state.flags is None:
+            return _FLAG, _FLAG, None
+        kind, x, y, size = state.flags
+        if kind == "and":
+            if x == y:
+                y = 0
+            elif isinstance(x, int) and isinstance(y, int):
+                x, y = x & y, 0
+            else:
+                x, y = self.derived(size, "and", x, y, size), 0
+        if condition in ("s", "ns"):
+            if y != 0:
+                return _FLAG, _FLAG, None
+            condition = "l" if condition == "s" else "ge"
+        elif kind == "result" and condition not in ("e", "ne"):
+            return _FLAG, _FLAG, None
+        if condition not in SWAPPED:
+            return _FLAG, _FLAG, None
+        if isinstance(x, int) and not isinstance(y, int):
+            x, y, condition = y, x, SWAPPED[condition]
+        if isinstance(y, int):
+            holds = satisfying(condition, y, size)
+            if isinstance(x, int):
+                x &= MASK[size]
+                true = any(low <= x <= high for low, high in holds)
+                return (_FLAG if true else ()), (() if true else _FLAG), None
+            ranges = state.ranges(x)
+            return intersection(ranges, holds), intersection(ranges, satisfying(NEGATED[condition], y, size)), x
+        if x == y:
+            true = condition in ("e", "ae", "be", "ge", "le")
+            return (_FLAG if true else ()), (() if true else _FLAG), None
+        # Two unknowns: what the comparison says is an unknown too, the same one each time.
+        positive = condition in ("e", "b", "l", "be", "le")
+        truth = self.derived(1, "compare", x, y, condition if positive else NEGATED[condition])
+        ranges = intersection(state.ranges(truth), _FLAG)
+        true_ranges, false_ranges = intersection(ranges, ((1, 1),)), intersection(ranges, ((0, 0),))
+        return (true_ranges, false_ranges, truth) if positive else (false_ranges, true_ranges, truth)
+
+    # Instructions.
+
+    def step(self, state: State, op: Op) -> None:
+        """Do an instruction that goes on to the next one."""
+        handler = _HANDLERS.get(op.mnemonic)
+        if handler is not None:
+            handler(self, state, op)
+        else:
+            self._clobber(state, op)
+
+    def _clobber(self, state: State, op: Op) -> None:
+        """An instruction that is not modelled: whatever it writes is unknown."""
+        info = self._info.info(op.raw)
+        for used in info.used_registers():
+            if used.access in _WRITES and (found := register(used.register)) is not None:
+                state.registers[found[0]] = None
+        if any(used.access in _WRITES for used in info.used_memory()):
+            self._clobber_memory(state, op)
+        if op.raw.rflags_modified:
+            state.flags = None
+
+    def _clobber_memory(self, state: State, op: Op) -> None:
+        target = next((operand for operand in op.operands if operand.kind == MEMORY), None)
+        address = self.address(state, target) if target is not None else self.register(state, RDI)
+        if address is None:
+            return
+        if target is not None and target.size in MASK:
+            self.store(state, address, target.size, self.unknown(target.size, "written"), op.ip)
+        elif isinstance(address, int):
+            self.forget(state, address, address + max(target.size if target else 0, 512))
+        else:
+            self.forget_behind(state)
+
+    def forget_behind(self, state: State) -> None:
+        """Somebody else may have written to memory that only unknown pointers lead to."""
+        state.epoch = self.symbols.new("epoch")
+        for place in [place for place in state.memory if not isinstance(place, int)]:
+            del state.memory[place]
+
+
+def _move(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    size = target.size or source.size
+    machine.put(state, target, truncated(machine.get(state, source, size, op.ip), size), op.ip)
+
+
+def _extend_zero(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    machine.put(state, target, machine.get(state, source, source.size, op.ip))
+
+
+def _extend_sign(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    value = machine.get(state, source, source.size, op.ip)
+    _put_extended(machine, state, target, value, source.size)
+
+
+def _put_extended(machine: Machine, state: State, target: Operand, value: Value, source: int) -> None:
+    size = target.size
+    if isinstance(value, int):
+        value = (value - (1 << 8 * source) if value & SIGN[source] else value) & MASK[size]
+    elif all(high < SIGN[source] for _, high in state.ranges(value)):
+        pass  # positive: the same number
+    else:
+        ranges = state.ranges(value)
+        value = machine.derived(size, "sign-extended", value, size)
+        shift = MASK[size] - MASK[source]
+        known: list[tuple[int, int]] = []
+        for low, high in ranges:
+            known += [(low, min(high, SIGN[source] - 1))] if low < SIGN[source] else []
+            known += [(max(low, SIGN[source]) + shift, high + shift)] if high >= SIGN[source] else []
+        state.known[value] = intersection(state.ranges(value), tuple(sorted(known)))
+    machine.put(state, target, value)
+
+
+def _extend_accumulator(target: int, source: int) -> Handler:
+    def handler(machine: Machine, state: State, _op: Op) -> None:
+        value = machine.part(machine.register(state, RAX), source)
+        _put_extended(machine, state, Operand(REGISTER, target, RAX), value, source)
+
+    return handler
+
+
+def _load_address(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    address = machine.address(state, source)
+    size = target.size
+    machine.put(state, target, machine.unknown(size, "segment") if address is None else truncated(address, size))
+
+
+def _push(machine: Machine, state: State, op: Op) -> None:
+    value = machine.get(state, op.operands[0], 8, op.ip)
+    top = state.registers[RSP] = machine.add(machine.register(state, RSP), MASK[8] - 7, 8)
+    machine.store(state, top, 8, value)
+
+
+def _pop(machine: Machine, state: State, op: Op) -> None:
+    top = machine.register(state, RSP)
+    value = machine.load(state, top, 8)
+    state.registers[RSP] = machine.add(top, 8, 8)
+    machine.put(state, op.operands[0], value)
+
+
+def _leave(machine: Machine, state: State, _op: Op) -> None:
+    top = machine.register(state, RBP)
+    state.registers[RBP] = machine.load(state, top, 8)
+    state.registers[RSP] = machine.add(top, 8, 8)
+
+
+def _add(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    size = target.size
+    x = machine.get(state, target, size, op.ip)
+    value = machine.add(x, machine.get(state, source, size, op.ip), size)
+    machine.put(state, target, value, op.ip)
+    state.flags = ("result", value, 0, size)
+
+
+def _subtract(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    size = target.size
+    x, y = machine.get(state, target, size, op.ip), machine.get(state, source, size, op.ip)
+    value: Value
+    if isinstance(y, int):
+        value = machine.add(x, -y & MASK[size], size)
+    else:
+        value = 0 if x == y else machine.derived(size, "subtract", x, y, size)
+    machine.put(state, target, value, op.ip)
+    state.flags = ("sub", x, y, size)
+
+
+def _compare(machine: Machine, state: State, op: Op) -> None:
+    x, y = op.operands
+    size = x.size or y.size
+    state.flags = ("sub", machine.get(state, x, size, op.ip), machine.get(state, y, size, op.ip), size)
+
+
+def _test(machine: Machine, state: State, op: Op) -> None:
+    x, y = op.operands
+    size = x.size or y.size
+    state.flags = ("and", machine.get(state, x, size, op.ip), machine.get(state, y, size, op.ip), size)
+
+
+def _logic(name: str, function: Callable[[int, int], int]) -> Handler:
+    def handler(machine: Machine, state: State, op: Op) -> None:
+        target, source = op.operands
+        size = target.size
+        value: Value
+        if name == "xor" and target == source:
+            value = 0
+        else:
+            x, y = machine.get(state, target, size, op.ip), machine.get(state, source, size, op.ip)
+            if isinstance(x, int) and isinstance(y, int):
+                value = function(x, y) & MASK[size]
+            elif name != "xor" and x == y:
+                value = x
+            elif name == "and" and 0 in (x, y):
+                value = 0
+            elif name == "or" and MASK[size] in (x, y):
+                value = MASK[size]
+            elif name != "and" and 0 in (x, y):
+                value = y if x == 0 else x
+            else:
+                value = machine.derived(size, name, x, y, size)
+        machine.put(state, target, value, op.ip)
+        state.flags = ("result", value, 0, size)
+        if name != "add":
+            state.flags = ("and", value, value, size)
+
+    return handler
+
+
+def _step_by(number: int) -> Handler:
+    def handler(machine: Machine, state: State, op: Op) -> None:
+        (target,) = op.operands
+        size = target.size
+        value = machine.add(machine.get(state, target, size, op.ip), number & MASK[size], size)
+        machine.put(state, target, value, op.ip)
+        state.flags = ("result", value, 0, size)
+
+    return handler
+
+
+def _shift(name: str, function: Callable[[int, int, int], int]) -> Handler:
+    def handler(machine: Machine, state: State, op: Op) -> None:
+        target = op.operands[0]
+        size = target.size
+        x = machine.get(state, target, size, op.ip)
+        count = machine.get(state, op.operands[1], 1) if len(op.operands) > 1 else 1
+        value: Value
+        if isinstance(x, int) and isinstance(count, int):
+            value = function(x, count & (63 if size == 8 else 31), size) & MASK[size]
+        else:
+            value = machine.derived(size, name, x, count, size)
+        machine.put(state, target, value, op.ip)
+        state.flags = ("result", value, 0, size) if isinstance(count, int) and count & 31 else None
+
+    return handler
+
+
+def _arithmetic_right(x: int, count: int, size: int) -> int:
+    return (x - (1 << 8 * size) if x & SIGN[size] else x) >> count
+
+
+def _unary(name: str, function: Callable[[int], int]) -> Handler:
+    def handler(machine: Machine, state: State, op: Op) -> None:
+        (target,) = op.operands
+        size = target.size
+        x = machine.get(state, target, size, op.ip)
+        value = function(x) & MASK[size] if isinstance(x, int) else machine.derived(size, name, x, size)
+        machine.put(state, target, value, op.ip)
+        if name == "negate":
+            state.flags = ("result", value, 0, size)
+
+    return handler
+
+
+def _set(machine: Machine, state: State, op: Op) -> None:
+    holds, fails, about = machine.decide(state, op.condition)
+    value: Value
+    if not holds or not fails:
+        value = int(bool(holds))
+    else:
+        value = machine.derived(1, "set", op.condition, state.flags) if about else machine.unknown(1, "set")
+        state.known[value] = _FLAG
+    machine.put(state, op.operands[0], value, op.ip)
+
+
+def _move_if(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    holds, fails, about = machine.decide(state, op.condition)
+    x, y = machine.get(state, target, target.size), machine.get(state, source, target.size, op.ip)
+    if not fails:
+        machine.put(state, target, y)
+    elif not holds or x == y:
+        machine.put(state, target, x)
+    else:
+        value = machine.unknown(target.size, "either")
+        # It stays where the condition fails, which may say something of it; likewise what it becomes.
+        stays = fails if about == x else state.ranges(x)
+        ranges = union(stays, holds if about == y else state.ranges(y))
+        if ranges != EVERYTHING[target.size]:
+            state.known[value] = ranges
+        machine.put(state, target, value)
+
+
+def _subtract_borrow(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    value = machine.unknown(target.size, "borrow")
+    if target == source:
+        state.known[value] = ((0, 0), (MASK[target.size],) * 2)
+    machine.put(state, target, value, op.ip)
+    state.flags = None
+
+
+def _nothing(_machine: Machine, _state: State, _op: Op) -> None:
+    pass
+
+
+def _flags_only(_machine: Machine, state: State, _op: Op) -> None:
+    state.flags = None
+
+
+def _string(machine: Machine, state: State, op: Op) -> None:
+    """`rep stos` and `rep movs`: step by step where it is known how often and where to."""
+    size, moves = _STRINGS[op.mnemonic]
+    count = machine.register(state, RCX) if op.raw.has_rep_prefix else 1
+    target, source = machine.register(state, RDI), machine.register(state, RSI)
+    if not isinstance(count, int) or count > MAX_REPEAT or not isinstance(target, int):
+        if isinstance(target, int):
+            linked = machine.program.module_at(target)
+            place = linked.section_at(target) if linked else None
+            machine.forget(state, target, target - place[1] + place[0].size if place else target + 4096)
+        else:
+            machine.forget_behind(state)
+        for number in (RCX, RDI, *([RSI] if moves else [])):
+            state.registers[number] = None
+        return
+    for number in range(count):
+        value = machine.load(state, machine.add(source, number * size, 8), size, op.ip) if moves else None
+        if value is None:
+            value = machine.part(machine.register(state, RAX), size)
+        machine.store(state, target + number * size, size, value, op.ip)
+    state.registers[RDI] = target + count * size
+    if moves:
+        state.registers[RSI] = machine.add(source, count * size, 8)
+    if op.raw.has_rep_prefix:
+        state.registers[RCX] = 0
+
+
+def _exchange(machine: Machine, state: State, op: Op) -> None:
+    a, b = op.operands
+    x, y = machine.get(state, a, a.size, op.ip), machine.get(state, b, b.size, op.ip)
+    machine.put(state, a, y, op.ip)
+    machine.put(state, b, x, op.ip)
+
+
+_STRINGS: dict[int, tuple[int, bool]] = {
+    Mnemonic.STOSB: (1, False),
+    Mnemonic.STOSD: (4, False),
+    Mnemonic.STOSQ: (8, False),
+    Mnemonic.MOVSB: (1, True),
+    Mnemonic.MOVSD: (4, True),
+    Mnemonic.MOVSQ: (8, True),
+}
+
+_HANDLERS: dict[int, Handler] = {
+    Mnemonic.MOV: _move,
+    Mnemonic.MOVZX: _extend_zero,
+    Mnemonic.MOVSX: _extend_sign,
+    Mnemonic.MOVSXD: _extend_sign,
+    Mnemonic.CDQE: _extend_accumulator(8, 4),
+    Mnemonic.CWDE: _extend_accumulator(4, 2),
+    Mnemonic.LEA: _load_address,
+    Mnemonic.PUSH: _push,
+    Mnemonic.POP: _pop,
+    Mnemonic.LEAVE: _leave,
+    Mnemonic.ADD: _add,
+    Mnemonic.SUB: _subtract,
+    Mnemonic.CMP: _compare,
+    Mnemonic.TEST: _test,
+    Mnemonic.AND: _logic("and", operator.and_),
+    Mnemonic.OR: _logic("or", operator.or_),
+    Mnemonic.XOR: _logic("xor", operator.xor),
+    Mnemonic.INC: _step_by(1),
+    Mnemonic.DEC: _step_by(-1),
+    Mnemonic.SHL: _shift("shl", lambda x, count, _: x << count),
+    Mnemonic.SHR: _shift("shr", lambda x, count, _: x >> count),
+    Mnemonic.SAR: _shift("sar", _arithmetic_right),
+    Mnemonic.NOT: _unary("not", operator.invert),
+    Mnemonic.NEG: _unary("negate", operator.neg),
+    Mnemonic.SBB: _subtract_borrow,
+    Mnemonic.XCHG: _exchange,
+    Mnemonic.BT: _flags_only,
+    **dict.fromkeys(
+        (
+            *(Mnemonic.NOP, Mnemonic.ENDBR64, Mnemonic.PAUSE, Mnemonic.CLI, Mnemonic.STI, Mnemonic.LFENCE),
+            *(Mnemonic.MFENCE, Mnemonic.SFENCE, Mnemonic.WRMSR, Mnemonic.CLAC, Mnemonic.STAC, Mnemonic.PREFETCHT0),
+        ),
+        _nothing,
+    ),
+    **dict.fromkeys(_STRINGS, _string),
+    **{number: _set for name, number in vars(Mnemonic).items() if name.startswith("SET") and name != "SETSSBSY"},
+    **{number: _move_if for name, number in vars(Mnemonic).items() if name.startswith("CMOV")},
+}

@@ -1,0 +1,119 @@
+"""What a register or a place in memory holds, as far as it is known: numbers, and names for what is unknown.
+
+A value is a number (unsigned, of its size), or `(symbol, offset, size)`: the low `size` bytes of an unknown plus an
+offset. The same unknown has the same symbol wherever it went, so that what a branch tells of it is known of all copies.
+Unknowns are interned by what they are: the same operation on the same operands is the same unknown.
+
+What is known of an unknown are the ranges that it can lie in, as unsigned numbers of its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+Unknown = tuple[int, int, int]
+Value = int | Unknown
+Ranges = tuple[tuple[int, int], ...]
+"""Ascending, disjoint, inclusive; empty: nothing is possible."""
+
+MASK = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
+SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
+EVERYTHING: dict[int, Ranges] = {size: ((0, mask),) for size, mask in MASK.items()}
+MAX_ERRNO = 4095
+"""include/linux/err.h"""
+
+_OPPOSITES = (("e", "ne"), ("b", "ae"), ("be", "a"), ("l", "ge"), ("le", "g"), ("s", "ns"), ("o", "no"), ("p", "np"))
+NEGATED = dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}
+"""Conditions as in instructions' names, and what holds where they do not."""
+_MIRRORED = (("e", "e"), ("ne", "ne"), ("b", "a"), ("ae", "be"), ("l", "g"), ("ge", "le"))
+SWAPPED = dict(_MIRRORED) | {b: a for a, b in _MIRRORED}
+"""The same condition with its operands the other way round; those that compare."""
+
+
+class Symbols:
+    """Names of unknowns, for one analysis."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+        self.origin: list[Hashable] = []
+        """By symbol: what it is, for a person and for whoever asks where it came from."""
+
+    def of(self, origin: Hashable) -> int:
+        """The unknown of that origin: always the same one."""
+        number = self._numbers.get(origin)
+        if number is None:
+            number = self._numbers[origin] = len(self.origin)
+            self.origin.append(origin)
+        return number
+
+    def new(self, origin: Hashable) -> int:
+        """An unknown that is no other."""
+        self.origin.append(origin)
+        return len(self.origin) - 1
+
+
+def truncated(value: Value, size: int) -> Value:
+    """The low `size` bytes."""
+    if isinstance(value, int):
+        return value & MASK[size]
+    return value if value[2] <= size else (value[0], value[1] & MASK[size], size)
+
+
+def intersection(a: Ranges, b: Ranges) -> Ranges:
+    """What is in both."""
+    pairs = ((max(low, other_low), min(high, other_high)) for low, high in a for other_low, other_high in b)
+    return tuple((low, high) for low, high in pairs if low <= high)
+
+
+def union(a: Ranges, b: Ranges) -> Ranges:
+    """What is in one of them."""
+    if a == b:
+        return a
+    every = sorted((*a, *b))
+    merged = every[:1]
+    for low, high in every[1:]:
+        if low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], high))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def satisfying(condition: str, value: int, size: int) -> Ranges:
+    """The numbers x of that size for which `x CONDITION value` holds; conditions as in `SWAPPED`."""
+    full, sign = MASK[size], SIGN[size]
+    value &= full
+    # Signed numbers ascend from `sign` to `full`, and go on from 0 to `sign` - 1.
+    negative = value >= sign
+    pairs: tuple[tuple[int, int], ...]
+    match condition:
+        case "e":
+            pairs = ((value, value),)
+        case "ne":
+            pairs = ((0, value - 1), (value + 1, full))
+        case "b":
+            pairs = ((0, value - 1),)
+        case "ae":
+            pairs = ((value, full),)
+        case "be":
+            pairs = ((0, value),)
+        case "a":
+            pairs = ((value + 1, full),)
+        case "l":
+            pairs = ((sign, value - 1),) if negative else ((0, value - 1), (sign, full))
+        case "le":
+            pairs = ((sign, value),) if negative else ((0, value), (sign, full))
+        case "ge":
+            pairs = ((0, sign - 1), (value, full)) if negative else ((value, sign - 1),)
+        case "g":
+            pairs = ((0, sign - 1), (value + 1, full)) if negative else ((value + 1, sign - 1),)
+        case _:
+            raise ValueError(condition)
+    return tuple((low, high) for low, high in pairs if low <= high)
+
+
+def is_errno(ranges: Ranges) -> bool:
+    """Whether it is a negative errno for sure, as an `int` or as a pointer."""
+    return bool(ranges) and all(
+        (low >= MASK[4] - MAX_ERRNO + 1 and high <= MASK[4]) or low >= MASK[8] - MAX_ERRNO + 1 for low, high in ranges
+    )

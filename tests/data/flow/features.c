@@ -1,0 +1,233 @@
+/*
+ * One function for each way in which compiled code can say what comes first. In each that is called holds_...,
+ * first() has returned whenever then() is entered; in each that is called breaks_..., there is a way on which it has not.
+ */
+#define noinline __attribute__((__noinline__))
+#define used __attribute__((__used__))
+
+__attribute__((section(".modinfo"), __used__)) static const char modinfo[] = "name=flow\0license=GPL\0vermagic=none";
+__attribute__((section(".gnu.linkonce.this_module"), __used__)) char __this_module[64];
+
+/* The kernel's. */
+void first(void);
+void then(void);
+int something(void);
+void *an_object(void);
+int smp_call_function_single(int cpu, void (*func)(void *), void *info, int wait);
+
+int setting, count;
+
+static noinline int may_fail(void)
+{
+	int r = something();
+
+	if (r)
+		return r < 0 ? r : -5;
+	first();
+	return 0;
+}
+
+used int holds_errno(void)
+{
+	int r = may_fail();
+
+	if (r)
+		return r;
+	then();
+	return something();
+}
+
+used int breaks_errno(void)
+{
+	int r = may_fail();
+
+	then();
+	return r;
+}
+
+used int holds_negative(void)
+{
+	if (may_fail() >= 0)
+		then();
+	return 0;
+}
+
+used int holds_error_pointer(void)
+{
+	void *p = an_object();
+
+	if ((unsigned long)p >= (unsigned long)-4095)
+		return (long)p;
+	first();
+	then();
+	return 0;
+}
+
+used int holds_same_condition(void)
+{
+	int wanted = setting;
+
+	if (wanted)
+		first();
+	something();
+	if (wanted)
+		then();
+	return 0;
+}
+
+used int breaks_other_condition(void)
+{
+	if (setting)
+		first();
+	if (count)
+		then();
+	return 0;
+}
+
+used int holds_after_loop(void)
+{
+	for (int i = 0; i < count; i++)
+		something();
+	first();
+	for (int i = 0; i < 3; i++)
+		then();
+	return 0;
+}
+
+used int breaks_empty_loop(void)
+{
+	for (int i = 0; i < count; i++)
+		first();
+	then();
+	return 0;
+}
+
+used int holds_counted_loop(void)
+{
+	for (int i = 0; i < 2; i++) {
+		if (i == 0)
+			first();
+		else
+			then();
+		something();
+	}
+	return 0;
+}
+
+static noinline int pick(int n, int all)
+{
+	switch (n) {
+	case 0: something(); first(); return 1;
+	case 1: first(); return something();
+	case 2: first(); something(); return 7;
+	case 3: if (all) first(); return 2;
+	case 4: first(); return 11;
+	case 5: something(); something(); first(); return 13;
+	default: first(); return 0;
+	}
+}
+
+used int holds_switch(void)
+{
+	int r = pick(something(), 1);
+
+	then();
+	return r;
+}
+
+used int breaks_switch(void)
+{
+	int r = pick(something(), 0);
+
+	then();
+	return r;
+}
+
+struct ops {
+	long unused;
+	int (*set_up)(void);
+	int (*go)(void);
+};
+
+static int ops_first(void)
+{
+	first();
+	return something();
+}
+
+static int ops_then(void)
+{
+	then();
+	return something();
+}
+
+static int ops_nothing(void)
+{
+	return something();
+}
+
+static const struct ops right = { 0, ops_first, ops_then };
+static const struct ops wrong = { 0, ops_nothing, ops_then };
+
+static noinline int run_ops(const struct ops *ops)
+{
+	int r = ops->set_up();
+
+	return r ? r : ops->go();
+}
+
+used int holds_through_table(void)
+{
+	return run_ops(&right);
+}
+
+used int breaks_through_table(void)
+{
+	return run_ops(&wrong);
+}
+
+static void callback(void *info)
+{
+	then();
+}
+
+used int holds_callback(void)
+{
+	first();
+	return smp_call_function_single(0, callback, 0, 1);
+}
+
+used int breaks_callback(void)
+{
+	int r = smp_call_function_single(0, callback, 0, 1);
+
+	first();
+	return r;
+}
+
+used int holds_bug(void)
+{
+	if (something())
+		first();
+	else
+		__builtin_trap();
+	then();
+	return 0;
+}
+
+static noinline void out_parameter(int *p)
+{
+	*p = 1;
+	first();
+}
+
+used int holds_memory(void)
+{
+	int done = 0;
+
+	if (something())
+		out_parameter(&done);
+	if (done)
+		then();
+	return 0;
+}
