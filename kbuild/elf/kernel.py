@@ -28,6 +28,8 @@ class KernelImage(msgspec.Struct, frozen=True, kw_only=True):
     """One kernel, as far as the files at hand tell."""
 
     release: str | None = None
+    realtime: bool = False
+    """PREEMPT_RT, as its banner says (init/Makefile); the vermagic calls it `preempt` in some kernels."""
     """As `uname -r` says it."""
     vermagic: str | None = None
     """What the module loader compares with, without blanks at its end."""
@@ -57,7 +59,8 @@ def read_kernel(
     """
     sources: list[str] = []
     unknown: list[str] = []
-    release = _bzimage_release(bzimage) if bzimage else None
+    banner = _bzimage_banner(bzimage) if bzimage else []
+    release = banner[0] if banner else None
     if release:
         sources.append(f"release: {bzimage}")
 
@@ -98,6 +101,7 @@ def read_kernel(
         unknown.append("the kernel's exports: none of Module.symvers, vmlinux, bzImage, System.map gives them")
     return KernelImage(
         release=release,
+        realtime="PREEMPT_RT" in banner,
         vermagic=vermagic,
         exports=exports,
         module_exports=module_exports,
@@ -121,8 +125,8 @@ def read_build(folder: Path) -> KernelImage:
     return read_kernel(**there)
 
 
-def _bzimage_release(path: Path) -> str:
-    """The release from the setup header's kernel_version (Documentation/x86/boot.rst, offset 0x20e)."""
+def _bzimage_banner(path: Path) -> list[str]:
+    """The words of the setup header's kernel_version (Documentation/x86/boot.rst, offset 0x20e), the release first."""
     header = contents.read(path)[: 1 << 17]
     if len(header) < 0x250 or header[0x202:0x206] != b"HdrS":
         raise UserError(f"{path}: not a bzImage: it has no setup header")
@@ -131,7 +135,7 @@ def _bzimage_release(path: Path) -> str:
     words = printable(text).split()
     if not words:
         raise UserError(f"{path}: a bzImage whose setup header names no kernel version")
-    return words[0]
+    return words
 
 
 def _packed_vmlinux(path: Path, unknown: list[str]) -> ElfObject | None:

@@ -98,8 +98,7 @@ class LoadRequest:
         KVM asks more of a CPU there (arch/x86/kvm/x86.c, kvm_x86_vendor_init()), which TCG does not have.
         """
         series = ".".join(map(str, parse_version(self.release)[:2]))
-        magics = (image.vermagic or "" for image in self.modules.modules.values())
-        return f"{series}-rt" if any("preempt_rt" in magic.split() for magic in magics) else series
+        return f"{series}-rt" if self.modules.kernel and self.modules.kernel.realtime else series
 
     @cached_property
     def symbols(self) -> frozenset[str]:

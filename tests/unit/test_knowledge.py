@@ -5,11 +5,10 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from kbuild.dmesg import signatures
-from kbuild.elf.image import read_module
+from kbuild.elf.kernel import read_kernel
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.request import LoadRequest
@@ -25,21 +24,27 @@ def test_what_was_seen_holds_for_the_kind_of_kernel_the_host_and_its_emulator(tm
     assert Knowledge("bochs-vmx", "d1", tmp_path).has_done("load:kvm_amd", "6.1") is None
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize(
-    ("release", "flags", "kind"),
+    ("banner", "kind"),
     [
-        ("6.12.117+deb13-amd64", "SMP preempt mod_unload modversions", "6.12"),
-        ("6.12.117+deb13-rt-amd64", "SMP preempt_rt mod_unload modversions", "6.12-rt"),
-        ("7.3-rc7", "mod_unload", "7.3"),
+        # What strings finds in the setup headers of Debian's kernels.
+        ("6.1.0-56-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-12)", "6.1"),
+        ("6.12.117+deb13-rt-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_RT Debian 6.12.117-1", "6.12-rt"),
+        ("7.3-rc7 (kvm-kbuild@kvm-kbuild) #1", "7.3"),
     ],
 )
-def test_kinds_of_kernels(kernel_build: Path, release: str, flags: str, kind: str) -> None:
-    image = read_module(kernel_build / "arch/x86/kvm/kvm.ko")
-    modules = ModuleSet.of([msgspec.structs.replace(image, vermagic=f"{release} {flags}")], None)
+def test_kinds_of_kernels(tmp_path: Path, banner: str, kind: str) -> None:
+    header = bytearray(0x600)
+    header[0x202:0x206] = b"HdrS"
+    header[0x20E:0x210] = (0x300 - 0x200).to_bytes(2, "little")
+    header[0x300 : 0x300 + len(banner)] = banner.encode()
+    (tmp_path / "bzImage").write_bytes(header)
+    kernel = read_kernel(bzimage=tmp_path / "bzImage")
+    assert kernel.release is not None
+    modules = ModuleSet.of([], kernel)
     request = LoadRequest(
         kernel=Path(),
-        release=release,
+        release=kernel.release,
         modules=modules,
         orders=(),
         hosts=(),
