@@ -48,7 +48,8 @@ def render_removal(data: dict[str, Any], *, stream: IO[str] | None = None) -> No
     if not data["removed"] and not data["skipped"]:
         plain(console, "nothing of that kind, name and age is there; inv clean shows what is")
     else:
-        plain(console, f"{'would free' if data['dry_run'] else 'freed'} {_size(data['freed_bytes'])}")
+        along = ", and the artifacts that neither a build nor a run has then" if data["dry_run"] else ""
+        plain(console, f"{'would free' if data['dry_run'] else 'freed'} {_size(data['freed_bytes'])}{along}")
 
 
 def _lines(entries: Sequence[tuple[str, str, int | None]]) -> list[str]:
