@@ -101,6 +101,7 @@ def _unpack(apt: Apt, name: str, version: str, folder: Path) -> None:
                 if _PARTS.match(one) and one not in seen:
                     seen.add(one)
                     waiting.append((one, needed or apt.versions(one)[0]))
+        _look(name, version, root)  # what holds no kernel is not kept
         root.rename(folder)
 
 
