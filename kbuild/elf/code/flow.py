@@ -39,7 +39,7 @@ from kbuild.elf.code.decode import (
 from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES, RETURN_THUNKS, Shape, Shapes
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import Machine
-from kbuild.elf.code.state import STACK, STACK_END, Joiner, State, Trail
+from kbuild.elf.code.state import STACK, STACK_END, Joiner, State
 from kbuild.elf.code.values import MASK, Symbols, Unknown, Value, is_errno
 
 MAX_DEPTH = 64
@@ -68,7 +68,7 @@ class Call:
 
 
 class Observer(Protocol):
-    """Told of what happens on each way; may change a state's `marks` and `seen`."""
+    """Told of what happens on each way; may change a state's `marks`."""
 
     def entered(self, state: State, call: Call) -> None:
         """A function is about to be run, of a module or of the kernel."""
@@ -122,7 +122,7 @@ class Flow:
         self._code = code
         self._shapes = shapes
         self._observer = observer
-        self._joiner = Joiner(self.symbols, self.machine.initial)
+        self._joiner = Joiner(self.symbols, self.machine.unwritten)
 
     @property
     def joins(self) -> int:
@@ -238,17 +238,14 @@ class Flow:
             holds, fails, about = self.machine.decide(state, op.condition)
             if holds and fails:
                 other = state.copy()
-                other.trail = Trail((op.ip, False), state.trail)
                 if about is not None:
                     other.learn(about, fails)
                 run.add(op.next, other)
             elif fails:
                 run.add(op.next, state)
             if holds:
-                if fails:
-                    state.trail = Trail((op.ip, True), state.trail)
-                    if about is not None:
-                        state.learn(about, holds)
+                if fails and about is not None:
+                    state.learn(about, holds)
                 self._jump(op.operands[0].number, op, state, run, exits, frame)
         elif op.flow == JUMP:
             self._jump(op.operands[0].number, op, state, run, exits, frame)
@@ -256,11 +253,11 @@ class Flow:
             exits.append(self._returned(state))
         elif op.flow in (CALL, INDIRECT_CALL):
             operand = op.operands[0]
-            target = operand.number if operand.kind == TARGET else self.machine.get(state, operand, 8, op.ip)
+            target = operand.number if operand.kind == TARGET else self.machine.get(state, operand, 8)
             for one in self._call(target, op, state, frame):
                 run.add(op.next, one)
         elif op.flow == INDIRECT_JUMP:
-            value = self.machine.get(state, op.operands[0], 8, op.ip)
+            value = self.machine.get(state, op.operands[0], 8)
             if isinstance(value, int):
                 self._jump(value, op, state, run, exits, frame)
             elif targets := self._cases(value, state) or self._shapes.table(op):
@@ -285,7 +282,7 @@ class Flow:
         if sum(high - low + 1 for low, high in ranges) > MAX_CASES:
             return []
         places = [origin[2] + number * 8 for low, high in ranges for number in range(low, high + 1)]
-        targets = dict.fromkeys(self.machine.initial(place & MASK[8], 8) for place in places)
+        targets = dict.fromkeys(self.machine.unwritten(state, place & MASK[8], 8) for place in places)
         known = [target for target in targets if isinstance(target, int)]
         return known if len(known) == len(targets) else []
 
@@ -350,9 +347,7 @@ class Flow:
 
     def _anything(self, state: State, origin: object) -> State:
         """Some code of a module ran, and it is not known which."""
-        for place in [place for place in state.memory if isinstance(place, int) and not STACK_END < place <= STACK]:
-            size = state.memory[place][0]
-            state.memory[place] = (size, self.machine.unknown(size, "written by others"))
+        self.machine.forget(state, *self.program.extent)
         return self._after(state, origin)
 
     def _after(self, state: State, origin: object) -> State:

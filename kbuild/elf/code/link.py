@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import bisect
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from kbuild.elf import contents
+from kbuild.elf.contents import MalformedError
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.object import ElfObject, Section, Symbol
+from kbuild.elf.object import ElfObject, Relocation, Section, Symbol
 
 MODULES = 0xFFFF_FFFF_C000_0000
 """Where modules begin (arch/x86/include/asm/pgtable_64_types.h): 32-bit places can hold addresses from there on."""
@@ -95,7 +96,7 @@ def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:
 
 
 class Program:
-    """A module set in one address space."""
+    """A module set in one address space. Raises MalformedError where a file contradicts itself, also later."""
 
     def __init__(self, modules: ModuleSet) -> None:
         self.modules: dict[str, Linked] = {}
@@ -120,6 +121,11 @@ class Program:
         self._targets: dict[str, list[int]] = {}
 
     # Addresses.
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Where the modules begin and end."""
+        return MODULES, max((linked.end for linked in self._ordered), default=MODULES)
 
     def module_at(self, address: int) -> Linked | None:
         """The module that an address is in."""
@@ -182,15 +188,6 @@ class Program:
             return addresses[index] + symbols[index].size
         return min(end, addresses[index + 1]) if index + 1 < len(addresses) else end
 
-    def function_end(self, address: int) -> int:
-        """Where the function at (or around) an address ends; the address itself where no symbol says it."""
-        linked = self.module_at(address)
-        if linked is None:
-            return address
-        addresses, symbols = linked.names
-        index = bisect.bisect_right(addresses, address) - 1
-        return addresses[index] + symbols[index].size if index >= 0 else address
-
     # Contents.
 
     def read(self, address: int, size: int) -> bytes | None:
@@ -215,8 +212,8 @@ class Program:
     def targets(self, linked: Linked, section: Section) -> Iterator[tuple[int, int]]:
         """Offsets in a section that the loader fills in, ascending, and the addresses that they are about."""
         symbols = self._symbols_of(linked)
-        for offset, symbol, kind, addend in sorted(_relocations(linked.elf, section)):
-            yield offset, symbols[symbol] + addend + (_PC_BIAS if kind == R_PLT32 else 0)
+        for one in sorted(linked.elf.relocations(section), key=lambda one: one.offset):
+            yield one.offset, _at(symbols, one, section) + (_PC_BIAS if one.kind == R_PLT32 else 0)
 
     def _relocated(self, linked: Linked, section: Section) -> bytes:
         if section.kind == "NOBITS":
@@ -226,8 +223,11 @@ class Program:
         place = linked.base.get(section.index, 0)
         pack = struct.Struct("<I").pack_into
         pack64 = struct.Struct("<Q").pack_into
-        for offset, symbol, kind, addend in _relocations(linked.elf, section):
-            value = targets[symbol] + addend
+        for one in linked.elf.relocations(section):
+            offset, kind = one.offset, one.kind
+            if offset + (8 if kind in (R_64, R_PC64) else 4) > len(data):
+                raise MalformedError(f"section {section.name} is to be filled in behind its end")
+            value = _at(targets, one, section)
             if kind in (R_PC32, R_PLT32):
                 pack(data, offset, (value - place - offset) & 0xFFFFFFFF)
             elif kind in (R_32S, R_32):
@@ -258,8 +258,8 @@ class Program:
         return targets
 
 
-def _relocations(elf: ElfObject, section: Section) -> Iterator[tuple[int, int, int, int]]:
-    for table in elf.sections:
-        if table.kind == "RELA" and table.info == section.index:
-            for offset, info, addend in struct.iter_unpack("<QQq", elf.content(table)):
-                yield offset, info >> 32, info & 0xFFFFFFFF, addend
+def _at(symbols: Sequence[int], relocation: Relocation, section: Section) -> int:
+    """The address that a relocation is about. Raises MalformedError."""
+    if relocation.symbol >= len(symbols):
+        raise MalformedError(f"section {section.name} refers to a symbol that is not there")
+    return symbols[relocation.symbol] + relocation.addend

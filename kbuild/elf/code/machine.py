@@ -47,9 +47,6 @@ class Machine:
         self._info = InstructionInfoFactory()
         self._low: dict[int, tuple[int, Value]] = {}
         """Unknowns of which the low bytes are known: a write to a part of a register."""
-        self.on_read: Callable[[State, int, int, int], None] | None = None
-        self.on_write: Callable[[State, int, int, Value, int], None] | None = None
-        """Told of each access to a module's data: state, address, size, (value,) instruction."""
 
     # Values.
 
@@ -109,7 +106,7 @@ class Machine:
             address = self.add(address, scaled, 8)
         return address
 
-    def load(self, state: State, address: Value | None, size: int, ip: int = 0) -> Value:
+    def load(self, state: State, address: Value | None, size: int) -> Value:
         """What is read there."""
         if address is None or size not in MASK:
             return self.unknown(size if size in MASK else 8, "segment")
@@ -118,37 +115,34 @@ class Machine:
         if kept is not None and kept[0] >= size:
             return self.part(kept[1], size)
         if isinstance(address, int):
-            if self.on_read is not None and ip:
-                self.on_read(state, address, size, ip)
             if kept is None and not self._overlaps(state, address, size):
-                return self.initial(address, size)
+                return self.unwritten(state, address, size)
             return self.unknown(size, "partly written")
         if kept is not None or self._overlaps(state, address[1], size, address[0]):
             return self.unknown(size, "partly written")
         return self.derived(size, "memory", address[0], address[1], size, state.epoch)
 
-    def initial(self, address: int, size: int) -> Value:
-        """What is at an address if nothing was written there."""
+    def unwritten(self, state: State, address: int, size: int) -> Value:
+        """What is at an address that no instruction has written to on this way."""
         linked = self.program.module_at(address)
         place = linked.section_at(address) if linked is not None else None
-        if linked is not None and place is not None:
-            section = place[0]
-            constant = "W" not in section.flags or section.name.startswith(".data.rel.ro")
-            if constant or linked.name in self._knows:
-                data = self.program.read(address, size)
-                if data is not None:
-                    return int.from_bytes(data, "little")
+        constant = place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
+        for (start, end), since in state.open.items() if not constant else ():
+            if start < address + size and address < end:
+                return self.derived(size, "memory", address, size, since)
+        if constant or (linked is not None and linked.name in self._knows):
+            data = self.program.read(address, size)
+            if data is not None:
+                return int.from_bytes(data, "little")
         return self.derived(size, "memory", address, size)
 
-    def store(self, state: State, address: Value | None, size: int, value: Value, ip: int = 0) -> None:
+    def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
         """Write there."""
         if address is None or size not in MASK:
             return
         if isinstance(address, int):
             self._forget(state, address, size)
             state.memory[address] = (size, value)
-            if self.on_write is not None and ip:
-                self.on_write(state, address, size, value, ip)
         else:
             self._forget(state, address[1], size, address[0])
             state.memory[address[0], address[1]] = (size, value)
@@ -159,6 +153,9 @@ class Machine:
             size = state.memory[place][0]
             if place + size > start:
                 state.memory[place] = (size, self.unknown(size, "written by others"))
+        # What it covers is forgotten with it: in a loop they do not become more.
+        before = {known: since for known, since in state.open.items() if known[0] < start or known[1] > end}
+        state.open = {(start, end): self.symbols.new("epoch"), **before}
 
     def _overlaps(self, state: State, start: int, size: int, symbol: int | None = None) -> bool:
         for offset in range(start - 7, start + size):
@@ -185,7 +182,7 @@ class Machine:
 
     # Operands.
 
-    def get(self, state: State, operand: Operand, size: int, ip: int = 0) -> Value:
+    def get(self, state: State, operand: Operand, size: int) -> Value:
         """An operand's value, of `size` bytes."""
         if operand.kind == REGISTER:
             value = self.register(state, operand.number)
@@ -195,13 +192,13 @@ class Machine:
         if operand.kind == NUMBER:
             return operand.number & MASK[size]
         if operand.kind == MEMORY:
-            return self.load(state, self.address(state, operand), operand.size or size, ip)
+            return self.load(state, self.address(state, operand), operand.size or size)
         return self.unknown(size, "operand")
 
-    def put(self, state: State, operand: Operand, value: Value, ip: int = 0) -> None:
+    def put(self, state: State, operand: Operand, value: Value) -> None:
         """Write an operand; `value` has its size."""
         if operand.kind == MEMORY:
-            self.store(state, self.address(state, operand), operand.size, value, ip)
+            self.store(state, self.address(state, operand), operand.size, value)
         elif operand.kind == REGISTER:
             if operand.size >= 4:
                 state.registers[operand.number] = value
@@ -288,7 +285,7 @@ class Machine:
         if address is None:
             return
         if target is not None and target.size in MASK:
-            self.store(state, address, target.size, self.unknown(target.size, "written"), op.ip)
+            self.store(state, address, target.size, self.unknown(target.size, "written"))
         elif isinstance(address, int):
             self.forget(state, address, address + max(target.size if target else 0, 512))
         else:
@@ -304,17 +301,17 @@ class Machine:
 def _move(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     size = target.size or source.size
-    machine.put(state, target, truncated(machine.get(state, source, size, op.ip), size), op.ip)
+    machine.put(state, target, truncated(machine.get(state, source, size), size))
 
 
 def _extend_zero(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
-    machine.put(state, target, machine.get(state, source, source.size, op.ip))
+    machine.put(state, target, machine.get(state, source, source.size))
 
 
 def _extend_sign(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
-    value = machine.get(state, source, source.size, op.ip)
+    value = machine.get(state, source, source.size)
     _put_extended(machine, state, target, value, source.size)
 
 
@@ -352,7 +349,7 @@ def _load_address(machine: Machine, state: State, op: Op) -> None:
 
 
 def _push(machine: Machine, state: State, op: Op) -> None:
-    value = machine.get(state, op.operands[0], 8, op.ip)
+    value = machine.get(state, op.operands[0], 8)
     top = state.registers[RSP] = machine.add(machine.register(state, RSP), MASK[8] - 7, 8)
     machine.store(state, top, 8, value)
 
@@ -373,35 +370,35 @@ def _leave(machine: Machine, state: State, _op: Op) -> None:
 def _add(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     size = target.size
-    x = machine.get(state, target, size, op.ip)
-    value = machine.add(x, machine.get(state, source, size, op.ip), size)
-    machine.put(state, target, value, op.ip)
+    x = machine.get(state, target, size)
+    value = machine.add(x, machine.get(state, source, size), size)
+    machine.put(state, target, value)
     state.flags = ("result", value, 0, size)
 
 
 def _subtract(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     size = target.size
-    x, y = machine.get(state, target, size, op.ip), machine.get(state, source, size, op.ip)
+    x, y = machine.get(state, target, size), machine.get(state, source, size)
     value: Value
     if isinstance(y, int):
         value = machine.add(x, -y & MASK[size], size)
     else:
         value = 0 if x == y else machine.derived(size, "subtract", x, y, size)
-    machine.put(state, target, value, op.ip)
+    machine.put(state, target, value)
     state.flags = ("sub", x, y, size)
 
 
 def _compare(machine: Machine, state: State, op: Op) -> None:
     x, y = op.operands
     size = x.size or y.size
-    state.flags = ("sub", machine.get(state, x, size, op.ip), machine.get(state, y, size, op.ip), size)
+    state.flags = ("sub", machine.get(state, x, size), machine.get(state, y, size), size)
 
 
 def _test(machine: Machine, state: State, op: Op) -> None:
     x, y = op.operands
     size = x.size or y.size
-    state.flags = ("and", machine.get(state, x, size, op.ip), machine.get(state, y, size, op.ip), size)
+    state.flags = ("and", machine.get(state, x, size), machine.get(state, y, size), size)
 
 
 def _logic(name: str, function: Callable[[int, int], int]) -> Handler:
@@ -412,7 +409,7 @@ def _logic(name: str, function: Callable[[int, int], int]) -> Handler:
         if name == "xor" and target == source:
             value = 0
         else:
-            x, y = machine.get(state, target, size, op.ip), machine.get(state, source, size, op.ip)
+            x, y = machine.get(state, target, size), machine.get(state, source, size)
             if isinstance(x, int) and isinstance(y, int):
                 value = function(x, y) & MASK[size]
             elif name != "xor" and x == y:
@@ -425,7 +422,7 @@ def _logic(name: str, function: Callable[[int, int], int]) -> Handler:
                 value = y if x == 0 else x
             else:
                 value = machine.derived(size, name, x, y, size)
-        machine.put(state, target, value, op.ip)
+        machine.put(state, target, value)
         state.flags = ("result", value, 0, size)
         if name != "add":
             state.flags = ("and", value, value, size)
@@ -437,8 +434,8 @@ def _step_by(number: int) -> Handler:
     def handler(machine: Machine, state: State, op: Op) -> None:
         (target,) = op.operands
         size = target.size
-        value = machine.add(machine.get(state, target, size, op.ip), number & MASK[size], size)
-        machine.put(state, target, value, op.ip)
+        value = machine.add(machine.get(state, target, size), number & MASK[size], size)
+        machine.put(state, target, value)
         state.flags = ("result", value, 0, size)
 
     return handler
@@ -448,14 +445,14 @@ def _shift(name: str, function: Callable[[int, int, int], int]) -> Handler:
     def handler(machine: Machine, state: State, op: Op) -> None:
         target = op.operands[0]
         size = target.size
-        x = machine.get(state, target, size, op.ip)
+        x = machine.get(state, target, size)
         count = machine.get(state, op.operands[1], 1) if len(op.operands) > 1 else 1
         value: Value
         if isinstance(x, int) and isinstance(count, int):
             value = function(x, count & (63 if size == 8 else 31), size) & MASK[size]
         else:
             value = machine.derived(size, name, x, count, size)
-        machine.put(state, target, value, op.ip)
+        machine.put(state, target, value)
         state.flags = ("result", value, 0, size) if isinstance(count, int) and count & 31 else None
 
     return handler
@@ -469,9 +466,9 @@ def _unary(name: str, function: Callable[[int], int]) -> Handler:
     def handler(machine: Machine, state: State, op: Op) -> None:
         (target,) = op.operands
         size = target.size
-        x = machine.get(state, target, size, op.ip)
+        x = machine.get(state, target, size)
         value = function(x) & MASK[size] if isinstance(x, int) else machine.derived(size, name, x, size)
-        machine.put(state, target, value, op.ip)
+        machine.put(state, target, value)
         if name == "negate":
             state.flags = ("result", value, 0, size)
 
@@ -486,13 +483,13 @@ def _set(machine: Machine, state: State, op: Op) -> None:
     else:
         value = machine.derived(1, "set", op.condition, state.flags) if about else machine.unknown(1, "set")
         state.known[value] = _FLAG
-    machine.put(state, op.operands[0], value, op.ip)
+    machine.put(state, op.operands[0], value)
 
 
 def _move_if(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     holds, fails, about = machine.decide(state, op.condition)
-    x, y = machine.get(state, target, target.size), machine.get(state, source, target.size, op.ip)
+    x, y = machine.get(state, target, target.size), machine.get(state, source, target.size)
     if not fails:
         machine.put(state, target, y)
     elif not holds or x == y:
@@ -512,7 +509,7 @@ def _subtract_borrow(machine: Machine, state: State, op: Op) -> None:
     value = machine.unknown(target.size, "borrow")
     if target == source:
         state.known[value] = ((0, 0), (MASK[target.size],) * 2)
-    machine.put(state, target, value, op.ip)
+    machine.put(state, target, value)
     state.flags = None
 
 
@@ -540,10 +537,10 @@ def _string(machine: Machine, state: State, op: Op) -> None:
             state.registers[number] = None
         return
     for number in range(count):
-        value = machine.load(state, machine.add(source, number * size, 8), size, op.ip) if moves else None
+        value = machine.load(state, machine.add(source, number * size, 8), size) if moves else None
         if value is None:
             value = machine.part(machine.register(state, RAX), size)
-        machine.store(state, target + number * size, size, value, op.ip)
+        machine.store(state, target + number * size, size, value)
     state.registers[RDI] = target + count * size
     if moves:
         state.registers[RSI] = machine.add(source, count * size, 8)
@@ -553,9 +550,9 @@ def _string(machine: Machine, state: State, op: Op) -> None:
 
 def _exchange(machine: Machine, state: State, op: Op) -> None:
     a, b = op.operands
-    x, y = machine.get(state, a, a.size, op.ip), machine.get(state, b, b.size, op.ip)
-    machine.put(state, a, y, op.ip)
-    machine.put(state, b, x, op.ip)
+    x, y = machine.get(state, a, a.size), machine.get(state, b, b.size)
+    machine.put(state, a, y)
+    machine.put(state, b, x)
 
 
 _STRINGS: dict[int, tuple[int, bool]] = {

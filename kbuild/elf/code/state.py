@@ -20,7 +20,7 @@ Flags = tuple[str, Value, Value, int]
 class State:
     """Mutable: whoever keeps one copies it."""
 
-    __slots__ = ("epoch", "flags", "known", "marks", "memory", "registers", "seen", "trail")
+    __slots__ = ("epoch", "flags", "known", "marks", "memory", "open", "registers")
 
     def __init__(self) -> None:
         self.registers: list[Value | None] = [None] * 16
@@ -33,9 +33,9 @@ class State:
         """A name for what memory behind unknown pointers is like: another one after it may have been written."""
         self.marks: tuple[int, ...] = ()
         """What happened on the way, as rules see it. States that differ in it are never joined."""
-        self.seen = 0
-        """What may have happened on the way: a set of bits. States that differ in it are."""
-        self.trail: Trail | None = None
+        self.open: dict[tuple[int, int], int] = {}
+        """Where others may have written, from an address to before another, and a name for what is there since. The
+        latest first."""
 
     def copy(self) -> State:
         """Another one, equal."""
@@ -46,8 +46,7 @@ class State:
         state.flags = self.flags
         state.epoch = self.epoch
         state.marks = self.marks
-        state.seen = self.seen
-        state.trail = self.trail
+        state.open = self.open
         return state
 
     def ranges(self, value: Value) -> Ranges:
@@ -78,25 +77,13 @@ class State:
                 del self.memory[place]
 
 
-class Trail:
-    """How a state came about: the last thing that happened, and all before."""
-
-    __slots__ = ("before", "joined", "what")
-
-    def __init__(self, what: object, before: Trail | None, joined: bool = False) -> None:
-        self.what = what
-        self.before = before
-        self.joined: bool = joined or (before is not None and before.joined)
-        """Another way led to the same state, and what differed was forgotten: this one need not be possible."""
-
-
 class Joiner:
     """Makes one state of two, which stands for everything that either stands for."""
 
-    def __init__(self, symbols: Symbols, initial: Callable[[int, int], Value]) -> None:
-        """`initial`: what is at an address, of a size, where nothing was written."""
+    def __init__(self, symbols: Symbols, unwritten: Callable[[State, int, int], Value]) -> None:
+        """`unwritten`: what is at an address, of a size, where a state has written nothing."""
         self._symbols = symbols
-        self._initial = initial
+        self._unwritten = unwritten
         self.count = 0
 
     def join(self, a: State, b: State, *, widen: bool = False) -> State:
@@ -127,7 +114,7 @@ class Joiner:
         for place, (size, x) in a.memory.items():
             other = b.memory.get(place)
             if other is None and isinstance(place, int):
-                other = (size, self._initial(place, size))
+                other = (size, self._unwritten(b, place, size))
             if other is None:
                 del state.memory[place]
                 same_behind = False
@@ -140,7 +127,7 @@ class Joiner:
         for place, (size, y) in b.memory.items():
             if place not in a.memory:
                 if isinstance(place, int):
-                    value = either(self._initial(place, size), y)
+                    value = either(self._unwritten(a, place, size), y)
                     assert value is not None
                     state.memory[place] = (size, value)
                 else:
@@ -155,13 +142,13 @@ class Joiner:
             state.epoch = self._symbols.new("epoch")
         if a.flags != b.flags:
             state.flags = None
-        state.seen = a.seen | b.seen
-        state.trail = Trail(None, a.trail, joined=True)
+        if a.open != b.open:
+            state.open = {place: self._symbols.new("epoch") for place in (*a.open, *b.open)}
         return state
 
     def covers(self, a: State, b: State) -> bool:
         """Whether everything that b stands for is among what a stands for."""
-        if a.marks != b.marks or b.seen & ~a.seen or (a.flags is not None and a.flags != b.flags):
+        if a.marks != b.marks or not b.open.keys() <= a.open.keys() or (a.flags is not None and a.flags != b.flags):
             return False
         meant: dict[int, Value] = {}
 
@@ -187,14 +174,14 @@ class Joiner:
             if other is None:
                 if not isinstance(place, int):
                     return False
-                other = (size, self._initial(place, size))
+                other = (size, self._unwritten(b, place, size))
             if size != other[0] or not fits(x, other[1]):
                 return False
         for place, (size, y) in b.memory.items():
             if place in a.memory:
                 continue
             if isinstance(place, int):
-                if self._initial(place, size) != y:
+                if self._unwritten(a, place, size) != y:
                     return False
             elif a.epoch == b.epoch:
                 return False

@@ -231,3 +231,28 @@ used int holds_memory(void)
 		then();
 	return 0;
 }
+
+/* What the kernel was given a pointer to may be another number after it; what it was not given is not. */
+void fill_in(int *p);
+static int lent = 0, kept = 0;
+
+used int breaks_lent(void)
+{
+	fill_in(&lent);
+	if (lent)
+		then();
+	else
+		first();
+	return lent;
+}
+
+used int holds_not_lent(void)
+{
+	fill_in(&lent);
+	if (kept)
+		then();
+	first();
+	then();
+	kept = lent;
+	return 0;
+}
