@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from kbuild import log
-from kbuild.build.artifacts import artifact, artifacts_in_use, file_digest
-from kbuild.build.kernel import BuildResult, build, find_built, prepare_objects
+from kbuild.build.artifacts import artifact, artifacts_in_use, file_digest, is_whole
+from kbuild.build.kernel import BuildResult, build, find_built, prepare_objects, remembered
 from kbuild.build.make import Progress
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
@@ -42,7 +42,8 @@ from kbuild.hosts.spec import check as missing_for
 from kbuild.hosts.spec import describe as describe_host
 from kbuild.load.agent import build_agent
 from kbuild.load.order import VENDOR_MODULES, Order, check_references, read_order, resolve
-from kbuild.load.request import LoadRequest
+from kbuild.load.places import Places
+from kbuild.load.request import Cancellation, LoadRequest
 from kbuild.load.runner import run_load
 from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
@@ -134,6 +135,15 @@ def _profile(request: GateRequest) -> Profile:
     return profile
 
 
+@dataclass(frozen=True)
+class _LoadFiles:
+    """What the load stage is to do, as read from files."""
+
+    orders: tuple[Order, ...]
+    hosts: tuple[HostSpec, ...]
+    signatures: Signatures
+
+
 class _Gate:
     """The stages of one run, in order."""
 
@@ -147,21 +157,29 @@ class _Gate:
         self.not_seen = list(self.known)
         self.added = False
         """Whether the cache became larger."""
+        self.places: Places | None = None
+        """Where hosts boot while the build is made."""
+        self.stack = ExitStack()
+        self.cancellation = Cancellation()
 
     def go(self) -> None:
         """Judge, as far as the task goes, and give the verdict."""
+        with self.stack:
+            self._go()
+
+    def _go(self) -> None:
         record = self.run.record
         wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
         if self.request.package or self.request.modules or self.request.task == "load":
-            kernel, image, paths = self._shipped(wanted[0] if wanted else ())
-        elif (files := self._build()) is not None:
+            kernel, image, paths = self._shipped(wanted.orders if wanted else ())
+        elif (files := self._build(wanted)) is not None:
             kernel, paths = files["bzImage"], [path for name, path in files.items() if name.endswith(".ko")]
             image = read_kernel(bzimage=kernel, vmlinux=files["vmlinux"], symvers=files["Module.symvers"])
         else:
             wanted = None
         if wanted is not None:
             modules = self._inspect(paths, image) if self.request.task == "gate" else module_set(paths, image)
-            self._load(kernel, modules, *wanted)
+            self._load(kernel, modules, wanted)
         judged = {stage.name for stage in record.stages if stage.status not in (None, Status.SKIP)}
         # Only what could have occurred is missed: a load that was not run says nothing about its findings.
         record.known_not_seen = [one for one in self.not_seen if one.finding.split(":")[0] in judged]
@@ -184,7 +202,7 @@ class _Gate:
 
     # Stages.
 
-    def _read_load_files(self) -> tuple[tuple[Order, ...], tuple[HostSpec, ...], Signatures]:
+    def _read_load_files(self) -> _LoadFiles:
         """Orders, hosts and signatures, all checked before anything is done."""
         signatures = load_signatures()
         orders = tuple(map(read_order, self.profile.orders))
@@ -195,9 +213,9 @@ class _Gate:
             for one in things:
                 if sum(one.id == other.id for other in things) > 1:
                     raise UserError(f"{self.profile.path}: two {kind} files have the id '{one.id}'")
-        return orders, hosts, signatures
+        return _LoadFiles(orders, hosts, signatures)
 
-    def _build(self) -> dict[str, Path] | None:
+    def _build(self, load_files: _LoadFiles | None) -> dict[str, Path] | None:
         """The stages tree, configure and build; gives the artifacts as this run keeps them."""
         request = self.request
         symbols = requested_symbols(self.profile)
@@ -214,9 +232,11 @@ class _Gate:
             result = find_built(wanted)
             self.added = result is None
             with self._stage("configure") as stage:
-                self._configure(stage, wanted, result)
+                as_before = self._configure(stage, wanted, result)
             if request.task == "configure":
                 return None
+            if result is None and as_before and load_files:
+                self._boot_ahead(wanted, load_files)
             with self._stage("build") as stage:
                 if result is None:
                     result = build(wanted, self.run.folder, self._progress())
@@ -235,17 +255,28 @@ class _Gate:
                 self.run.record.artifacts = digests = result.built.files
             return {name: self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in digests.items()}
 
-    def _configure(self, stage: Stage, wanted: BuildRequest, result: BuildResult | None) -> None:
+    def _configure(self, stage: Stage, wanted: BuildRequest, result: BuildResult | None) -> bool:
+        """Whether nothing had to be done."""
         stage.status = Status.PASS
         if result is not None and self.request.task != "configure":
             stage.summary = f"{len(wanted.symbols.wanted(wanted.tree.version).options)} requested symbols, as before"
-            return
+            return True
         prepare_objects(wanted)
         done = write_configuration(wanted, reuse=self.request.task != "configure")
         self.run.record.findings += done.findings
         stage.summary = f"{len(done.requested)} requested symbols{', as before' if done.reused else ' took effect'}"
         if self.request.task == "configure":
             stage.summary += f": {done.config}"
+        return done.reused
+
+    def _boot_ahead(self, wanted: BuildRequest, files: _LoadFiles) -> None:
+        """Let the hosts boot while make works: after an edit of a module the kernel itself is as it was."""
+        last = next(iter(remembered(wanted.objects)), None)
+        if last is None or not is_whole(last.files["bzImage"]):
+            return
+        request = self._load_request(artifact(last.files["bzImage"]), last.release, ModuleSet.of((), None), files)
+        self.places = self.stack.enter_context(Places(request.hosts, len(request.orders)))
+        self.places.boot_ahead(request)
 
     def _progress(self) -> Callable[[Progress], None]:
         """Tell the reporter, a few times a second at most, with an estimate from the last build's count."""
@@ -278,48 +309,44 @@ class _Gate:
             stage.summary = ", ".join([f"{len(images)} modules", f"{exports} exports", f"{imports} imports", *traits])
         return inspection.modules
 
-    def _load(
-        self,
-        kernel: Path,
-        modules: ModuleSet,
-        orders: tuple[Order, ...],
-        hosts: tuple[HostSpec, ...],
-        signatures: Signatures,
-    ) -> None:
+    def _load(self, kernel: Path, modules: ModuleSet, files: _LoadFiles) -> None:
         record = self.run.record
         with self._stage("load") as stage:
             release = (modules.kernel and modules.kernel.release) or ""
-            hosts = tuple(spec.for_kernel(kernel.stat().st_size) for spec in hosts)
-            record.hosts = {spec.id: describe_host(spec) for spec in hosts if not missing_for(spec)}
-            # The run keeps what it judged, whatever becomes of the folder that it came from.
-            folder, kept = self.run.folder / "artifacts", self.run.folder / "artifacts" / kernel.name
-            named = {one.id: reference("orders", path) for one, path in zip(orders, self.profile.orders, strict=True)}
-            named |= {one.id: reference("hosts", path) for one, path in zip(hosts, self.profile.hosts, strict=True)}
-            start = [str(PROJECT / "scripts/inv"), "load", "--modules", str(folder), "--kernel", str(kept)]
-            if self.request.profile != GateRequest.profile:
-                start += ["--profile", str(self.profile.path.resolve())]
-
-            def again(host: str, order: str) -> str:
-                return pasteable([*start, "--host", named[host], "--order", named[order]])
-
-            request = LoadRequest(
-                kernel=kernel,
-                release=release,
-                modules=modules,
-                orders=orders,
-                hosts=hosts,
-                command_line=self.profile.settings.load.command_line,
-                signatures=signatures,
-                agent=self._agent(),
-                run=record.id,
-                folder=make_folder(self.run.folder / "hosts"),
-                again=again,
-            )
-            record.transcripts = [self._judge(one) for one in run_load(request, self.reporter)]
+            request = self._load_request(kernel, release, modules, files)
+            record.hosts = {spec.id: describe_host(spec) for spec in request.hosts if not missing_for(spec)}
+            record.transcripts = [self._judge(one) for one in run_load(request, self.reporter, self.places)]
             record.findings += [finding for one in record.transcripts for finding in one.findings]
             stage.status = worst(one.status for one in record.transcripts)
             passed = sum(one.status == Status.PASS for one in record.transcripts)
-            stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(hosts)} hosts"
+            stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(request.hosts)} hosts"
+
+    def _load_request(self, kernel: Path, release: str, modules: ModuleSet, files: _LoadFiles) -> LoadRequest:
+        # The run keeps what it judged, whatever becomes of the folder that it came from.
+        folder = self.run.folder / "artifacts"
+        start = [str(PROJECT / "scripts/inv"), "load", "--modules", str(folder), "--kernel", str(folder / kernel.name)]
+        if self.request.profile != GateRequest.profile:
+            start += ["--profile", str(self.profile.path.resolve())]
+        named = {one.id: reference("orders", path) for one, path in zip(files.orders, self.profile.orders, strict=True)}
+        hosts = {one.id: reference("hosts", path) for one, path in zip(files.hosts, self.profile.hosts, strict=True)}
+
+        def again(host: str, order: str) -> str:
+            return pasteable([*start, "--host", hosts[host], "--order", named[order]])
+
+        return LoadRequest(
+            kernel=kernel,
+            release=release,
+            modules=modules,
+            orders=files.orders,
+            hosts=tuple(spec.for_kernel(kernel.stat().st_size) for spec in files.hosts),
+            command_line=self.profile.settings.load.command_line,
+            signatures=files.signatures,
+            agent=self._agent(),
+            run=self.run.record.id,
+            folder=make_folder(self.run.folder / "hosts"),
+            again=again,
+            cancellation=self.cancellation,
+        )
 
     def _agent(self) -> Path:
         """The agent, as this run keeps it."""

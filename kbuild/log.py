@@ -7,7 +7,6 @@ threads that `in_thread` starts.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import json
 import logging
 import sys
@@ -91,11 +90,12 @@ def timed(event: str, **values: Any) -> Iterator[dict[str, Any]]:
     get().info(event, ended="ok", seconds=round(time.monotonic() - start, 3), **values, **extra)
 
 
-def in_context(function: Callable[P, T]) -> Callable[P, T]:
+def carried(function: Callable[P, T]) -> Callable[P, T]:
     """`function`, to be called in another thread with the values that are bound here."""
-    snapshot = contextvars.copy_context()
+    values = structlog.contextvars.get_contextvars()
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return snapshot.run(function, *args, **kwargs)
+        with context(**values):
+            return function(*args, **kwargs)
 
     return call

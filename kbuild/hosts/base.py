@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclasses.dataclass(frozen=True)
 class BootImage:
-    """What a machine boots: no disk, all is in the initramfs."""
+    """What a machine boots: all is in the initramfs."""
 
     kernel: Path
     """A bzImage."""
@@ -40,6 +40,8 @@ class BootImage:
     """An uncompressed newc archive with the agent as /init."""
     command_line: tuple[str, ...]
     """Added to what the host needs itself (its console)."""
+    disk: Path | None = None
+    """From `disk.make_disk`, for what the machine is to get after its start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,14 @@ class Machine(Protocol):
         To be asked several times a second. 0 where the host cannot tell.
         """
         return 0.0
+
+    def pause(self) -> None:
+        """Nothing is wanted of the guest until `resume`: it need not run, and its clock stands still if it does not."""
+        return
+
+    def resume(self) -> None:
+        """Let the guest go on."""
+        return
 
     def stop(self) -> None:
         """End the emulator now. May be called from any thread and more than once."""

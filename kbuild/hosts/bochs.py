@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kbuild import command, log
 from kbuild.errors import HarnessError
-from kbuild.hosts import cpu
+from kbuild.hosts import cpu, disk
 from kbuild.hosts.base import BootImage
 from kbuild.hosts.bochs_debugger import Debugger
 from kbuild.hosts.cpu import CpuSample
@@ -63,6 +63,7 @@ megs: {memory_mb}
 clock: sync=none
 pci: enabled=1, chipset=i440fx
 ata0-master: type=cdrom, path=boot.iso, status=inserted
+{disk}
 boot: cdrom
 com1: enabled=1, mode=file, dev=console
 com2: enabled=1, mode=term, dev={agent}
@@ -74,6 +75,9 @@ info: action=ignore, pc_system=report
 debug: action=ignore
 log: /dev/stderr
 """
+
+_DISK = "ata0-slave: type=disk, mode=flat, path=disk, cylinders={cylinders}, heads={heads}, spt={sectors}"
+_NO_DISK = "# No disk: all is in the initramfs."
 
 _BOOT_MENU = """\
 DEFAULT kernel
@@ -119,6 +123,8 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> BochsMachine:
     try:
         private = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="kvm-kbuild-")))
         write_iso(private / "boot.iso", image)
+        if image.disk:
+            (private / "disk").symlink_to(image.disk.absolute())
         return BochsMachine(spec, spec.bochs, private, make_folder(folder), cleanup)
     except BaseException:
         cleanup.close()
@@ -175,6 +181,9 @@ class BochsMachine(Emulator):
             cpus=spec.cpus,
             memory_mb=spec.memory_mb,
             agent=os.ttyname(self._terminal),
+            disk=_DISK.format(cylinders=disk.CYLINDERS, heads=disk.HEADS, sectors=disk.SECTORS)
+            if (private / "disk").exists()
+            else _NO_DISK,
         )
         self._configuration = configuration.splitlines()
         write_atomically(private / "bochsrc", configuration)
@@ -204,11 +213,17 @@ class BochsMachine(Emulator):
             log.get().warning("emulator.no-sample", reason=str(error))
             return None
 
+    def pause(self) -> None:
+        """See `Machine.pause`. Its clock counts instructions: an idle guest's runs ahead, and takes a CPU for it."""
+        self.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """See `Machine.resume`."""
+        self.send_signal(signal.SIGCONT)
+
     def _interrupt(self) -> None:
         """Make Bochs stop at its debugger's prompt; its guest sees nothing of it."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.alive():
-                os.kill(self.pid, signal.SIGINT)
+        self.send_signal(signal.SIGINT)
 
     def said(self, data: bytes) -> None:
         """Watch for the screen's terminal, and for a reset: the second one is a reboot of the guest."""

@@ -250,6 +250,18 @@ class Emulator:
         """See `Machine.starved`."""
         return self._starved.seconds()
 
+    def pause(self) -> None:
+        """See `Machine.pause`."""
+
+    def resume(self) -> None:
+        """See `Machine.resume`."""
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To the emulator, if it has not ended."""
+        with self._reaping, contextlib.suppress(ProcessLookupError):
+            if self._process.returncode is None:
+                self._process.send_signal(number)
+
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Lead the lines on until something is so, at most for some seconds; for use in `sample`."""
         deadline = time.monotonic() + seconds

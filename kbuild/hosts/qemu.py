@@ -69,6 +69,10 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
         *("-append", kernel_words([CONSOLE, *image.command_line])),
     ]
+    if image.disk:
+        # A comma in an option's value is written twice.
+        file = str(image.disk).replace(",", ",,")
+        argv += ["-drive", f"if=none,id=disk,format=raw,file={file}", "-device", "ide-hd,bus=ide.0,unit=1,drive=disk"]
     cleanup = contextlib.ExitStack()
     try:
         return QemuMachine(argv, spec.cpus, make_folder(folder), cleanup)

@@ -12,12 +12,16 @@ import msgspec
 from kbuild import log
 from kbuild.elf import contents
 from kbuild.errors import HarnessError, os_errors
-from kbuild.hosts.base import BootImage
+from kbuild.hosts.base import BootImage, Machine
+from kbuild.hosts.disk import make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply, Session
 from kbuild.paths import make_folder, write_atomically
+
+DISK = "disk"
+"""In a boot's folder."""
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Boot:
     number: int
     """From 1, on its host."""
     folder: Path
+    machine: Machine
     session: Session
     start: Reply
     """What came until the agent's first line, or until there was no more hope for it."""
@@ -44,12 +49,12 @@ class Boot:
 def boot(
     request: LoadRequest,
     spec: HostSpec,
-    modules: Collection[str],
     number: int,
-    slowness: float | None,
-    tell: Callable[[float, float | None], None],
+    modules: Collection[str] | None = None,
+    slowness: float | None = None,
+    tell: Callable[[float, float | None], None] = lambda *_: None,
 ) -> Iterator[Boot]:
-    """Start a machine with these modules in its initramfs; it ends with the context.
+    """Start a machine with these modules in its initramfs, or, with None, a disk for them. It ends with the context.
 
     `slowness` and `tell`: see `Session`.
 
@@ -59,20 +64,25 @@ def boot(
         # To make it anew would look like a run whose other files were never there.
         raise HarnessError(f"{request.folder}: the run's folder was removed while it was at work")
     folder = make_folder(request.folder / spec.id / f"boot-{number}")
-    initramfs = folder / "initramfs"
-    files: dict[str, Path | bytes] = {"init": request.agent}
-    for name in sorted(modules):
-        image = request.modules[name]
-        # The agent hands the file to finit_module(2) as it is, and not every kernel can decompress.
-        files[f"modules/{image.name}.ko"] = contents.decompressed(contents.read(image.path))
-    write_initramfs(initramfs, files)
-    image_to_boot = BootImage(request.kernel, initramfs, request.command_line)
+    initramfs, disk = folder / "initramfs", folder / DISK
+    files = {f"modules/{name}": content for name, content in module_files(request, modules or ()).items()}
+    write_initramfs(initramfs, {"init": request.agent, **files})
+    if modules is None:
+        make_disk(disk)
+    image = BootImage(request.kernel, initramfs, request.command_line, disk if modules is None else None)
     with log.context(boot=number), log.timed("boot.whole"), os_errors(spec.id):
-        with start(spec, image_to_boot, folder) as machine, request.cancellation.ends(machine):
+        with start(spec, image, folder) as machine, request.cancellation.ends(machine):
             session = Session(machine, spec.limits, request.cancellation.requested, slowness)
             with log.timed("boot") as extra:
                 reply = session.boot(tell)
                 extra.update(end=reply.end, fair_seconds=round(reply.fair_seconds, 3), slowness=session.slowness)
-            yield Boot(number, folder, session, reply)
-        # It can be made again from the artifacts, and is the largest file of a boot.
+            yield Boot(number, folder, machine, session, reply)
+        # They can be made again from the artifacts, and are the largest files of a boot.
         initramfs.unlink(missing_ok=True)
+        disk.unlink(missing_ok=True)
+
+
+def module_files(request: LoadRequest, modules: Collection[str]) -> dict[str, bytes]:
+    """File names to contents. The agent hands a file to finit_module(2) as it is: not every kernel can decompress."""
+    images = [request.modules[name] for name in sorted(modules)]
+    return {f"{image.name}.ko": contents.decompressed(contents.read(image.path)) for image in images}

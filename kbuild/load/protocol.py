@@ -35,6 +35,7 @@ class Verb(StrEnum):
     REARM = "rearm"
     STATE = "state"
     SMOKE = "smoke"
+    FETCH = "fetch"
     POWEROFF = "poweroff"
 
 

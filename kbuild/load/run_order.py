@@ -35,6 +35,8 @@ class OrderRun:
         self._session = boot.session
         self._order = order
         self._before = before
+        self._seen: State | None = before
+        """The host's state, as long as nothing was done to it since it was read."""
         self._facts = Facts(request.release, spec.vendor, request.symbols.__contains__)
         self._ledger = Ledger(request, spec, boot, order)
         self._loaded: set[str] = set()
@@ -271,19 +273,22 @@ class OrderRun:
 
     def _read_state(self, why: str, *, settled: bool = False) -> tuple[State, Reply]:
         """The host's state. `settled`: it should be as before the order, and gets a moment to become so."""
+        if self._seen is not None and (self._seen.hash == self._before.hash or not settled):
+            return self._seen, Reply(self._session.last_number)
         reply = self._command(Verb.STATE, *([self._before.hash] if settled else []))
         got = self._answered(reply, "check", why)
-        if got.same:
-            return self._before, reply
-        state = parse_state(reply.items)
+        state = self._before if got.same else parse_state(reply.items)
         if got.hash != state.hash:
             reason = f"{why}: a part of the host's state was lost on the way"
             result = StepResult(number=self._ledger.next_number, action="check", status=Status.ERROR, reason=reason)
             self._ledger.keep(result, reply, kind="protocol")
             raise _StopError
+        self._seen = state
         return state, reply
 
     def _command(self, verb: Verb, *arguments: str) -> Reply:
+        if verb not in (Verb.STATE, Verb.PARAM):
+            self._seen = None
         reply = self._session.command(verb, *arguments)
         self._ledger.attach(reply.earlier)
         return reply

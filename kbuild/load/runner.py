@@ -1,11 +1,12 @@
-"""All orders on all hosts: hosts side by side, each with as few boots as its orders allow."""
+"""All orders on all hosts: machines side by side, each with as few boots as its orders allow."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from functools import cached_property
+import threading
+from collections import deque
+from concurrent.futures import as_completed
+from functools import cached_property, partial
 
 import msgspec
 
@@ -14,10 +15,11 @@ from kbuild.dmesg.classify import classify
 from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest
-from kbuild.load.boot import Boot, boot
+from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.order import VENDOR_MODULES, Order, applies, resolve
+from kbuild.load.places import Place, Places
 from kbuild.load.protocol import Result, State, Verb, parse_state
 from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
@@ -26,50 +28,68 @@ from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
 
-def run_load(request: LoadRequest, reporter: Reporter, executor: Executor | None = None) -> list[Transcript]:
+def run_load(request: LoadRequest, reporter: Reporter, places: Places | None = None) -> list[Transcript]:
     """Run every order on every host and return the transcripts, hosts and orders as they were asked for.
 
-    Hosts run at once in `executor`, threads by default. On Ctrl-C all machines end first; then
+    `places` may have machines that were booted ahead. On Ctrl-C all machines end first; then
     KeyboardInterrupt is raised on.
     """
-    found: dict[str, list[Transcript]] = {}
     with contextlib.ExitStack() as stack:
-        pool = executor or stack.enter_context(ThreadPoolExecutor(len(request.hosts), thread_name_prefix="host"))
-        work = {pool.submit(log.in_context(_Host(request, spec, reporter).run)): spec for spec in request.hosts}
+        if places is None:
+            places = stack.enter_context(Places(request.hosts, len(request.orders)))
+        hosts = {spec.id: _Host(request, spec, reporter, places) for spec in request.hosts}
+        work = [place.submit(partial(hosts[place.spec.id].work, place)) for place in places]
         try:
             for done in as_completed(work):
-                found[work[done].id] = done.result()
+                done.result()
         except BaseException:
-            # Each host's thread sees its machine end; leaving the pool waits for all of them.
+            # Each place's thread sees its machine end; leaving the places waits for all of them.
             request.cancellation.cancel()
             raise
-    return [transcript for spec in request.hosts for transcript in found[spec.id]]
+    return [transcript for host in hosts.values() for transcript in host.transcripts()]
 
 
 class _Host:
-    """One host and its orders."""
+    """One host and its orders, which its places take one after the other."""
 
-    def __init__(self, request: LoadRequest, spec: HostSpec, reporter: Reporter) -> None:
+    def __init__(self, request: LoadRequest, spec: HostSpec, reporter: Reporter, places: Places) -> None:
         self._request = request
         self._spec = spec
         self._reporter = reporter
-        self._boots = 0
+        self._not_booted = {place for place in places if place.spec.id == spec.id}
+        self._boots = len(self._not_booted)
+        self._orders = [resolve(order, spec.vendor) for order in request.orders]
+        self._transcripts = {order.id: one for order in self._orders if (one := self._skip(order))}
+        self._waiting = deque(order for order in self._orders if order.id not in self._transcripts)
+        self._lock = threading.Lock()
+        if self._waiting and (missing := check(spec)):
+            self._give_up(missing[0])
 
-    def run(self) -> list[Transcript]:
-        """All orders of this host."""
+    def transcripts(self) -> list[Transcript]:
+        """Of all its orders, when the work is done."""
+        missing = {order.id: self._not_run(order, "interrupted") for order in self._orders}
+        return [self._transcripts.get(order.id, missing[order.id]) for order in self._orders]
+
+    def work(self, place: Place) -> None:
+        """Run orders in this place as long as there are some that nobody runs."""
         with log.context(host=self._spec.id):
-            orders = [resolve(order, self._spec.vendor) for order in self._request.orders]
-            skipped = {order.id: self._skip(order) for order in orders}
-            waiting = [order for order in orders if skipped[order.id] is None]
-            transcripts = {name: one for name, one in skipped.items() if one is not None}
-            if waiting and (missing := check(self._spec)):
-                transcripts |= {order.id: self._not_run(order, missing[0]) for order in waiting}
-                waiting = []
-            while waiting and not self._request.cancellation.requested():
-                transcripts |= {one.order: one for one in self._boot(waiting)}
-                waiting = [order for order in waiting if order.id not in transcripts]
-            transcripts |= {order.id: self._not_run(order, "interrupted") for order in waiting}
-        return [transcripts[order.id] for order in orders]
+            while not self._request.cancellation.requested() and (order := self._next()):
+                self._boot(place, order)
+            place.discard()
+
+    def _next(self) -> Order | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    def _keep(self, transcript: Transcript) -> None:
+        with self._lock:
+            self._transcripts[transcript.order] = transcript
+        self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
+
+    def _give_up(self, reason: str, status: Status = Status.MISS) -> None:
+        """None of the orders that wait will be run."""
+        while order := self._next():
+            self._keep(self._not_run(order, reason, status))
 
     def _skip(self, order: Order) -> Transcript | None:
         names = [image.name for image in self._request.modules.modules.values()]
@@ -78,14 +98,14 @@ class _Host:
             return None
         return Transcript(host=self._spec.id, order=order.id, title=order.title, status=Status.SKIP, reason=reason)
 
-    def _not_run(self, order: Order, reason: str, status: Status = Status.MISS) -> Transcript:
+    def _not_run(self, order: Order, reason: str, status: Status = Status.MISS, boot: int = 0) -> Transcript:
         return Transcript(
             host=self._spec.id,
             order=order.id,
             title=order.title,
             status=status,
             reason=reason,
-            boot=self._boots,
+            boot=boot,
             reproduce=self._request.again(self._spec.id, order.id),
         )
 
@@ -93,63 +113,71 @@ class _Host:
     def _knowledge(self) -> Knowledge:
         return Knowledge(self._spec.id, digest(self._spec, describe(self._spec)))
 
-    def _tell(self, seconds: float, usual: float | None) -> None:
-        self._reporter.boot(self._spec.id, seconds, usual)
+    def _slowness(self) -> float | None:
+        with self._lock:
+            return self._knowledge.slowness()
 
-    def _boot(self, orders: Sequence[Order]) -> list[Transcript]:
-        """One boot, with as many orders as find the host as the first one did; at least one transcript."""
-        self._boots += 1
-        transcripts: list[Transcript] = []
+    def _number(self, place: Place) -> int:
+        """Of the place's next boot; its first has the place's own, for it may have been booted ahead."""
+        with self._lock:
+            if place in self._not_booted:
+                self._not_booted.discard(place)
+                return place.number
+            self._boots += 1
+            return self._boots
 
-        def keep(transcript: Transcript) -> None:
-            transcripts.append(transcript)
-            self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
-
+    def _boot(self, place: Place, order: Order) -> None:
+        """One boot, with this order and as many more as find the host as the first one did."""
+        number = self._number(place)
         try:
-            slowness = self._knowledge.slowness()
-            with boot(self._request, self._spec, self._needed(orders), self._boots, slowness, self._tell) as started:
+            tell = partial(self._reporter.boot, place.label)
+            with place.boot(self._request, self._needed, number, self._slowness(), tell) as started:
                 if started.session.slowness is not None:
                     self._knowledge.note_slowness(started.session.slowness)
-                if failure := self._failed_start(started, orders[0]):
-                    keep(failure)
+                if failure := self._failed_start(started, order):
+                    self._keep(failure)
                     if failure.status != Status.MISS:
                         # The kernel does not come up here: to wait for that once more for each order says nothing new.
-                        for order in orders[1:]:
-                            keep(
-                                self._not_run(order, f"not run, for the boot before: {failure.reason}", failure.status)
-                            )
+                        self._give_up(f"not run, for the boot before: {failure.reason}", failure.status)
                 else:
-                    self._run_orders(started, orders, keep)
+                    self._run_orders(started, place, order)
                 if started.session.ended is None:
                     started.session.power_off()
         except KbuildError as error:
-            if not transcripts:
-                keep(self._not_run(orders[0], str(error), error.status))
+            if order.id not in self._transcripts:
+                self._keep(self._not_run(order, str(error), error.status, number))
             else:
                 log.get().warning("the machine did not end in order", reason=str(error))
-        return transcripts
 
-    def _run_orders(self, started: Boot, orders: Sequence[Order], keep: Callable[[Transcript], None]) -> None:
-        before: State | None = None
-        for order in orders:
-            if self._request.cancellation.requested():
-                return
-            self._reporter.order(self._spec.id, order.id, None, None)
-            before = before or self._state(started)
-            # What the kernel warns of once a boot has to show again in each order that shares one.
-            started.start.log += started.session.command(Verb.REARM).earlier
-            started.orders += 1
-            with log.context(order=order.id), log.timed("order") as extra:
-                run = OrderRun(self._request, self._spec, self._knowledge, started, order, before)
-                transcript = run.run()
-                if started.orders == 1:
-                    transcript = msgspec.structs.replace(
-                        transcript, findings=[*transcript.findings, *self._said_at_boot(started)]
-                    )
-                keep(transcript)
-                extra.update(status=transcript.status, clean=run.clean)
-            if not run.clean or started.session.ended is not None:
-                return
+    def _run_orders(self, started: Boot, place: Place, first: Order) -> None:
+        before = self._state(started)
+        order: Order | None = first
+        while order and not self._request.cancellation.requested():
+            self._reporter.order(place.label, order.id, None, None)
+            try:
+                clean = self._run_order(started, order, before)
+            except KbuildError:
+                if order is not first:
+                    with self._lock:
+                        self._waiting.appendleft(order)  # in a boot of its own it may go well
+                raise
+            order = self._next() if clean and started.session.ended is None else None
+
+    def _run_order(self, started: Boot, order: Order, before: State) -> bool:
+        """Whether the host is as before."""
+        # What the kernel warns of once a boot has to show again in each order that shares one.
+        started.start.log += started.session.command(Verb.REARM).earlier
+        started.orders += 1
+        with log.context(order=order.id), log.timed("order") as extra:
+            run = OrderRun(self._request, self._spec, self._knowledge, started, order, before)
+            transcript = run.run()
+            if started.orders == 1:
+                transcript = msgspec.structs.replace(
+                    transcript, findings=[*transcript.findings, *self._said_at_boot(started)]
+                )
+            extra.update(status=transcript.status, clean=run.clean)
+            self._keep(transcript)
+        return run.clean
 
     def _state(self, started: Boot) -> State:
         reply = started.session.command(Verb.STATE)
@@ -173,10 +201,11 @@ class _Host:
             for finding in findings_of(grave, records, "boot", (), "boot")
         ]
 
-    def _needed(self, orders: Sequence[Order]) -> list[str]:
-        """The modules that these orders load, with what they depend on, and both vendors' where they are there."""
+    @cached_property
+    def _needed(self) -> list[str]:
+        """The modules that the orders load, with what they depend on, and both vendors' where they are there."""
         modules = self._request.modules
-        named = {step.load for order in orders for step in order.steps if step.load}
+        named = {step.load for order in self._orders for step in order.steps if step.load}
         named |= {name for name in VENDOR_MODULES.values() if name in modules}
         names = {needed for name in named for needed in (*modules.load_sequence(name), modules[name].name)}
         return sorted(names)
@@ -187,7 +216,8 @@ class _Host:
         if session.hello is not None and session.ended is None:
             if session.hello.kernel == self._request.release:
                 return None
-            return self._not_run(order, f"the host runs {session.hello.kernel}, not {self._request.release}")
+            reason = f"the host runs {session.hello.kernel}, not {self._request.release}"
+            return self._not_run(order, reason, boot=started.number)
         records = records_of(started.start)
         matches = classify(records, self._request.signatures, self._request.release)
         hang = hang_of(started.start, list, matches, records, "boot")

@@ -16,6 +16,7 @@ import pytest
 
 from kbuild.errors import HarnessError
 from kbuild.hosts.base import BootImage
+from kbuild.hosts.disk import SECTOR, fill_disk, make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings, start
 from kbuild.load import agent
@@ -35,7 +36,7 @@ from kbuild.load.protocol import (
     expected_output,
     parse_state,
 )
-from kbuild.load.session import Reply, Session
+from kbuild.load.session import End, Reply, Session
 
 MODULES = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko", "arch/x86/kvm/kvm-amd.ko")
 COMMAND_LINE = ("quiet", "mitigations=off", "nokaslr", "panic=-1", "slab_nomerge", "printk.devkmsg=on")
@@ -125,6 +126,12 @@ def test_nonsense_is_refused_and_nothing_done(talk: Talk, line: bytes, number: i
         Refused(id=number, why=why),
         Refused(id=4, why="no such verb"),
     ]
+
+
+def test_drives_of_a_machine_that_is_not_its_own_are_left_alone(talk: Talk) -> None:
+    (answer,) = talk(checked(b"3 fetch"))
+    assert isinstance(answer, Result)
+    assert errno_name(answer.errno) == "EPERM"
 
 
 def test_a_command_that_lost_bytes_on_its_way_is_refused_and_never_done(talk: Talk) -> None:
@@ -226,6 +233,31 @@ def run_guests(session: Session) -> None:
         answer = result(session.command(Verb.SMOKE, kind, str(value)))
         assert (answer.errno, answer.where) == (0, None), answer
         assert answer.output == expected_output(kind, value)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("spec", "vendor"), HOSTS[:2], ids=lambda value: getattr(value, "id", ""))
+def test_modules_come_after_the_boot(spec: HostSpec, vendor: Vendor, kernel_build: Path, tmp_path: Path) -> None:
+    write_initramfs(tmp_path / "initramfs", {"init": build_agent(tmp_path)})
+    disk = tmp_path / "a disk, to be filled later"
+    make_disk(disk)
+    image = BootImage(kernel_build / "arch/x86/boot/bzImage", tmp_path / "initramfs", COMMAND_LINE, disk)
+    with start(spec, image, tmp_path / "machine") as machine:
+        session = Session(machine, spec.limits, lambda: False)
+        session.boot()
+        assert do(session, Verb.FETCH) == "ENOENT", "nothing is on it yet"
+        machine.pause()
+        fill_disk(disk, {path.name: path.read_bytes() for path in (kernel_build / name for name in MODULES)})
+        machine.resume()
+        assert do(session, Verb.FETCH) is None
+        for file in ("irqbypass.ko", "kvm.ko", vendor.file):
+            assert do(session, Verb.LOAD, file) is None
+        run_guests(session)
+        with disk.open("r+b") as content:
+            content.seek(8 * SECTOR + 1)
+            content.write(b"?")
+        assert do(session, Verb.FETCH) == "EBADMSG", "not what was put there"
+        assert session.power_off().end is End.EXIT
 
 
 @pytest.mark.kernel

@@ -292,3 +292,53 @@ def test_only_a_change_that_kconfig_reads_is_configured_anew(
     configured(source)  # whatever was configured before: perhaps this test's last patch, of an earlier session
     assert configured(source) == ", as before"
     assert configured(source, ("Kconfig", "config KVM_KBUILD_TEST\n\tdef_bool n\n")) == " took effect"
+
+
+def test_hosts_boot_while_an_edit_of_a_module_is_built(
+    shared_tool: Tool,
+    failed: dict[str, Any],  # noqa: ARG001 (another patch in the same folder)
+    append: Callable[[str, str], tuple[Path, int]],
+) -> None:
+    """The kernel itself is as it was. What an edit gives that does not compile needs no host."""
+
+    def gate(text: str) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
+        done = shared_tool.run("gate", "--json", "--order", "vendor-alone", "--patch", append("svm/svm.c", text)[0])
+        lines = (shared_tool.latest() / "log.jsonl").read_text().splitlines()
+        return done.returncode, [json.loads(line) for line in lines], json.loads(done.stdout)
+
+    status, events, data = gate("/* an edit */\n")
+    assert status == 0
+    assert {one["boot"] for one in data["transcripts"]} == {1}
+    names = [(event["event"], event.get("host")) for event in events]
+    for host in VENDORS:
+        assert names.index(("boot.whole.start", host)) < names.index(("make", None)) < names.index(("boot.fetch", host))
+        assert names.count(("boot", host)) == 1
+    folders = {path.name for path in (shared_tool.latest() / "hosts/bochs-vmx/boot-1").iterdir()}
+    assert {"console.log", "agent.log"} <= folders
+    assert not {"disk", "initramfs"} & folders
+
+    status, events, _ = gate("does not compile\n")
+    assert status == 10
+    assert {event.get("host") for event in events if event["event"] == "boot.whole.start"} == {*VENDORS}
+    assert not (shared_tool.latest() / "hosts").exists()
+    assert shared_tool.processes() == {}
+
+
+def test_another_kernel_is_booted_anew(
+    shared_tool: Tool,
+    failed: dict[str, Any],  # noqa: ARG001 (another patch in the same folder)
+    kernel_source: Path,
+    tmp_path: Path,
+) -> None:
+    name = "init/calibrate.c"
+    old = (kernel_source / name).read_text().splitlines(True)
+    new = [*old, f'const char kvm_kbuild_test[] __attribute__((used)) = "{uuid.uuid4()}";\n']
+    patch = tmp_path / "other.patch"
+    patch.write_text("".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")))
+    done = shared_tool.run("gate", "--order", "vendor-alone", "--patch", patch)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (shared_tool.latest() / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("boot.ahead-unused") == len(VENDORS)
+    kernels = {event["host"] for event in events if event["event"] == "boot"}
+    assert kernels == {*VENDORS}
+    assert shared_tool.processes() == {}

@@ -26,6 +26,7 @@
 struct agent {
 	int in, out;
 	const char *modules;
+	bool emulated;
 	struct kmsg log;
 	uint64_t done;		/* the last command that was carried out */
 	/* The command line that is being read. */
@@ -78,6 +79,7 @@ static const struct verb verbs[] = {
 	{ "rearm", 0, 0, verb_rearm, check_names },
 	{ "state", 0, 1, verb_state, check_names },
 	{ "smoke", 2, 2, verb_smoke, check_smoke },
+	{ "fetch", 0, 0, verb_fetch, check_names },
 	{ "poweroff", 0, 0, NULL, check_names },
 };
 
@@ -184,7 +186,9 @@ static void refuse(const struct agent *agent, uint64_t id, const char *why)
 static _Noreturn void work(const struct agent *agent, const struct command *command, const struct verb *verb, int fd)
 {
 	struct line result;
-	struct answer answer = { .result = &result, .id = command->id, .fd = fd, .modules = agent->modules };
+	struct answer answer = {
+		.result = &result, .id = command->id, .fd = fd, .modules = agent->modules, .emulated = agent->emulated,
+	};
 	uint64_t start;
 	int error;
 
@@ -414,6 +418,7 @@ int main(int argc, char **argv)
 	}
 	if (getpid() == 1)
 		host_set_up();
+	agent.emulated = getpid() == 1 && path;
 	if (path) {
 		agent.in = agent.out = open_line(path);
 		if (agent.in < 0 && getpid() != 1)

@@ -57,7 +57,7 @@ void kmsg_drain(struct kmsg *log);
 void kmsg_step_begin(struct kmsg *log, uint64_t id);
 void kmsg_step_end(struct kmsg *log);
 
-/* verbs.c, state.c, smoke.c: what runs in a process of its own. */
+/* verbs.c, state.c, smoke.c, disk.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -70,6 +70,7 @@ struct answer {
 	uint64_t id;
 	int fd;			/* for further lines, each one packet */
 	const char *modules;	/* the folder of the module files */
+	bool emulated;		/* the machine is the agent's alone */
 };
 
 /* Each returns 0 or a positive errno. */
@@ -79,6 +80,7 @@ int verb_param(const struct command *command, struct answer *answer);
 int verb_rearm(const struct command *command, struct answer *answer);
 int verb_state(const struct command *command, struct answer *answer);
 int verb_smoke(const struct command *command, struct answer *answer);
+int verb_fetch(const struct command *command, struct answer *answer);
 
 /* host.c: what the agent runs on. */
 void host_set_up(void);

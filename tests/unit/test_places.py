@@ -1,0 +1,73 @@
+"""Protects how machines share the CPUs, and the disk that a running machine gets its modules from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kbuild.errors import HarnessError, UserError
+from kbuild.hosts.base import Limits
+from kbuild.hosts.disk import SECTOR, SIZE, fill_disk, make_disk
+from kbuild.hosts.spec import HostSpec, QemuSettings
+from kbuild.load.places import share
+
+
+def host(usual_boot_s: float | None) -> HostSpec:
+    return HostSpec(
+        id=f"boots-in-{usual_boot_s}",
+        kind="qemu",
+        gives=("amd",),
+        qemu=QemuSettings(cpu="EPYC"),
+        limits=Limits(usual_boot_s=usual_boot_s),
+    )
+
+
+@pytest.mark.parametrize(
+    ("boots", "orders", "cpus", "shares"),
+    [
+        ((1, 2.5), 7, 1, [1, 1]),
+        ((1, 2.5), 7, 2, [1, 1]),
+        ((1, 2.5), 7, 3, [1, 2]),
+        ((1, 2.5), 7, 4, [1, 3]),
+        ((1, 2.5), 7, 6, [3, 3]),  # the slow one has enough
+        ((1, 2.5), 7, 64, [3, 3]),
+        ((1, 2.5), 1, 64, [1, 1]),  # nothing to share
+        ((1, 2.5), 3, 64, [1, 1]),
+        ((None,), 7, 2, [2]),
+    ],
+)
+def test_free_cpus_go_to_the_slowest_hosts(
+    boots: tuple[float | None, ...], orders: int, cpus: int, shares: list[int]
+) -> None:
+    assert share([host(boot) for boot in boots], orders, cpus) == shares
+
+
+def test_a_disk_holds_what_was_put_on_it_last(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    make_disk(disk)
+    assert disk.stat().st_size == SIZE
+    assert disk.stat().st_blocks < 100, "a hole"
+    fill_disk(disk, {"a.ko": b"x" * 3000, "b.ko": b"y"})
+    fill_disk(disk, {"b.ko": b"z" * 513, "a.ko": b""})
+    data = disk.read_bytes()
+    assert len(data) == SIZE
+    magic, a, b, end = data.split(b"\n")[:4]
+    assert (magic, end) == (b"kvm-kbuild modules", b"end")
+    assert a.split()[1::2] == [b"0", b"a.ko"]
+    start, size, _, name = b.split()
+    assert (size, name) == (b"513", b"b.ko")
+    assert data[int(start) * SECTOR :][:513] == b"z" * 513
+
+
+def test_a_disk_that_cannot_be_made_is_the_hosts_failure(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"gone/disk: cannot be made: No such file or directory"):
+        make_disk(tmp_path / "gone" / "disk")
+    with pytest.raises(HarnessError, match=r"disk: cannot be written: No such file or directory"):
+        fill_disk(tmp_path / "disk", {})
+
+
+def test_modules_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    make_disk(tmp_path / "disk")
+    with pytest.raises(UserError, match=r"large\.ko: the modules have more than 63 MiB"):
+        fill_disk(tmp_path / "disk", {"large.ko": bytes(SIZE)})
