@@ -78,18 +78,26 @@ class Shapes:
         return not (mine is not None and (mine.symbol == parent or ".cold" in name.symbol)) and name.function
 
     def table(self, op: Op) -> list[int]:
-        """Targets of a jump through a switch table: as long as the entries point into code."""
+        """Targets of a jump through a switch table: as long as the entries point into the function, or its cold part.
+
+        Behind it there may be another function's table.
+        """
         operand = op.operands[0]
         if operand.kind != MEMORY or operand.base is not None or operand.index is None or operand.scale != 8:
             return []
+        function = self._function_at(op.ip)
         targets = []
         for number in range(MAX_CASES):
             entry = self._program.read(operand.number + number * 8, 8)
             target = int.from_bytes(entry, "little") if entry is not None else 0
-            if not target or not self._program.is_code(target):
+            if not target or not self._program.is_code(target) or self._function_at(target) != function:
                 break
             targets.append(target)
         return list(dict.fromkeys(targets))
+
+    def _function_at(self, address: int) -> tuple[str | None, str] | None:
+        name = self._program.name(address)
+        return (name.module, name.symbol.partition(".cold")[0]) if name is not None else None
 
     def _make(self, entry: int) -> Shape:
         shape = Shape(entry)
