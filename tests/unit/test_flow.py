@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import Code
-from kbuild.elf.code.flow import Call, Flow
+from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.state import State

@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from iced_x86 import Mnemonic, Register
+from iced_x86 import Mnemonic
 
+from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
 from kbuild.elf.code.decode import (
     ARGUMENTS,
     BRANCH,
@@ -20,26 +21,17 @@ from kbuild.elf.code.decode import (
     INDIRECT_JUMP,
     JUMP,
     NEXT,
-    R8,
-    R9,
-    R10,
-    R11,
     RAX,
-    RCX,
-    RDI,
-    RDX,
     RETURN,
-    RSI,
     RSP,
     TARGET,
     Code,
     Op,
-    register,
 )
-from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES, RETURN_THUNKS, Shape, Shapes
-from kbuild.elf.code.link import Name, Program
+from kbuild.elf.code.graph import MAX_CASES, RETURN_THUNKS, Shape, Shapes
+from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
-from kbuild.elf.code.state import STACK, STACK_END, Joiner, State
+from kbuild.elf.code.state import STACK, Joiner, State
 from kbuild.elf.code.values import MASK, Symbols, Unknown, Value, is_errno
 
 MAX_DEPTH = 64
@@ -47,24 +39,6 @@ MAX_DEPTH = 64
 MAX_ROUNDS = 24
 """Times that a block is looked at anew before it is given up; states are widened long before."""
 WIDEN_AFTER = 3
-NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
-NOTHING = frozenset({"__fentry__", "__cfi_slowpath", "__sanitizer_cov_trace_pc"})
-COPIES = frozenset({"memcpy", "__memcpy", "memmove", "__memmove"})
-STATIC_CALL = -1
-"""In place of a symbol: the place of a static call's target, by its trampoline's address."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that is about to happen, or has returned."""
-
-    site: int
-    """Address of the instruction."""
-    target: int | None
-    """None: it could not be resolved."""
-    name: Name | None
-    arguments: tuple[Value | None, ...]
-    depth: int
 
 
 class Observer(Protocol):
@@ -122,6 +96,7 @@ class Flow:
         self._code = code
         self._shapes = shapes
         self._observer = observer
+        self._calls = Calls(program, self.machine)
         self._joiner = Joiner(self.symbols, self.machine.unwritten)
 
     @property
@@ -203,7 +178,7 @@ class Flow:
         groups: dict[object, State] = {}
         for state in exits:
             # Of what a function may change, only the result is looked at by its caller.
-            for number in (RCX, RDX, RSI, RDI, R8, R9, R10, R11):
+            for number in LOST:
                 state.registers[number] = None
             state.flags = None
             state.pop_frame()
@@ -307,117 +282,49 @@ class Flow:
     # Calls.
 
     def _call(self, target: Value, op: Op, state: State, frame: Frame) -> list[State]:
-        arguments = tuple(state.registers[number] for number in ARGUMENTS)
-        if isinstance(target, int):
-            name = self.program.name(target)
-            if name is not None and name.symbol.startswith(INDIRECT_THUNKS):
-                return self._call(self._through_thunk(state, name.symbol), op, state, frame)
-            if name is not None and name.symbol.startswith("__SCT__"):
-                kept = state.memory.get((STATIC_CALL, target))
-                if kept is None:
-                    return self._unresolved(op, state, frame, arguments)
-                return self._call(kept[1], op, state, frame)
-            call = Call(op.ip, target, name, arguments, frame.depth)
-            if name is not None and name.module is None:
-                return self._kernel(call, state, frame)
-            if name is not None and self.program.is_code(target):
-                if frame.runs(target) or frame.depth >= MAX_DEPTH:
-                    self.trouble.recursive[op.ip] += 1
-                    return [self._anything(state, ("recursion", target))]
-                return self._enter(call, target, state, frame)
-        return self._unresolved(op, state, frame, arguments)
+        call = self._calls.of(state, target, op.ip, frame.depth)
+        if call.target is None:
+            self.trouble.unresolved[op.ip] += 1
+            self._observer.entered(state, call)
+            self._calls.unknown(state, ("unresolved", op.ip))
+            return self._observer.returned(state, call)
+        if call.of_kernel:
+            return self._kernel(call, state, frame)
+        if frame.runs(call.target) or frame.depth >= MAX_DEPTH:
+            self.trouble.recursive[op.ip] += 1
+            self._calls.unknown(state, ("recursion", call.target))
+            return [state]
+        return self._enter(call, state, frame)
 
-    def _enter(self, call: Call, target: int, state: State, frame: Frame) -> list[State]:
+    def _enter(self, call: Call, state: State, frame: Frame) -> list[State]:
+        assert call.target is not None
         self._observer.entered(state, call)
         returned: list[State] = []
-        for one in self._function(target, state, frame):
+        for one in self._function(call.target, state, frame):
             returned += self._observer.returned(one, call)
         return returned
-
-    def _through_thunk(self, state: State, symbol: str) -> Value:
-        name = symbol.rpartition("_")[2].upper()
-        found = register(getattr(Register, name, Register.NONE))
-        return self.machine.register(state, found[0]) if found else self.machine.unknown(8, "thunk")
-
-    def _unresolved(self, op: Op, state: State, frame: Frame, arguments: tuple[Value | None, ...]) -> list[State]:
-        self.trouble.unresolved[op.ip] += 1
-        call = Call(op.ip, None, None, arguments, frame.depth)
-        self._observer.entered(state, call)
-        return self._observer.returned(self._anything(state, ("unresolved", op.ip)), call)
-
-    def _anything(self, state: State, origin: object) -> State:
-        """Some code of a module ran, and it is not known which."""
-        self.machine.forget(state, *self.program.extent)
-        return self._after(state, origin)
-
-    def _after(self, state: State, origin: object) -> State:
-        """What a call leaves of registers and of memory that it was not told of."""
-        self.machine.forget_behind(state)
-        for number in (RCX, RDX, RSI, RDI, R8, R9, R10, R11):
-            state.registers[number] = None
-        state.registers[RAX] = self.machine.unknown(8, origin)
-        state.flags = None
-        return state
 
     def _kernel(self, call: Call, state: State, frame: Frame) -> list[State]:
         """A function of the kernel: not looked into."""
         assert call.name is not None
-        symbol = call.name.symbol
-        if symbol in NO_RETURN:
+        if call.name.symbol in NO_RETURN:
             return []
-        if symbol in NOTHING:
-            return [state]
-        if symbol in COPIES and self._copy(state, call.arguments):
-            return [state]
         self._observer.entered(state, call)
-        second, third = call.arguments[1:3]
-        if symbol == "__static_call_update" and isinstance(second, int) and third is not None:
-            state.memory[STATIC_CALL, second] = (8, third)
+        if self._calls.known(state, call):
             return self._observer.returned(state, call)
-        states = [state, *self._callbacks(call, state, frame)]
+        states = [state]
+        for callback in self._calls.callbacks(call):
+            if not frame.runs(callback):
+                called = state.copy()
+                for number in ARGUMENTS:
+                    called.registers[number] = None
+                name = self.program.name(callback)
+                states += self._enter(Call(call.site, callback, name, (None,) * 6, frame.depth + 1), called, frame)
         returned: list[State] = []
         for one in states:
-            for argument in call.arguments:
-                if isinstance(argument, int):
-                    self._lend(one, argument, frame)
-            returned += self._observer.returned(self._after(one, ("result", symbol, call.site)), call)
+            self._calls.any_other(one, call, frame.top)
+            returned += self._observer.returned(one, call)
         return returned
-
-    def _copy(self, state: State, arguments: tuple[Value | None, ...]) -> bool:
-        target, source, count = arguments[:3]
-        if not isinstance(target, int) or not isinstance(source, int) or not isinstance(count, int) or count > 1 << 16:
-            return False
-        done = 0
-        while done < count:
-            size = next(size for size in (8, 4, 2, 1) if size <= count - done)
-            self.machine.store(state, target + done, size, self.machine.load(state, source + done, size))
-            done += size
-        state.registers[RAX] = target
-        return True
-
-    def _lend(self, state: State, address: int, frame: Frame) -> None:
-        """The kernel was given a pointer: it may write to that object."""
-        if STACK_END < address <= STACK:
-            self.machine.forget(state, address, frame.top)
-            return
-        linked = self.program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        if place is not None and "W" in place[0].flags:
-            end = self.program.object_end(address)
-            self.machine.forget(state, address, end)
-
-    def _callbacks(self, call: Call, state: State, frame: Frame) -> list[State]:
-        """Functions of modules that the kernel was given may be run before it returns."""
-        states: list[State] = []
-        for argument in dict.fromkeys(call.arguments):
-            if not isinstance(argument, int) or not self.program.is_code(argument) or frame.runs(argument):
-                continue
-            called = state.copy()
-            for number in ARGUMENTS:
-                called.registers[number] = None
-            inner = Call(call.site, argument, self.program.name(argument), (None,) * 6, frame.depth + 1)
-            states += self._enter(inner, argument, called, frame)
-        return states
 
 
 class _Run:
