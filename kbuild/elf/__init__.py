@@ -8,7 +8,8 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     contents.py   bytes of a file, decompressed, bounded     image.py      one module
     object.py     sections, symbols, relocations             kernel.py     the kernel that they are for
     exports.py    __ksymtab* as the module loader reads it   moduleset.py  who provides what, load sequence
-                                                             inspect.py    findings, verdict, JSON
+    lines.py      source file and line of a place in code    inspect.py    findings, verdict, JSON
+    lineprogram.py, dwarf.py   the debug information that says it
 
 What runs in init code and in which order (control flow, rules, lifetime, differences) belongs here too, in
 modules of its own on top of `object.py` and `moduleset.py`; its findings join those of `inspect.py`.

@@ -25,7 +25,7 @@ MAX_RELOCATIONS = 1 << 20
 
 _HEADER_BYTES = 64
 _SECTION_HEADER_BYTES = 64
-_FLAGS = (("W", 0x1), ("A", 0x2), ("X", 0x4), ("M", 0x10), ("S", 0x20), ("I", 0x40), ("L", 0x80), ("G", 0x200))
+_FLAGS = tuple(zip("WAXMSILGC", (0x1, 0x2, 0x4, 0x10, 0x20, 0x40, 0x80, 0x200, 0x800), strict=True))
 _KINDS: tuple[SymbolKind, ...] = ("notype", "object", "func", "section", "file", "common", "tls")
 _BINDINGS: tuple[SymbolBinding, ...] = ("local", "global", "weak")
 
@@ -47,7 +47,8 @@ class Section(msgspec.Struct, frozen=True):
     kind: str
     """SHT_*, without the prefix: PROGBITS, NOBITS, RELA, …"""
     flags: str
-    """As readelf prints them: W write, A alloc, X execute, M merge, S strings, I info, L link order, G group."""
+    """As readelf prints them: W write, A alloc, X execute, M merge, S strings, I info, L link order, G group,
+    C compressed."""
     part: Part
     """Where the module loader puts it, see `part_of`."""
     address: int
