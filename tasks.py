@@ -237,9 +237,18 @@ ARTIFACTS = {
 }
 
 
-@task(positional=[], help={**ARTIFACTS, **JSON})
-def inspect(ctx: Context, modules: str | None = None, kernel: str | None = None, json: bool = False) -> None:
-    """Read the modules of a folder: sections, symbols, who provides each import; needs no build and no tree."""
+RULES = {"rules": "a rule file, or the name of one in profiles/rules/, to be answered (may be repeated)"}
+
+
+@task(positional=[], iterable=["rules"], help={**ARTIFACTS, **RULES, **JSON})
+def inspect(
+    ctx: Context,
+    modules: str | None = None,
+    kernel: str | None = None,
+    rules: list[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
 
     def work() -> int:
         from kbuild.errors import UserError
@@ -249,7 +258,7 @@ def inspect(ctx: Context, modules: str | None = None, kernel: str | None = None,
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
-        data = inspect_folder(modules, kernel)
+        data = inspect_folder(modules, kernel, rules or ())
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
         else:

@@ -36,6 +36,7 @@ from kbuild.elf.inspect import find_modules, inspect, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
 from kbuild.elf.kernel import KernelImage, read_kernel
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.spec import read_rules
 from kbuild.errors import KbuildError, UserError, os_errors
 from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
@@ -450,8 +451,17 @@ def explain_symbol(symbol: str, tree: str, rev: str | None, profile: str, *, ref
     return data
 
 
-def inspect_folder(modules: str, kernel: str | None) -> dict[str, Any]:
-    """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage."""
+def inspect_folder(modules: str, kernel: str | None, rules: Sequence[str] = ()) -> dict[str, Any]:
+    """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage.
+
+    `rules`: rule files, by path or by a name in `profiles/rules/`. Raises UserError for one that is not there.
+    """
     log.configure()
+    asked = None
+    if rules:
+        files = {name: resolve_reference("rules", name, Path.cwd()) for name in rules}
+        if missing := [name for name, file in files.items() if file is None]:
+            raise UserError(f"--rules {missing[0]}: no such file, here or in profiles/rules/")
+        asked = read_rules(tuple(file for file in files.values() if file is not None))
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
-    return inspection_json(inspect(find_modules(Path(modules).expanduser()), image))
+    return inspection_json(inspect(find_modules(Path(modules).expanduser()), image, asked))

@@ -62,7 +62,7 @@ class Profile(msgspec.Struct, frozen=True):
     hosts: tuple[Path, ...]
 
 
-_KINDS = {"fragments": ".config", "orders": ".toml", "hosts": ".toml"}
+_KINDS = {"rules": ".toml", "fragments": ".config", "orders": ".toml", "hosts": ".toml"}
 
 
 def find_profile(name: str) -> Path:

@@ -18,6 +18,7 @@ from kbuild.elf.exports import Export
 from kbuild.elf.image import SUFFIXES, ModuleImage, file_module_name, module_key, read_module
 from kbuild.elf.kernel import KernelImage
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.spec import Rules
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id, verdict
 
@@ -84,8 +85,8 @@ def with_dependencies(paths: Sequence[Path], names: Collection[str]) -> list[Pat
     return sorted(by_key[key] for key in taken)
 
 
-def inspect(paths: Sequence[Path], kernel: KernelImage | None = None) -> Inspection:
-    """Read the module files and say what is wrong with them, with each other, and with `kernel`.
+def inspect(paths: Sequence[Path], kernel: KernelImage | None = None, rules: Rules | None = None) -> Inspection:
+    """Read the module files and say what is wrong with them, with each other, and with `kernel`; answer `rules`.
 
     Raises UserError for a file that is no module, and for the same module twice.
     """
@@ -94,6 +95,10 @@ def inspect(paths: Sequence[Path], kernel: KernelImage | None = None) -> Inspect
     with log.timed("inspect", modules=len(paths)) as extra:
         modules = ModuleSet.of((read_module(path) for path in paths), kernel)
         findings = tuple(finding for check in CHECKS for finding in check(modules))
+        if rules is not None:
+            from kbuild.elf.rules.check import check_rules
+
+            findings += tuple(check_rules(modules, rules))
         extra["findings"] = len(findings)
     return Inspection(modules, findings)
 

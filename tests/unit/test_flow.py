@@ -46,6 +46,9 @@ class Order:
             state.marks = (1,)
         return [state]
 
+    def lost(self, state: State, site: int) -> None:
+        pass
+
     def names(self) -> set[str]:
         return {call.name.symbol for call in self.calls if call.name is not None}
 
@@ -66,7 +69,7 @@ def test_what_comes_first(features: Code, function: str) -> None:
     flow = Flow(features.program, features, Shapes(features), knows, order)
     entry = features.program.symbol("flow", function)
     assert entry is not None
-    assert flow.start(entry, (0,)), "it can return"
+    assert flow.start(entry, State.at_entry((0,))), "it can return"
     assert not flow.trouble.unresolved
     assert not flow.trouble.cut
     assert 1 in order.seen or "breaks" in function
@@ -89,7 +92,7 @@ def test_a_vendor_s_init_is_followed_to_its_end(kvm: Code, vendor: str, hardware
     flow = Flow(kvm.program, kvm, Shapes(kvm), frozenset({vendor}), order)
     entry = kvm.program.symbol(vendor, "init_module")
     assert entry is not None
-    ends = flow.start(entry, (0,))
+    ends = flow.start(entry, State.at_entry((0,)))
     assert not flow.trouble.cut
     assert order.seen == {1}, "kvm_x86_vendor_init() fails, and nothing more is done, where it does not reset them"
     called = next(call for call in order.calls if call.name is not None and call.name.symbol == hardware_setup)

@@ -6,5 +6,7 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   link.py      modules in one address space      values.py    what is known of a value
   tables.py    what the kernel patches           state.py     registers and memory; two states made one
   decode.py    basic blocks                      machine.py   what instructions do
-  graph.py     a function's shape                flow.py      all ways through, and who is told of them
+  graph.py     a function's shape                calls.py     what a call means
+  flow.py      all ways through, and who is told of them
+  walk.py      one way, without joins            model.py     whether it can be so
 """

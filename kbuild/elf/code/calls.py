@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from iced_x86 import Register
 
 from kbuild.elf.code.decode import ARGUMENTS, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, register
-from kbuild.elf.code.graph import INDIRECT_THUNKS
+from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import Machine
-from kbuild.elf.code.state import STACK, STACK_END, State
-from kbuild.elf.code.values import Value
+from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, State
+from kbuild.elf.code.values import MASK, Ranges, Unknown, Value, union
 
 NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
 NOTHING = frozenset({"__fentry__", "__cfi_slowpath", "__sanitizer_cov_trace_pc"})
 COPIES = frozenset({"memcpy", "__memcpy", "memmove", "__memmove"})
 STATIC_CALL_UPDATE = "__static_call_update"
 TRAMPOLINE = "__SCT__"
-STATIC_CALL = -1
-"""In place of a symbol: the place of a static call's target, by its trampoline's address."""
+PROBES = "__traceiter_"
+"""Runs whatever listens to a tracepoint (include/linux/tracepoint.h): of no concern to who calls it."""
 MAX_COPY = 1 << 16
+GIVEN = {
+    **dict.fromkeys(("smp_call_function_single", "smp_call_function_many", "smp_call_function_any"), (1, 2)),
+    **dict.fromkeys(("on_each_cpu_cond_mask", "smp_call_on_cpu", "work_on_cpu"), (1, 2)),
+    **dict.fromkeys(("smp_call_function", "on_each_cpu", "stop_machine", "kthread_create_on_node"), (0, 1)),
+}
+"""Functions of the kernel that run a function (include/linux/smp.h, workqueue.h, stop_machine.h, kthread.h): which of
+their arguments is it, and which one it is given as its first. They do not look at that one themselves."""
 LOST = (RCX, RDX, RSI, RDI, R8, R9, R10, R11)
 """Registers that a function need not keep, besides its result's."""
 
@@ -36,6 +45,8 @@ class Call:
     name: Name | None
     arguments: tuple[Value | None, ...]
     depth: int
+    choices: tuple[int, ...] = ()
+    """Where it can lead, if that is one of several places: a static call that has not been updated on this way."""
 
     @property
     def of_kernel(self) -> bool:
@@ -49,6 +60,12 @@ class Calls:
     def __init__(self, program: Program, machine: Machine) -> None:
         self._program = program
         self._machine = machine
+        self.updates: dict[int, set[int | None]] = {}
+        """What static calls were updated to on some way, by their trampolines; None: to something unknown."""
+        self.candidates: Mapping[int, Set[int | None]] = {}
+        """The same, of all runs before."""
+        self.asked: set[int] = set()
+        """Static calls that were met before an update of theirs."""
 
     def of(self, state: State, target: Value, site: int, depth: int) -> Call:
         """The call to what a target leads to, through thunks and static calls."""
@@ -61,14 +78,61 @@ class Calls:
             if name.symbol.startswith(INDIRECT_THUNKS):
                 number = register(getattr(Register, name.symbol.rpartition("_")[2].upper(), Register.NONE))
                 found = self._machine.register(state, number[0]) if number else None
-            elif name.symbol.startswith(TRAMPOLINE):
+            elif name.module is not None and name.symbol.startswith(TRAMPOLINE):
                 kept = state.memory.get((STATIC_CALL, found))
-                found = kept[1] if kept is not None else None
+                if kept is None:
+                    return self._static(found, site, arguments, depth)
+                found = kept[1]
+            elif name.symbol.startswith(PROBES):
+                return Call(site, found, Name(None, name.symbol, 0), arguments, depth)
             elif name.module is None or self._program.is_code(found):
                 return Call(site, found, name, arguments, depth)
             else:
                 break
+        slot = self._slot_of_kernel(found)
+        if slot is not None:
+            return Call(site, slot, Name(None, str(self._program.kernel_name(slot)), 0), arguments, depth)
         return Call(site, None, None, arguments, depth)
+
+    def _static(self, trampoline: int, site: int, arguments: tuple[Value | None, ...], depth: int) -> Call:
+        """A static call that is as in the file, or as an earlier load left it."""
+        self.asked.add(trampoline)
+        choices = [target for target in self.candidates.get(trampoline, ()) if target is not None]
+        known = None not in self.candidates.get(trampoline, ())
+        return Call(site, None, None, arguments, depth, (trampoline, *sorted(choices)) if known else ())
+
+    def _slot_of_kernel(self, target: Value | None) -> int | None:
+        """The place of the pointer that a target was read from, if it is the kernel's own, as in `pv_ops`."""
+        if target is None or isinstance(target, int) or target[1]:
+            return None
+        origin: Any = self._machine.symbols.origin[target[0]]
+        if not isinstance(origin, tuple) or len(origin) != 3 or origin[0] != "memory":
+            return None
+        address = origin[1]
+        return address if isinstance(address, int) and self._program.kernel_name(address) is not None else None
+
+    def cases(self, value: Unknown, state: State) -> tuple[Unknown, dict[int, Ranges]] | None:
+        """A switch: its index, and the numbers of it that lead to each target.
+
+        The entries are in a table that cannot change, and the index has known bounds.
+        """
+        origin: Any = self._machine.symbols.origin[value[0]]
+        if not isinstance(origin, tuple) or len(origin) != 5 or origin[0] != "memory" or value[1:] != (0, 8):
+            return None
+        scaled: Any = self._machine.symbols.origin[origin[1]]
+        if not isinstance(scaled, tuple) or scaled[0] != "scaled" or scaled[2] != 8:
+            return None
+        index: Unknown = scaled[1]
+        ranges = state.ranges(index)
+        if sum(high - low + 1 for low, high in ranges) > MAX_CASES:
+            return None
+        found: dict[int, Ranges] = {}
+        for number in (number for low, high in ranges for number in range(low, high + 1)):
+            target = self._machine.unwritten(state, (origin[2] + number * 8) & MASK[8], 8)
+            if not isinstance(target, int):
+                return None
+            found[target] = union(found.get(target, ()), ((number, number),))
+        return (index, found) if found else None
 
     def unknown(self, state: State, origin: object) -> None:
         """Some code of a module ran, and it is not known which."""
@@ -94,21 +158,34 @@ class Calls:
             return self._copy(state, call.arguments)
         if symbol == STATIC_CALL_UPDATE and isinstance(second, int) and third is not None:
             state.memory[STATIC_CALL, second] = (8, third)
+            self.updates.setdefault(second, set()).add(third if isinstance(third, int) else None)
             return True
         return False
 
-    def any_other(self, state: State, call: Call, top: int) -> None:
-        """Do what a function of the kernel may do of which nothing is known. `top`: where the caller's stack ends."""
+    def any_other(self, state: State, call: Call, tops: Sequence[int]) -> None:
+        """Do what a function of the kernel may do of which nothing is known.
+
+        `tops`: where the stacks of its caller, of that one's caller and so on end.
+        """
         assert call.name is not None
-        for argument in call.arguments:
-            if isinstance(argument, int):
-                self._lend(state, argument, top)
+        passed_on = GIVEN.get(call.name.symbol, (None, None))[1]
+        for place, argument in enumerate(call.arguments):
+            if isinstance(argument, int) and place != passed_on:
+                self._lend(state, argument, tops)
         self.after(state, ("result", call.name.symbol, call.site))
 
-    def callbacks(self, call: Call) -> list[int]:
-        """Functions of modules that the kernel was given: it may run them before it returns."""
-        found = dict.fromkeys(call.arguments)
-        return [each for each in found if isinstance(each, int) and self._program.is_code(each)]
+    def callbacks(self, call: Call) -> dict[int, Value | None]:
+        """Functions of modules that the kernel was given, with their first argument, if it is known.
+
+        It may run them before it returns.
+        """
+        assert call.name is not None
+        found: dict[int, Value | None] = {}
+        for place, argument in enumerate(call.arguments):
+            if isinstance(argument, int) and argument not in found and self._program.is_code(argument):
+                known = GIVEN.get(call.name.symbol)
+                found[argument] = call.arguments[known[1]] if known and known[0] == place else None
+        return found
 
     def _copy(self, state: State, arguments: tuple[Value | None, ...]) -> bool:
         target, source, count = arguments[:3]
@@ -122,10 +199,11 @@ class Calls:
         state.registers[RAX] = target
         return True
 
-    def _lend(self, state: State, address: int, top: int) -> None:
+    def _lend(self, state: State, address: int, tops: Sequence[int]) -> None:
         """The kernel was given a pointer: it may write to that object."""
         if STACK_END < address <= STACK:
-            self._machine.forget(state, address, top)
+            # Of the function that has it on its stack, be it a caller's caller.
+            self._machine.forget(state, address, next((top for top in tops if address < top), STACK))
             return
         linked = self._program.module_at(address)
         place = linked.section_at(address) if linked is not None else None

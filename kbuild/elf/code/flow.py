@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
-
-from iced_x86 import Mnemonic
 
 from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
 from kbuild.elf.code.decode import (
@@ -22,17 +20,18 @@ from kbuild.elf.code.decode import (
     JUMP,
     NEXT,
     RAX,
+    RDI,
     RETURN,
     RSP,
     TARGET,
     Code,
     Op,
 )
-from kbuild.elf.code.graph import MAX_CASES, RETURN_THUNKS, Shape, Shapes
+from kbuild.elf.code.graph import RETURN_THUNKS, Shape, Shapes
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
-from kbuild.elf.code.state import STACK, Joiner, State
-from kbuild.elf.code.values import MASK, Symbols, Unknown, Value, is_errno
+from kbuild.elf.code.state import Joiner, Node, State
+from kbuild.elf.code.values import MASK, Symbols, Value
 
 MAX_DEPTH = 64
 """Calls within calls; the kernel's stack would not hold many more."""
@@ -50,6 +49,9 @@ class Observer(Protocol):
     def returned(self, state: State, call: Call) -> list[State]:
         """It has returned, in that state; the states to go on with."""
 
+    def lost(self, state: State, site: int) -> None:
+        """A call or jump is about to happen, and what it does is not known."""
+
 
 @dataclass
 class Frame:
@@ -61,6 +63,16 @@ class Frame:
     """Its stack's objects are below: behind them are the registers that it keeps for its caller."""
     parent: Frame | None
     depth: int
+
+    @property
+    def tops(self) -> list[int]:
+        """Its own, its caller's and so on."""
+        found = []
+        frame: Frame | None = self
+        while frame is not None:
+            found.append(frame.top)
+            frame = frame.parent
+        return found
 
     def runs(self, entry: int) -> bool:
         """Whether that function is being run already."""
@@ -93,10 +105,12 @@ class Flow:
         self.trouble = Trouble()
         self.steps = 0
         self.calls = 0
+        self.edges: dict[Node, set[Node]] = {}
+        """From where each place was come to, calls and returns among them."""
         self._code = code
         self._shapes = shapes
         self._observer = observer
-        self._calls = Calls(program, self.machine)
+        self.calls_to = Calls(program, self.machine)
         self._joiner = Joiner(self.symbols, self.machine.unwritten)
 
     @property
@@ -104,15 +118,12 @@ class Flow:
         """How often two states became one."""
         return self._joiner.count
 
-    def start(self, entry: int, marks: tuple[int, ...] = ()) -> list[State]:
+    def start(self, entry: int, state: State) -> list[State]:
         """Run the function there, called by the kernel; gives the states in which it can return.
 
         What comes out is all that can happen, unless `trouble.cut` says that some of it was given up.
         """
-        state = State()
-        state.marks = marks
-        state.registers[RSP] = STACK
-        return self._function(entry, state, None)
+        return self._function(entry, state.copy(), None)
 
     # Functions.
 
@@ -123,30 +134,29 @@ class Flow:
         top = self.machine.add(self.machine.register(state, RSP), MASK[8] - 7, 8)
         state.registers[RSP] = top
         depth = parent.depth + 1 if parent else 0
-        frame = Frame(entry, shape, (top if isinstance(top, int) else 0) - 8 * self._pushes(entry), parent, depth)
+        frame = Frame(entry, shape, (top if isinstance(top, int) else 0) - 8 * shape.pushes, parent, depth)
         run = _Run(shape)
         exits: list[State] = []
         run.add(entry, state)
         while (address := run.next()) is not None:
             for one in self._merged(run, address):
                 self._block(address, one, run, exits, frame)
+        for state in exits:
+            self._come(state, -entry, (RAX,))
         return self._ends(exits)
 
-    def _pushes(self, entry: int) -> int:
-        block = self._code.block(entry)
-        count = 0
-        for op in block.ops if block else ():
-            if op.mnemonic == Mnemonic.PUSH:
-                count += 1
-            elif op.mnemonic not in (Mnemonic.MOV, Mnemonic.ENDBR64, Mnemonic.NOP, Mnemonic.XOR):
-                break
-        return count
+    def _come(self, state: State, address: int, results: tuple[int, ...]) -> None:
+        """A state comes to a place."""
+        node = (address, state.kinds(results))
+        self.edges.setdefault(node, set()).add(state.at)
+        state.at = node
 
     def _merged(self, run: _Run, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
         groups: dict[object, State] = {}
         for state in run.take(address):
-            key: object = (state.marks, *(self._kind(state, number) for number in run.shape.results))
+            self._come(state, address, run.shape.results)
+            key: object = (state.marks, state.at)
             other = groups.get(key)
             groups[key] = state if other is None else self._joiner.join(other, state)
         waiting = []
@@ -163,16 +173,6 @@ class Flow:
             waiting.append(state)
         return waiting
 
-    def _kind(self, state: State, number: int) -> object:
-        """What a register's content means as a result: 0, an errno, or anything else."""
-        value = state.registers[number]
-        if value is None:
-            return None
-        ranges = state.ranges(value)
-        if ranges == ((0, 0),):
-            return 0
-        return -1 if is_errno(ranges) else None
-
     def _ends(self, exits: list[State]) -> list[State]:
         """One state for each kind of result."""
         groups: dict[object, State] = {}
@@ -182,7 +182,7 @@ class Flow:
                 state.registers[number] = None
             state.flags = None
             state.pop_frame()
-            key: object = (state.marks, self._kind(state, RAX))
+            key: object = (state.marks, state.at)
             other = groups.get(key)
             groups[key] = state if other is None else self._joiner.join(other, state)
         return list(groups.values())
@@ -193,6 +193,7 @@ class Flow:
         block = self._code.block(address)
         if block is None:
             self.trouble.unresolved[address] += 1
+            self._observer.lost(state, address)
             return
         for other in block.entries:
             run.add(other, state.copy())
@@ -235,7 +236,10 @@ class Flow:
             value = self.machine.get(state, op.operands[0], 8)
             if isinstance(value, int):
                 self._jump(value, op, state, run, exits, frame)
-            elif targets := self._cases(value, state) or self._shapes.table(op):
+            elif cases := self.calls_to.cases(value, state):
+                for target in cases[1]:
+                    run.add(target, state.copy())
+            elif targets := self._shapes.table(op):
                 for target in targets:
                     run.add(target, state.copy())
             else:
@@ -244,22 +248,6 @@ class Flow:
             linked = self.program.module_at(op.ip)
             if linked is not None and self._code.tables(linked.name).goes_on.get(op.ip):
                 run.add(op.next, state)
-
-    def _cases(self, value: Unknown, state: State) -> list[int]:
-        """Targets of a switch: entries of a table that cannot change, which an index in known bounds was read from."""
-        origin = self.symbols.origin[value[0]]
-        if not isinstance(origin, tuple) or len(origin) != 5 or origin[0] != "memory" or value[1:] != (0, 8):
-            return []
-        scaled = self.symbols.origin[origin[1]]
-        if not isinstance(scaled, tuple) or scaled[0] != "scaled" or scaled[2] != 8:
-            return []
-        ranges = state.ranges(scaled[1])
-        if sum(high - low + 1 for low, high in ranges) > MAX_CASES:
-            return []
-        places = [origin[2] + number * 8 for low, high in ranges for number in range(low, high + 1)]
-        targets = dict.fromkeys(self.machine.unwritten(state, place & MASK[8], 8) for place in places)
-        known = [target for target in targets if isinstance(target, int)]
-        return known if len(known) == len(targets) else []
 
     def _jump(self, target: int, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
         name = self.program.kernel_name(target)
@@ -282,17 +270,27 @@ class Flow:
     # Calls.
 
     def _call(self, target: Value, op: Op, state: State, frame: Frame) -> list[State]:
-        call = self._calls.of(state, target, op.ip, frame.depth)
+        call = self.calls_to.of(state, target, op.ip, frame.depth)
+        if call.choices:
+            states: list[State] = []
+            for choice in call.choices:
+                one = replace(call, target=choice, name=self.program.name(choice), choices=())
+                states += self._to(one, op, state.copy(), frame)
+            return states
+        return self._to(call, op, state, frame)
+
+    def _to(self, call: Call, op: Op, state: State, frame: Frame) -> list[State]:
         if call.target is None:
             self.trouble.unresolved[op.ip] += 1
-            self._observer.entered(state, call)
-            self._calls.unknown(state, ("unresolved", op.ip))
-            return self._observer.returned(state, call)
+            self._observer.lost(state, op.ip)
+            self.calls_to.unknown(state, ("unresolved", op.ip))
+            return [state]
         if call.of_kernel:
             return self._kernel(call, state, frame)
         if frame.runs(call.target) or frame.depth >= MAX_DEPTH:
             self.trouble.recursive[op.ip] += 1
-            self._calls.unknown(state, ("recursion", call.target))
+            self._observer.lost(state, op.ip)
+            self.calls_to.unknown(state, ("recursion", call.target))
             return [state]
         return self._enter(call, state, frame)
 
@@ -310,19 +308,20 @@ class Flow:
         if call.name.symbol in NO_RETURN:
             return []
         self._observer.entered(state, call)
-        if self._calls.known(state, call):
+        if self.calls_to.known(state, call):
             return self._observer.returned(state, call)
         states = [state]
-        for callback in self._calls.callbacks(call):
+        for callback, given in self.calls_to.callbacks(call).items():
             if not frame.runs(callback):
                 called = state.copy()
                 for number in ARGUMENTS:
                     called.registers[number] = None
+                called.registers[RDI] = given
                 name = self.program.name(callback)
                 states += self._enter(Call(call.site, callback, name, (None,) * 6, frame.depth + 1), called, frame)
         returned: list[State] = []
         for one in states:
-            self._calls.any_other(one, call, frame.top)
+            self.calls_to.any_other(one, call, frame.tops)
             returned += self._observer.returned(one, call)
         return returned
 

@@ -49,6 +49,8 @@ class Shape:
     """A block's address to its place: each one behind those that lead to it, but for loops."""
     results: tuple[int, ...] = (RAX,)
     """Registers that a result may wait in until the end."""
+    pushes: int = 0
+    """Registers that it keeps for its caller, above its own objects on the stack."""
 
 
 class Shapes:
@@ -118,7 +120,14 @@ class Shapes:
                 done.append(address)
         shape.order = {address: number for number, address in enumerate(reversed(done))}
         shape.results = tuple(sorted(results))
+        # Some only save them behind a first look at what is to be done: then all in one block too.
+        shape.pushes = max(map(self._pushes, done))
         return shape
+
+    def _pushes(self, address: int) -> int:
+        block = self._code.block(address)
+        ops = block.ops if block is not None else ()
+        return sum(op.mnemonic == Mnemonic.PUSH and op.operands[0].number in PRESERVED for op in ops)
 
     def _successors(self, entry: int, address: int, results: set[int]) -> list[int]:
         block = self._code.block(address)

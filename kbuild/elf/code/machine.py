@@ -10,9 +10,24 @@ from collections.abc import Callable
 
 from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess
 
-from kbuild.elf.code.decode import MEMORY, NUMBER, RAX, RBP, RCX, RDI, REGISTER, RSI, RSP, Op, Operand, register
+from kbuild.elf.code.decode import (
+    MEMORY,
+    NUMBER,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    REGISTER,
+    RSI,
+    RSP,
+    Op,
+    Operand,
+    register,
+)
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.state import Place, State
+from kbuild.elf.code.state import STATIC_CALL, Place, State
 from kbuild.elf.code.values import (
     EVERYTHING,
     MASK,
@@ -30,6 +45,10 @@ from kbuild.elf.code.values import (
 )
 
 Handler = Callable[["Machine", State, Op], None]
+Access = Callable[[State, str, int, int], None]
+"""Told of a read, a store, or that somebody else may have done either (`lent`), from an address to before another."""
+MAX_WRITTEN = 4096
+"""Bytes of an instruction that does not say how many it writes: `xsave`."""
 MAX_REPEAT = 4096
 """Times that a string instruction is followed step by step."""
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
@@ -45,8 +64,18 @@ class Machine:
         self.symbols = symbols
         self._knows = knows
         self._info = InstructionInfoFactory()
+        self._watched = (1, 0)
+        self._told: Access | None = None
         self._low: dict[int, tuple[int, Value]] = {}
         """Unknowns of which the low bytes are known: a write to a part of a register."""
+
+    def watch(self, start: int, end: int, told: Access) -> None:
+        """Tell of each access to what lies between, to its last byte."""
+        self._watched, self._told = (start, end), told
+
+    def _tell(self, state: State, what: str, start: int, end: int) -> None:
+        if self._told is not None and start < self._watched[1] and end > self._watched[0]:
+            self._told(state, what, start, end)
 
     # Values.
 
@@ -91,8 +120,10 @@ class Machine:
 
     def address(self, state: State, operand: Operand) -> Value | None:
         """What a memory operand points to; None: into a segment of its own."""
-        if operand.segment:
-            return None
+        return None if operand.segment else self.offset(state, operand)
+
+    def offset(self, state: State, operand: Operand) -> Value:
+        """The same, whatever the segment."""
         address: Value = operand.number
         if operand.base is not None:
             address = self.add(self.register(state, operand.base), address, 8)
@@ -110,17 +141,58 @@ class Machine:
         """What is read there."""
         if address is None or size not in MASK:
             return self.unknown(size if size in MASK else 8, "segment")
-        place: Place = address if isinstance(address, int) else (address[0], address[1])
+        place: Place
+        if isinstance(address, int):
+            place = address
+            if self._watched[0] <= address < self._watched[1]:
+                self._tell(state, "read", address, address + size)
+        else:
+            place = (address[0], address[1])
         kept = state.memory.get(place)
         if kept is not None and kept[0] >= size:
             return self.part(kept[1], size)
-        if isinstance(address, int):
-            if kept is None and not self._overlaps(state, address, size):
-                return self.unwritten(state, address, size)
-            return self.unknown(size, "partly written")
-        if kept is not None or self._overlaps(state, address[1], size, address[0]):
-            return self.unknown(size, "partly written")
-        return self.derived(size, "memory", address[0], address[1], size, state.epoch)
+        symbol = None if isinstance(address, int) else address[0]
+        start = address if isinstance(address, int) else address[1]
+        if kept is not None or self._overlaps(state, start, size, symbol):
+            return self._assembled(state, start, size, symbol)
+        return self._original(state, start, size, symbol)
+
+    def _original(self, state: State, start: int, size: int, symbol: int | None) -> Value:
+        if symbol is None:
+            return self.unwritten(state, start, size)
+        return self.derived(size, "memory", symbol, start, size, state.epoch)
+
+    def _assembled(self, state: State, start: int, size: int, symbol: int | None) -> Value:
+        """What is read where several writes, or parts of some, are."""
+        pieces: list[tuple[int, Value]] = []
+        at = start
+        while at < start + size:
+            for offset in range(at - 7, at + 1):
+                kept = state.memory.get(offset if symbol is None else (symbol, offset))
+                if kept is not None and offset + kept[0] > at:
+                    count = min(offset + kept[0], start + size) - at
+                    pieces.append((count, self.shifted(kept[1], at - offset, kept[0])))
+                    break
+            else:
+                count = 1
+                pieces.append((1, self._original(state, at, 1, symbol)))
+            at += count
+        if len(pieces) == 1:
+            return truncated(pieces[0][1], size)
+        if all(isinstance(piece, int) for _, piece in pieces):
+            number = shift = 0
+            for count, piece in pieces:
+                assert isinstance(piece, int)
+                number |= (piece & ((1 << 8 * count) - 1)) << shift
+                shift += 8 * count
+            return number
+        return self.derived(size, "bytes", tuple(pieces))
+
+    def shifted(self, value: Value, count: int, size: int) -> Value:
+        """A value without its lowest bytes."""
+        if isinstance(value, int):
+            return value >> 8 * count
+        return self.derived(size, "shr", truncated(value, size), 8 * count, size) if count else value
 
     def unwritten(self, state: State, address: int, size: int) -> Value:
         """What is at an address that no instruction has written to on this way."""
@@ -139,16 +211,22 @@ class Machine:
     def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
         """Write there."""
         if address is None or size not in MASK:
+            state.epoch = self.symbols.new("epoch")
             return
         if isinstance(address, int):
             self._forget(state, address, size)
             state.memory[address] = (size, value)
+            if self._watched[0] <= address < self._watched[1]:
+                self._tell(state, "store", address, address + size)
         else:
             self._forget(state, address[1], size, address[0])
+            # What other unknown pointers lead to may be the same.
+            self.forget_behind(state, but=address[0])
             state.memory[address[0], address[1]] = (size, value)
 
     def forget(self, state: State, start: int, end: int) -> None:
         """Somebody else may have written from `start` to before `end`."""
+        self._tell(state, "lent", start, end)
         for place in [place for place in state.memory if isinstance(place, int) and start - 8 < place < end]:
             size = state.memory[place][0]
             if place + size > start:
@@ -176,9 +254,7 @@ class Machine:
             # What remains of it on either side is unknown, not as it was at first.
             for byte in (*range(offset, start), *range(start + size, offset + kept[0])):
                 rest: Place = byte if symbol is None else (symbol, byte)
-                shift = 8 * (byte - offset)
-                known = (kept[1] >> shift) & 0xFF if isinstance(kept[1], int) else self.unknown(1, "rest")
-                memory[rest] = (1, known)
+                memory[rest] = (1, truncated(self.shifted(kept[1], byte - offset, kept[0]), 1))
 
     # Operands.
 
@@ -192,7 +268,10 @@ class Machine:
         if operand.kind == NUMBER:
             return operand.number & MASK[size]
         if operand.kind == MEMORY:
-            return self.load(state, self.address(state, operand), operand.size or size)
+            size = operand.size or size
+            if operand.segment and size in MASK and isinstance(at := self.offset(state, operand), int):
+                return self.derived(size, "memory", at, size, ("segment", state.epoch))
+            return self.load(state, self.address(state, operand), size)
         return self.unknown(size, "operand")
 
     def put(self, state: State, operand: Operand, value: Value) -> None:
@@ -223,6 +302,11 @@ class Machine:
         if condition is None or state.flags is None:
             return _FLAG, _FLAG, None
         kind, x, y, size = state.flags
+        if kind == "bit":
+            if condition not in ("b", "ae"):
+                return _FLAG, _FLAG, None
+            # The carry is the bit: set where the operand and the bit's mask have it in common.
+            kind, condition = "and", "ne" if condition == "b" else "e"
         if kind == "and":
             if x == y:
                 y = 0
@@ -258,6 +342,27 @@ class Machine:
         true_ranges, false_ranges = intersection(ranges, ((1, 1),)), intersection(ranges, ((0, 0),))
         return (true_ranges, false_ranges, truth) if positive else (false_ranges, true_ranges, truth)
 
+    def blind(self, state: State) -> None:
+        """On this way a condition is taken to hold, or not to, of which it was lost what it is about."""
+        state.known[self.unknown(1, "flags")] = ((1, 1),)
+
+    def chosen(self, state: State, op: Op, taken: bool) -> None:
+        """Do a `cmov` or `sbb` whose condition is taken to hold or not to."""
+        target = op.operands[0]
+        size = target.size
+        if op.mnemonic == Mnemonic.SBB:
+            difference = self.difference(self.get(state, target, size), self.get(state, op.operands[1], size), size)
+            self.put(state, target, self.add(difference, MASK[size] if taken else 0, size))
+            state.flags = None
+        else:
+            self.put(state, target, self.get(state, op.operands[1] if taken else target, size))
+
+    def difference(self, x: Value, y: Value, size: int) -> Value:
+        """The first less the second."""
+        if isinstance(y, int):
+            return self.add(x, -y & MASK[size], size)
+        return 0 if x == y else self.derived(size, "subtract", x, y, size)
+
     # Instructions.
 
     def step(self, state: State, op: Op) -> None:
@@ -274,6 +379,9 @@ class Machine:
         for used in info.used_registers():
             if used.access in _WRITES and (found := register(used.register)) is not None:
                 state.registers[found[0]] = None
+        for operand in op.operands:
+            if operand.kind == MEMORY and isinstance(address := self.address(state, operand), int):
+                self._tell(state, "read", address, address + max(operand.size, 1))
         if any(used.access in _WRITES for used in info.used_memory()):
             self._clobber_memory(state, op)
         if op.raw.rflags_modified:
@@ -287,14 +395,16 @@ class Machine:
         if target is not None and target.size in MASK:
             self.store(state, address, target.size, self.unknown(target.size, "written"))
         elif isinstance(address, int):
-            self.forget(state, address, address + max(target.size if target else 0, 512))
+            self.forget(state, address, address + (target.size if target and target.size else MAX_WRITTEN))
         else:
             self.forget_behind(state)
 
-    def forget_behind(self, state: State) -> None:
-        """Somebody else may have written to memory that only unknown pointers lead to."""
+    def forget_behind(self, state: State, but: int | None = None) -> None:
+        """Memory that only unknown pointers lead to may have been written to; not at known offsets of one of them."""
         state.epoch = self.symbols.new("epoch")
-        for place in [place for place in state.memory if not isinstance(place, int)]:
+        for place in [
+            place for place in state.memory if not isinstance(place, int) and place[0] not in (but, STATIC_CALL)
+        ]:
             del state.memory[place]
 
 
@@ -354,6 +464,16 @@ def _push(machine: Machine, state: State, op: Op) -> None:
     machine.store(state, top, 8, value)
 
 
+def _push_flags(machine: Machine, state: State, _op: Op) -> None:
+    top = state.registers[RSP] = machine.add(machine.register(state, RSP), MASK[8] - 7, 8)
+    machine.store(state, top, 8, machine.unknown(8, "environment"))
+
+
+def _pop_flags(machine: Machine, state: State, _op: Op) -> None:
+    state.registers[RSP] = machine.add(machine.register(state, RSP), 8, 8)
+    state.flags = None
+
+
 def _pop(machine: Machine, state: State, op: Op) -> None:
     top = machine.register(state, RSP)
     value = machine.load(state, top, 8)
@@ -380,12 +500,7 @@ def _subtract(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     size = target.size
     x, y = machine.get(state, target, size), machine.get(state, source, size)
-    value: Value
-    if isinstance(y, int):
-        value = machine.add(x, -y & MASK[size], size)
-    else:
-        value = 0 if x == y else machine.derived(size, "subtract", x, y, size)
-    machine.put(state, target, value)
+    machine.put(state, target, machine.difference(x, y, size))
     state.flags = ("sub", x, y, size)
 
 
@@ -447,13 +562,17 @@ def _shift(name: str, function: Callable[[int, int, int], int]) -> Handler:
         size = target.size
         x = machine.get(state, target, size)
         count = machine.get(state, op.operands[1], 1) if len(op.operands) > 1 else 1
+        if isinstance(count, int):
+            count &= 63 if size == 8 else 31
         value: Value
         if isinstance(x, int) and isinstance(count, int):
-            value = function(x, count & (63 if size == 8 else 31), size) & MASK[size]
+            value = function(x, count, size) & MASK[size]
         else:
             value = machine.derived(size, name, x, count, size)
         machine.put(state, target, value)
-        state.flags = ("result", value, 0, size) if isinstance(count, int) and count & 31 else None
+        # A shift by nothing leaves the flags as they were.
+        if count != 0:
+            state.flags = ("result", value, 0, size) if isinstance(count, int) else None
 
     return handler
 
@@ -513,12 +632,27 @@ def _subtract_borrow(machine: Machine, state: State, op: Op) -> None:
     state.flags = None
 
 
+def _environment(*outputs: int) -> Handler:
+    """Reads what the machine says: a register of its own, its clock."""
+
+    def handler(machine: Machine, state: State, _op: Op) -> None:
+        for number in outputs:
+            state.registers[number] = machine.unknown(4, "environment")
+
+    return handler
+
+
+def _bit_test(machine: Machine, state: State, op: Op) -> None:
+    target, number = op.operands
+    size = target.size
+    bit = machine.get(state, number, 1)
+    state.flags = None
+    if isinstance(bit, int) and (target.kind == REGISTER or bit < 8 * size):
+        state.flags = ("bit", machine.get(state, target, size), 1 << bit % (8 * size), size)
+
+
 def _nothing(_machine: Machine, _state: State, _op: Op) -> None:
     pass
-
-
-def _flags_only(_machine: Machine, state: State, _op: Op) -> None:
-    state.flags = None
 
 
 def _string(machine: Machine, state: State, op: Op) -> None:
@@ -575,6 +709,8 @@ _HANDLERS: dict[int, Handler] = {
     Mnemonic.PUSH: _push,
     Mnemonic.POP: _pop,
     Mnemonic.LEAVE: _leave,
+    Mnemonic.PUSHFQ: _push_flags,
+    Mnemonic.POPFQ: _pop_flags,
     Mnemonic.ADD: _add,
     Mnemonic.SUB: _subtract,
     Mnemonic.CMP: _compare,
@@ -591,7 +727,11 @@ _HANDLERS: dict[int, Handler] = {
     Mnemonic.NEG: _unary("negate", operator.neg),
     Mnemonic.SBB: _subtract_borrow,
     Mnemonic.XCHG: _exchange,
-    Mnemonic.BT: _flags_only,
+    Mnemonic.BT: _bit_test,
+    Mnemonic.RDMSR: _environment(RAX, RDX),
+    Mnemonic.RDTSC: _environment(RAX, RDX),
+    Mnemonic.XGETBV: _environment(RAX, RDX),
+    Mnemonic.CPUID: _environment(RAX, RBX, RCX, RDX),
     **dict.fromkeys(
         (
             *(Mnemonic.NOP, Mnemonic.ENDBR64, Mnemonic.PAUSE, Mnemonic.CLI, Mnemonic.STI, Mnemonic.LFENCE),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kbuild.elf.code.decode import RSP
-from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, union
+from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, is_errno, union
 
 STACK = 0x7FFF_0000_0000
 """Where the stack of a run begins, downwards. Nothing else is near it."""
 STACK_END = STACK - 0x10_0000
 
+JOINED = "joined epoch"
+STATIC_CALL = -1
+"""In place of a symbol: the place of a static call's target, by its trampoline's address."""
+Node = tuple[int, tuple[object, ...]]
+"""A block, with what kinds of results wait in registers there; the negative of a function's address: its end."""
 Place = int | tuple[int, int]
 """An address in memory: a number, or an unknown and an offset."""
 Flags = tuple[str, Value, Value, int]
@@ -20,7 +25,7 @@ Flags = tuple[str, Value, Value, int]
 class State:
     """Mutable: whoever keeps one copies it."""
 
-    __slots__ = ("epoch", "flags", "known", "marks", "memory", "open", "registers")
+    __slots__ = ("at", "epoch", "flags", "known", "marks", "memory", "open", "registers")
 
     def __init__(self) -> None:
         self.registers: list[Value | None] = [None] * 16
@@ -33,9 +38,19 @@ class State:
         """A name for what memory behind unknown pointers is like: another one after it may have been written."""
         self.marks: tuple[int, ...] = ()
         """What happened on the way, as rules see it. States that differ in it are never joined."""
+        self.at: Node = (0, ())
+        """Where it is."""
         self.open: dict[tuple[int, int], int] = {}
         """Where others may have written, from an address to before another, and a name for what is there since. The
         latest first."""
+
+    @classmethod
+    def at_entry(cls, marks: tuple[int, ...] = ()) -> State:
+        """Where the kernel calls a module: an empty stack, and nothing known."""
+        state = cls()
+        state.marks = marks
+        state.registers[RSP] = STACK
+        return state
 
     def copy(self) -> State:
         """Another one, equal."""
@@ -47,6 +62,7 @@ class State:
         state.epoch = self.epoch
         state.marks = self.marks
         state.open = self.open
+        state.at = self.at
         return state
 
     def ranges(self, value: Value) -> Ranges:
@@ -54,6 +70,15 @@ class State:
         if isinstance(value, int):
             return ((value, value),)
         return self.known.get(value) or EVERYTHING[value[2]]
+
+    def kinds(self, registers: Sequence[int]) -> tuple[object, ...]:
+        """What the contents of registers mean as results: 0, -1 for an errno, None for anything else."""
+        found: list[object] = []
+        for number in registers:
+            value = self.registers[number]
+            ranges = self.ranges(value) if value is not None else ()
+            found.append(0 if ranges == ((0, 0),) else -1 if is_errno(ranges) else None)
+        return tuple(found)
 
     def learn(self, value: Unknown, ranges: Ranges) -> None:
         """From here on the value is in these ranges; one that can be but one number is that number everywhere."""
@@ -117,7 +142,7 @@ class Joiner:
                 other = (size, self._unwritten(b, place, size))
             if other is None:
                 del state.memory[place]
-                same_behind = False
+                same_behind = same_behind and not isinstance(place, int) and place[0] == STATIC_CALL
             elif other[0] != size:
                 state.memory[place] = (size, (self._symbols.new("either"), 0, size))
             elif other[1] != x:
@@ -130,7 +155,7 @@ class Joiner:
                     value = either(self._unwritten(a, place, size), y)
                     assert value is not None
                     state.memory[place] = (size, value)
-                else:
+                elif place[0] != STATIC_CALL:
                     same_behind = False
         known = {}
         for value, ranges in a.known.items():
@@ -139,16 +164,20 @@ class Joiner:
                 known[value] = union(ranges, also)
         state.known = known | added
         if a.epoch != b.epoch or not same_behind:
-            state.epoch = self._symbols.new("epoch")
+            state.epoch = self._symbols.new(JOINED)
         if a.flags != b.flags:
             state.flags = None
         if a.open != b.open:
-            state.open = {place: self._symbols.new("epoch") for place in (*a.open, *b.open)}
+            state.open = {place: self._symbols.new(JOINED) for place in (*a.open, *b.open)}
         return state
 
     def covers(self, a: State, b: State) -> bool:
         """Whether everything that b stands for is among what a stands for."""
         if a.marks != b.marks or not b.open.keys() <= a.open.keys() or (a.flags is not None and a.flags != b.flags):
+            return False
+        # A name that the join itself has made stands for anything: nothing else that a knows hangs on it.
+        names = [(a.epoch, b.epoch), *((since, b.open.get(place)) for place, since in a.open.items())]
+        if any(mine != other and self._symbols.origin[mine] != JOINED for mine, other in names):
             return False
         meant: dict[int, Value] = {}
 
@@ -166,9 +195,6 @@ class Joiner:
 
         if not all(map(fits, a.registers, b.registers)):
             return False
-        behind = a.epoch == b.epoch or self._symbols.origin[a.epoch] == "epoch"
-        if not behind:
-            return False
         for place, (size, x) in a.memory.items():
             other = b.memory.get(place)
             if other is None:
@@ -183,7 +209,7 @@ class Joiner:
             if isinstance(place, int):
                 if self._unwritten(a, place, size) != y:
                     return False
-            elif a.epoch == b.epoch:
+            elif a.epoch == b.epoch and place[0] != STATIC_CALL:
                 return False
         # What a knows of an unknown that both have, b has to know too.
         return all(

@@ -67,7 +67,7 @@ def intersection(a: Ranges, b: Ranges) -> Ranges:
 
 def union(a: Ranges, b: Ranges) -> Ranges:
     """What is in one of them."""
-    if a == b:
+    if a == b or not b:
         return a
     every = sorted((*a, *b))
     merged = every[:1]
@@ -110,6 +110,11 @@ def satisfying(condition: str, value: int, size: int) -> Ranges:
         case _:
             raise ValueError(condition)
     return tuple((low, high) for low, high in pairs if low <= high)
+
+
+def is_within(number: int, ranges: Ranges) -> bool:
+    """Whether a number is in one of them."""
+    return any(low <= number <= high for low, high in ranges)
 
 
 def is_errno(ranges: Ranges) -> bool:

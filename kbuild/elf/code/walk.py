@@ -1,0 +1,407 @@
+"""One way through the code, without joins: each branch that is not decided yet is taken one way or the other.
+
+What such a way tells of values holds on all of it, so that it can be checked whether it contradicts itself
+(`model.satisfiable`). It is led by the edges that the analysis of all ways has seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from iced_x86 import Mnemonic
+
+from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
+from kbuild.elf.code.decode import (
+    ARGUMENTS,
+    BRANCH,
+    CALL,
+    INDIRECT_CALL,
+    INDIRECT_JUMP,
+    JUMP,
+    NEXT,
+    RDI,
+    RETURN,
+    RSP,
+    TARGET,
+    Code,
+    Op,
+)
+from kbuild.elf.code.flow import MAX_DEPTH, Observer
+from kbuild.elf.code.graph import RETURN_THUNKS, Shapes
+from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.state import Node, State
+from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
+
+MAX_STEPS = 60_000
+"""Instructions of all tries."""
+MAX_TRIES = 400
+FAR = 1 << 30
+TAIL = -1
+"""In place of where a function returns to: it was jumped to, and its end is the end of the one that jumped."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something on the way that is worth being told."""
+
+    kind: str
+    """`call`, `return`, `branch`."""
+    site: int
+    call: Call | None = None
+    taken: bool = False
+    back: Step | None = None
+
+    def all(self) -> list[Step]:
+        """From the first one on."""
+        steps: list[Step] = []
+        step: Step | None = self
+        while step is not None:
+            steps.append(step)
+            step = step.back
+        return steps[::-1]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A function that is being run."""
+
+    entry: int
+    then: int
+    """Where it returns to, or TAIL."""
+    call: Call | None
+    parent: Frame | None
+    depth: int
+    top: int = 0
+    """Where its objects on the stack end."""
+    kernel: Call | None = None
+    """The call of the kernel that runs it, which then goes on."""
+
+    @property
+    def tops(self) -> list[int]:
+        """Its own, its caller's and so on."""
+        found = []
+        frame: Frame | None = self
+        while frame is not None:
+            found.append(frame.top)
+            frame = frame.parent
+        return found
+
+
+@dataclass
+class _Place:
+    state: State
+    frame: Frame
+    address: int
+    index: int
+    """Of the instruction in the block."""
+    trail: Step | None
+    chosen: bool | None = None
+    """What the condition of this instruction is taken to be."""
+
+
+class Traveller(Observer, Protocol):
+    """Who goes along: told of what happens, raises Found where it is what was looked for."""
+
+    def ended(self, state: State) -> None:
+        """The entry's function has returned."""
+
+
+class Found(Exception):  # noqa: N818 (no error: the way is at its end)
+    """Raised by an observer where the way has come to what was looked for."""
+
+
+class Walk:
+    """Ways of one program, found one after the other."""
+
+    def __init__(self, code: Code, shapes: Shapes, calls: Calls, machine: Machine, observer: Traveller) -> None:
+        self._code = code
+        self._program = code.program
+        self._shapes = shapes
+        self._machine = machine
+        self._calls = calls
+        self._observer = observer
+        self._distance: dict[Node, int] = {}
+        self._nearest_of: dict[int, int] = {}
+        self._seen: Collection[Node] = ()
+        self._waiting: list[_Place] = []
+        self.steps = 0
+        self.lost: int | None = None
+        """Where a try ended, for what happens there is not known."""
+
+    def ways(
+        self, entry: int, state: State, edges: Mapping[Node, Collection[Node]], goals: Collection[Node]
+    ) -> Iterator[tuple[State, Step | None, Frame]]:
+        """Ways from an entry on which the observer raised Found: the state there, and what happened.
+
+        `goals`: blocks, or ends of functions, that it can be raised in.
+        """
+        self._distance = distances(edges, goals)
+        self._seen = edges.keys()
+        self._nearest_of.clear()
+        for (address, _), far in self._distance.items():
+            self._nearest_of[address] = min(far, self._nearest_of.get(address, FAR))
+        first = state.copy()
+        self._waiting = [_Place(first, self._frame(first, entry, 0, None, None), entry, 0, None)]
+        tries = 0
+        while self._waiting and tries < MAX_TRIES and self.steps < MAX_STEPS:
+            place: _Place | None = self._waiting.pop()
+            tries += 1
+            while place is not None and self.steps < MAX_STEPS:
+                try:
+                    place = self._run(place)
+                except Found:
+                    assert place is not None
+                    yield place.state, place.trail, place.frame
+                    place = None
+
+    def _frame(
+        self, state: State, entry: int, then: int, call: Call | None, parent: Frame | None, kernel: Call | None = None
+    ) -> Frame:
+        """Enter a function: its return address is put on the stack."""
+        top = state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), MASK[8] - 7, 8)
+        kept = 8 * self._shapes.of(entry).pushes
+        depth = parent.depth + 1 if parent else 0
+        return Frame(entry, then, call, parent, depth, (top if isinstance(top, int) else 0) - kept, kernel)
+
+    # Instructions.
+
+    def _run(self, place: _Place) -> _Place | None:
+        """Go on to the next block; None: this way ends."""
+        block = self._code.block(place.address)
+        if block is None:
+            self.lost = place.address
+            return None
+        state = place.state
+        state.at = (place.address, ())
+        if not place.index and not place.chosen:
+            self._fork([replace(place, address=other, state=state.copy()) for other in block.entries])
+        for index in range(place.index, len(block.ops)):
+            op = block.ops[index]
+            place.index = index
+            self.steps += 1
+            if op.flow != NEXT:
+                return self._leave(op, place)
+            # A `set` gives a value that says why it is what it is; these do not.
+            if op.mnemonic == Mnemonic.SBB or (op.condition is not None and len(op.operands) > 1):
+                self._either(op, place)
+            else:
+                self._machine.step(state, op)
+            place.chosen = None
+        return self._nearest(place, block.follow)
+
+    def _either(self, op: Op, place: _Place) -> None:
+        """`cmov`, `sbb`: like a branch, so that what they give hangs together with why."""
+        holds, fails, about = self._machine.decide(place.state, op.condition or "b")
+        taken = place.chosen
+        if taken is None and holds and fails:
+            self._fork([replace(place, state=place.state.copy(), chosen=False)])
+            taken = True
+        elif taken is None:
+            taken = bool(holds)
+        self._learn(place.state, about, holds if taken else fails)
+        if about is None and holds and fails:
+            self._machine.blind(place.state)
+        self._machine.chosen(place.state, op, taken)
+
+    def _learn(self, state: State, about: Unknown | None, ranges: Ranges) -> None:
+        if about is not None and ranges:
+            state.learn(about, ranges)
+
+    def _leave(self, op: Op, place: _Place) -> _Place | None:
+        """The last instruction of a block."""
+        state = place.state
+        if op.flow == BRANCH:
+            return self._branch(op, place)
+        if op.flow == JUMP:
+            return self._jump(op.operands[0].number, op, place)
+        if op.flow == RETURN:
+            return self._return(place)
+        if op.flow in (CALL, INDIRECT_CALL):
+            operand = op.operands[0]
+            target = operand.number if operand.kind == TARGET else self._machine.get(state, operand, 8)
+            return self._call(target, op.next, op, place)
+        if op.flow == INDIRECT_JUMP:
+            value = self._machine.get(state, op.operands[0], 8)
+            if isinstance(value, int):
+                return self._jump(value, op, place)
+            return self._switch(value, op, place)
+        linked = self._program.module_at(op.ip)
+        if linked is not None and self._code.tables(linked.name).goes_on.get(op.ip):
+            return self._at(place, op.next)
+        return None
+
+    def _branch(self, op: Op, place: _Place) -> _Place | None:
+        holds, fails, about = self._machine.decide(place.state, op.condition)
+        if not holds or not fails:
+            return self._taken(op, place, bool(holds))
+        other = replace(place, state=place.state.copy())
+        for one, ranges in ((place, holds), (other, fails)):
+            if about is not None:
+                one.state.learn(about, ranges)
+            else:
+                self._machine.blind(one.state)
+        there = self._far(op.operands[0].number, place.state, place.frame)
+        here = self._far(op.next, other.state, other.frame)
+        place.trail = Step("branch", op.ip, None, True, place.trail)
+        other.trail = Step("branch", op.ip, None, False, other.trail)
+        first, second = (place, other) if there < here else (other, place)
+        after = self._taken(op, second, second is place)
+        if after is not None:
+            self._fork([after])
+        return self._taken(op, first, first is place)
+
+    def _switch(self, value: Unknown, op: Op, place: _Place) -> _Place | None:
+        cases = self._calls.cases(value, place.state)
+        if cases is None:
+            # Which entry it is was lost: a way that needs it is none that is known to be.
+            self.lost = op.ip
+            return None
+        index, targets = cases
+        places = [replace(place, state=place.state.copy()) for _ in targets]
+        for one, ranges in zip(places, targets.values(), strict=True):
+            one.state.learn(index, ranges)
+        alive = [there for one, to in zip(places, targets, strict=True) if (there := self._jump(to, op, one))]
+        alive.sort(key=lambda one: self._far(one.address, one.state, one.frame))
+        self._fork(alive[1:])
+        return alive[0] if alive else None
+
+    def _taken(self, op: Op, place: _Place, holds: bool) -> _Place | None:
+        return self._jump(op.operands[0].number, op, place) if holds else self._at(place, op.next)
+
+    # Ways.
+
+    def _far(self, address: int, state: State, frame: Frame) -> int:
+        """How far a block is from what is looked for, where one comes to it in that state."""
+        node = (address, state.kinds(self._shapes.of(frame.entry).results))
+        found = self._distance.get(node)
+        if found is None:
+            # Here more may be known than where ways were joined.
+            found = FAR if node in self._seen else self._nearest_of.get(address, FAR)
+        return found
+
+    def _fork(self, places: list[_Place]) -> None:
+        self._waiting += places
+
+    def _at(self, place: _Place, address: int) -> _Place | None:
+        place.address, place.index, place.chosen = address, 0, None
+        return place if self._far(address, place.state, place.frame) < FAR else None
+
+    def _nearest(self, place: _Place, following: tuple[int, ...]) -> _Place | None:
+        if not following:
+            return None
+        first, *others = sorted(following, key=lambda address: self._far(address, place.state, place.frame))
+        self._fork([replace(place, state=place.state.copy(), address=other, index=0, chosen=None) for other in others])
+        return self._at(place, first)
+
+    def _jump(self, target: int, op: Op, place: _Place) -> _Place | None:
+        name = self._program.kernel_name(target)
+        if name is not None and name.symbol in RETURN_THUNKS:
+            return self._return(place)
+        if not self._shapes.is_tail_call(place.frame.entry, target):
+            return self._at(place, target)
+        state = place.state
+        state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), 8, 8)
+        call = self._calls.of(state, target, op.ip, place.frame.depth)
+        return self._go(call, TAIL, place)
+
+    # Calls.
+
+    def _call(self, target: Value, then: int, op: Op, place: _Place) -> _Place | None:
+        call = self._calls.of(place.state, target, op.ip, place.frame.depth)
+        return self._go(call, then, place)
+
+    def _go(self, call: Call, then: int, place: _Place) -> _Place | None:
+        state, frame = place.state, place.frame
+        if call.choices:
+            places = [replace(place, state=state.copy()) for _ in call.choices]
+            ones = (replace(call, target=to, name=self._program.name(to), choices=()) for to in call.choices)
+            alive = [there for one, at in zip(ones, places, strict=True) if (there := self._go(one, then, at))]
+            self._fork(alive[1:])
+            return alive[0] if alive else None
+        if call.target is None or frame.depth >= MAX_DEPTH:
+            self.lost = call.site
+            return None
+        if call.of_kernel:
+            return self._kernel(call, then, place)
+        self._observer.entered(state, call)
+        place.trail = Step("call", call.site, call, back=place.trail)
+        place.frame = self._frame(state, call.target, then, call, frame)
+        return self._at(place, call.target)
+
+    def _kernel(self, call: Call, then: int, place: _Place) -> _Place | None:
+        assert call.name is not None
+        if call.name.symbol in NO_RETURN:
+            return None
+        state = place.state
+        self._observer.entered(state, call)
+        if not self._calls.known(state, call):
+            for callback, given in self._calls.callbacks(call).items():
+                if self._nearest_of.get(callback, FAR) < FAR and place.frame.depth < MAX_DEPTH:
+                    self._fork([self._callback(callback, given, call, then, place)])
+            self._calls.any_other(state, call, place.frame.tops)
+        place.trail = Step("kernel", call.site, call, back=place.trail)
+        return self._returned(self._observer.returned(state, call), then, place)
+
+    def _callback(self, callback: int, given: Value | None, call: Call, then: int, place: _Place) -> _Place:
+        """The kernel runs a function that it was given."""
+        state = place.state.copy()
+        for number in ARGUMENTS:
+            state.registers[number] = None
+        state.registers[RDI] = given
+        inner = Call(call.site, callback, self._program.name(callback), (None,) * 6, place.frame.depth + 1)
+        frame = self._frame(state, callback, then, inner, place.frame, call)
+        return _Place(state, frame, callback, 0, Step("call", call.site, inner, back=place.trail))
+
+    def _return(self, place: _Place) -> _Place | None:
+        """The function that is being run is at its end."""
+        frame, state = place.frame, place.state
+        state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), 8, 8)
+        for number in LOST:
+            state.registers[number] = None
+        state.flags = None
+        state.pop_frame()
+        state.at = (-frame.entry, ())
+        if frame.parent is None:
+            self._observer.ended(state)
+            return None
+        assert frame.call is not None
+        place.trail = Step("return", frame.call.site, frame.call, back=place.trail)
+        place.frame = frame.parent
+        if frame.kernel is not None:
+            self._calls.any_other(state, frame.kernel, frame.parent.tops)
+        states = self._observer.returned(state, frame.call)
+        return self._returned(states, frame.then, place)
+
+    def _returned(self, states: list[State], then: int, place: _Place) -> _Place | None:
+        if not states:
+            return None
+        first, *others = states
+        places = [replace(place, state=other) for other in others]
+        place.state = first
+        every = []
+        for one in (place, *places):
+            if then == TAIL:
+                # It was jumped to: its end is the end of the one that jumped.
+                one.state.registers[RSP] = self._machine.add(self._machine.register(one.state, RSP), MASK[8] - 7, 8)
+                every.append(self._return(one))
+            else:
+                every.append(self._at(one, then))
+        alive = [one for one in every if one is not None]
+        self._fork(alive[1:])
+        return alive[0] if alive else None
+
+
+def distances(edges: Mapping[Node, Collection[Node]], goals: Collection[Node]) -> dict[Node, int]:
+    """From each block that leads to a goal: how many edges away the nearest one is."""
+    found = dict.fromkeys(goals, 0)
+    queue = deque(goals)
+    while queue:
+        node = queue.popleft()
+        for before in edges.get(node, ()):
+            if before not in found:
+                found[before] = found[node] + 1
+                queue.append(before)
+    return found

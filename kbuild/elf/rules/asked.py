@@ -1,0 +1,70 @@
+"""A rule on the program at hand, and what a state remembers of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from kbuild.elf.code.decode import RAX
+from kbuild.elf.code.state import Node, State
+from kbuild.elf.code.values import is_errno
+from kbuild.elf.rules.events import Matches
+from kbuild.elf.rules.spec import OrderRule
+
+HAPPENED, ACTIVE, BROKEN = 1, 2, 4
+"""What a state's mark says of a rule: `first` has happened, a `within` is active, `then` came too early."""
+
+
+@dataclass
+class Asked:
+    """A rule on the program at hand, and what the run over all ways has seen of it."""
+
+    rule: OrderRule
+    index: int
+    first: Matches | None
+    then: Matches
+    within: Matches | None
+    kept: int = 0
+    """Times that `then` came when it may."""
+    broken: Counter[Node] = field(default_factory=Counter)
+    """Where it came too early."""
+    perhaps: Counter[int] = field(default_factory=Counter)
+    """Calls that may be `then`, too early."""
+    lost: Counter[int] = field(default_factory=Counter)
+    """Calls of which nothing is known, where `then` may not come yet."""
+    lost_later: Counter[int] = field(default_factory=Counter)
+    """Likewise, where it may."""
+
+    def forget(self) -> None:
+        """What was seen: the run is done again."""
+        self.kept = 0
+        for counter in (self.perhaps, self.lost, self.lost_later):
+            counter.clear()
+        self.broken.clear()
+
+    def may_come(self, mark: int) -> bool:
+        """Whether `then` may come where a state has that mark."""
+        return (self.first is None or bool(mark & HAPPENED)) and (self.within is None or bool(mark & ACTIVE))
+
+    @property
+    def unnamed(self) -> list[str]:
+        """Of which event no name is in any symbol table."""
+        events = (("first", self.first), ("then", self.then), ("within", self.within))
+        return [name for name, matches in events if matches is not None and not matches]
+
+
+def marked(state: State, index: int, set_: int = 0, clear: int = 0) -> None:
+    """Change a state's mark for a rule."""
+    old = state.marks[index]
+    new = (old | set_) & ~clear
+    if new != old:
+        state.marks = (*state.marks[:index], new, *state.marks[index + 1 :])
+
+
+def returns(state: State, how: str) -> bool:
+    """Whether a function that has returned may have done so: with `success` (0), or an `error`."""
+    value = state.registers[RAX]
+    ranges = state.ranges(value) if value is not None else ()
+    if how == "error":
+        return ranges != ((0, 0),)
+    return not is_errno(ranges)

@@ -1,0 +1,137 @@
+"""Rules asked of a module set: findings with answers, and a witness where one is broken."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from kbuild import log
+from kbuild.elf.code.decode import Code
+from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.link import Program
+from kbuild.elf.contents import MalformedError
+from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.orders import ENTRIES, Answer, Init, StaticCalls
+from kbuild.elf.rules.spec import OrderRule, Rules, SymbolRule
+from kbuild.elf.rules.story import Story
+from kbuild.errors import UserError
+from kbuild.outcome import Finding, Status, finding_id
+from kbuild.versions import KernelRange
+
+STAGE = "inspect"
+Result = Literal["proved", "violated", "unreached", "unknown"]
+
+
+def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
+    """One finding for each rule and each module that it is asked of. Raises UserError for a damaged module."""
+    release = next((image.vermagic.partition(" ")[0] for image in modules.modules.values() if image.vermagic), None)
+    orders = [rule for rule in rules.orders if _holds_for(rule.kernels, release)]
+    with log.timed("rules", rules=len(orders) + len(rules.symbols)):
+        try:
+            yield from _orders(modules, rules, orders)
+        except MalformedError as error:
+            raise UserError(f"the rules cannot be asked of these modules: {error}") from None
+        for rule in rules.symbols:
+            if _holds_for(rule.kernels, release):
+                yield _symbol(modules, rule)
+
+
+def _holds_for(kernels: KernelRange, release: str | None) -> bool:
+    try:
+        return release is None or release in kernels
+    except ValueError:
+        return True
+
+
+def vendors(modules: ModuleSet, rules: Rules) -> list[str]:
+    """Modules that import what makes one a vendor module."""
+    wanted = set(rules.vendor.imports)
+    images = modules.modules.values()
+    return [image.name for image in images if any(used.name in wanted for used in image.imports)]
+
+
+def _orders(modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule]) -> Iterator[Finding]:
+    if not orders:
+        return
+    names = vendors(modules, rules)
+    code = Code(Program(modules))
+    shapes, static_calls = Shapes(code), StaticCalls()
+    asked: dict[str, Init] = {
+        name: Init(code, shapes, static_calls, name, is_vendor=name in names)
+        for name in sorted(code.program.modules, key=lambda name: (name not in names, name))
+    }
+    story = Story(code.program)
+    everywhere = [rule for rule in orders if rule.entry in ENTRIES]
+    elsewhere = [rule for rule in orders if rule.entry not in ENTRIES]
+    if not names:
+        yield from (
+            _finding(rule, "set", Status.SKIP, None, "no module of the set is a vendor module") for rule in orders
+        )
+        return
+    found: dict[tuple[str, str], list[Answer]] = {}
+    for entry in ENTRIES:  # init first: exit finds what it has put into static calls
+        some = [rule for rule in everywhere if rule.entry == entry]
+        stale = list(names)
+        while stale:
+            for name in stale:
+                found[name, entry] = asked[name].answers(entry, some)
+            stale = [name for name in names if asked[name].is_stale(entry)]
+    answers = [answer for some in found.values() for answer in some]
+    for rule in elsewhere:
+        there = [name for name, init in asked.items() if init.entry(rule.entry) is not None]
+        for name in there:
+            answers += asked[name].answers(rule.entry, [rule])
+        if not there:
+            answers.append(Answer(rule, "set", "unreached", f"no module has a function {rule.entry}"))
+    place = {rule.id: number for number, rule in enumerate(orders)}
+    for answer in sorted(answers, key=lambda answer: (place[answer.rule.id], answer.module)):
+        yield _answered(answer, story)
+
+
+def _answered(answer: Answer, story: Story) -> Finding:
+    rule = answer.rule
+    statuses: dict[Result, Status] = {
+        "proved": Status.PASS,
+        "violated": Status.FAIL,
+        "unknown": Status.ERROR,
+        "unreached": Status.PASS if rule.optional else Status.FAIL,
+    }
+    witness = tuple(story.tell(answer)) if answer.witness is not None else ()
+    return _finding(rule, answer.module, statuses[answer.answer], answer.answer, answer.why, witness)
+
+
+def _finding(
+    rule: OrderRule | SymbolRule,
+    module: str,
+    status: Status,
+    answer: str | None,
+    why: str,
+    witness: tuple[str, ...] = (),
+) -> Finding:
+    because = f" ({rule.reason})" if rule.reason and status != Status.PASS else ""
+    said = f"{answer}: " if answer else ""
+    return Finding(
+        id=finding_id(STAGE, "rule", module, rule.id),
+        status=status,
+        rule=rule.id,
+        module=module,
+        answer=answer,
+        message=f"{rule.id}: {module}: {said}{why}{because}",
+        witness=witness,
+    )
+
+
+def _symbol(modules: ModuleSet, rule: SymbolRule) -> Finding:
+    if rule.module not in modules:
+        return _finding(rule, rule.module, Status.SKIP, None, f"the set has no module {rule.module}")
+    image = modules[rule.module]
+    names = {section.index: section.name for section in image.sections}
+    places = {names[one.section] for one in image.symbols if one.name == rule.name and one.section in names}
+    if not places:
+        status = Status.PASS if rule.optional else Status.FAIL
+        return _finding(rule, image.name, status, "unreached", f"there is no {rule.name}")
+    if all(fnmatch.fnmatchcase(place, rule.section) for place in places):
+        return _finding(rule, image.name, Status.PASS, "proved", f"{rule.name} is in {rule.section}")
+    why = f"{rule.name} is in {', '.join(sorted(places))}, not in {rule.section}"
+    return _finding(rule, image.name, Status.FAIL, "violated", why)

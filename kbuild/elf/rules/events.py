@@ -1,0 +1,162 @@
+"""Events of rules on the program at hand: which calls and accesses they are."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kbuild.elf.code.calls import Call
+from kbuild.elf.code.link import KERNEL_STEP, Program
+from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.state import State
+from kbuild.elf.code.values import EVERYTHING, MASK, MAX_ERRNO, Ranges, intersection
+from kbuild.elf.image import module_key
+from kbuild.elf.rules.spec import VENDOR, Event
+
+SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*)+$")
+"""What a compiler puts behind a function's name when it makes another one of it."""
+MAX_STRING = 256
+
+
+@dataclass
+class Matches:
+    """An event's places in a program; empty: no symbol has such a name."""
+
+    event: Event
+    functions: set[int] = field(default_factory=set)
+    """Addresses of functions of modules."""
+    kernel: set[str] = field(default_factory=set)
+    """The kernel's functions."""
+    objects: list[tuple[int, int]] = field(default_factory=list)
+    """From an address to before another."""
+    names: dict[str, None] = field(default_factory=dict)
+    """Those that exist, without what compilers add."""
+
+    def __str__(self) -> str:
+        return self.event.told(self.names)
+
+    def __bool__(self) -> bool:
+        return bool(self.functions or self.kernel or self.objects)
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether something between two addresses belongs to one of the objects."""
+        return any(start < last and end > first for first, last in self.objects)
+
+    def calls(self, call: Call) -> bool:
+        """Whether that is one, whatever its arguments."""
+        if call.of_kernel:
+            return call.name is not None and call.name.symbol in self.kernel
+        return call.target in self.functions
+
+
+def find(event: Event, program: Program, vendor: str | None) -> Matches:
+    """Look an event's names up. `vendor`: the vendor module that the rule is asked of."""
+    matches = Matches(event)
+    plain = frozenset(name for name in event.names if not re.search(r"[*?[]", name))
+    globs = [re.compile(fnmatch.translate(name)) for name in event.names if name not in plain]
+    module = vendor if event.module == VENDOR else event.module
+    for linked in program.modules.values():
+        if event.module is not None and (module is None or module_key(linked.name) != module_key(module)):
+            continue
+        for symbol in linked.elf.symbols:
+            name = SUFFIX.sub("", symbol.name)
+            if name not in plain and not any(glob.fullmatch(name) for glob in globs):
+                continue
+            if event.kind == "call" and not symbol.defined and event.module is None:
+                matches.kernel.add(symbol.name)
+                matches.names[name] = None
+            elif event.kind != "call" and not symbol.defined and event.module is None and not _exports(program, name):
+                address = program.kernel_address(symbol.name)
+                matches.objects.append((address, address + KERNEL_STEP))
+                matches.names[name] = None
+            if symbol.section in linked.base:
+                matches.names[name] = None
+                address = linked.base[symbol.section] + symbol.value
+                if event.kind != "call":
+                    if symbol.kind != "func":
+                        matches.objects.append((address, address + max(symbol.size, 1)))
+                elif symbol.kind != "object":
+                    matches.functions.add(address)
+    return matches
+
+
+def _exports(program: Program, name: str) -> bool:
+    return any(name == export.name for linked in program.modules.values() for export in linked.image.exports)
+
+
+def string_at(program: Program, address: object) -> str | None:
+    """The string that an argument points to, where it cannot change."""
+    linked = program.module_at(address) if isinstance(address, int) else None
+    place = linked.section_at(address) if linked is not None and isinstance(address, int) else None
+    if linked is None or place is None or "W" in place[0].flags or "X" in place[0].flags:
+        return None
+    section, offset = place
+    text = program.content(linked, section)[offset : offset + MAX_STRING]
+    end = text.find(b"\0")
+    return text[:end].decode("utf-8", "replace") if end >= 0 else None
+
+
+def given(event: Event, program: Program, call: Call) -> bool | None:
+    """Whether a call is given the event's string; None: that cannot be told.
+
+    A call of the kernel is given as many arguments as nobody knows: what is no pointer to a string is none.
+    """
+    if event.arg is None:
+        return True
+    strings = [string_at(program, argument) for argument in call.arguments]
+    if event.arg in strings:
+        return True
+    # One string is what such functions take as a name. Where none is known, any may be.
+    return None if not any(strings) else False
+
+
+_ERRORS: dict[int, Ranges] = {
+    4: ((MASK[4] - MAX_ERRNO + 1, MASK[4]),),
+    8: ((MASK[8] - MAX_ERRNO + 1, MASK[8]),),
+}
+
+
+def returned(event: Event) -> tuple[tuple[int, Ranges], ...]:
+    """As which a result counts: its size in bytes, and its ranges; none: any result counts."""
+    match event.success:
+        case "zero":
+            return ((4, ((0, 0),)),)
+        case "nonnull":
+            return ((8, ((1, MASK[8]),)),)
+        case "not-err":
+            return ((8, ((0, MASK[8] - MAX_ERRNO),)),)
+        case _:
+            return ()
+
+
+def split(state: State, machine: Machine, event: Event, register: int) -> tuple[State | None, State | None]:
+    """A state behind a call parted: where its result counts, and where not."""
+    wanted = returned(event)
+    if not wanted:
+        return state, None
+    ((size, good),) = wanted
+    value = machine.part(machine.register(state, register), size)
+    ranges = state.ranges(value)
+    inside, outside = intersection(ranges, good), _without(ranges, good, size)
+    if not outside or not inside or isinstance(value, int):
+        return (state, None) if inside else (None, state)
+    other = state.copy()
+    state.learn(value, inside)
+    other.learn(value, outside)
+    return state, other
+
+
+def _without(ranges: Ranges, taken: Ranges, size: int) -> Ranges:
+    rest = EVERYTHING[size]
+    for low, high in taken:
+        sides = ((0, low - 1), (high + 1, MASK[size]))
+        rest = intersection(rest, tuple((first, last) for first, last in sides if first <= last))
+    return intersection(ranges, rest)
+
+
+def union_of(objects: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """The smallest range that holds all."""
+    every = list(objects)
+    return min(start for start, _ in every), max(end for _, end in every)

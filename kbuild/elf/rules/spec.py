@@ -1,0 +1,133 @@
+"""A rule file (`profiles/rules/*.toml`), as it is written. What it means is in docs/rules.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from kbuild import toml
+from kbuild.errors import UserError
+from kbuild.versions import KernelRange
+
+Names = str | tuple[str, ...]
+VENDOR = "vendor"
+"""In place of a module's name: the vendor module that the rule is asked of."""
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that happens on a way through the code."""
+
+    call: Names | None = None
+    """Functions, by names or globs; of a list those that exist count."""
+    store: Names | None = None
+    read: Names | None = None
+    """Objects, likewise."""
+    module: str | None = None
+    """That defines it; `vendor`: the one that is asked of."""
+    arg: str | None = None
+    """A string that the call is given."""
+    success: Literal["zero", "nonnull", "not-err"] | None = None
+    """It counts when it has returned so."""
+
+    def __post_init__(self) -> None:
+        if sum(one is not None for one in (self.call, self.store, self.read)) != 1:
+            raise ValueError("give one of call, store and read")
+        if self.call is None and (self.arg or self.success):
+            raise ValueError("arg and success are a call's")
+
+    @property
+    def kind(self) -> str:
+        """`call`, `store` or `read`."""
+        return "call" if self.call is not None else "store" if self.store is not None else "read"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As a list, always."""
+        names = self.call or self.store or self.read or ()
+        return (names,) if isinstance(names, str) else names
+
+    def told(self, names: Iterable[str]) -> str:
+        """For a person, with some of the names."""
+        shown = " or ".join(names) or " or ".join(self.names)
+        text = {"call": f"{shown}()", "store": f"the store to {shown}", "read": f"the read of {shown}"}[self.kind]
+        return f'{text} of "{self.arg}"' if self.arg else text
+
+
+class OrderRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[[order]]`: before `then` happens, `first` has happened."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    then: Event
+    first: Event | None = None
+    within: Event | None = None
+    """`then` happens only while such a call is active."""
+    reason: str = ""
+    kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    entry: str = "init"
+    paths: Literal["all", "success", "error"] = "all"
+    optional: bool = False
+    """It may be that `then` cannot happen."""
+
+    def __post_init__(self) -> None:
+        if self.first is None and self.within is None:
+            raise ValueError("give first, within, or both")
+        if self.within is not None and self.within.kind != "call":
+            raise ValueError("within is a call")
+        if self.then.success is not None:
+            raise ValueError("then counts when it is entered: success is first's")
+
+
+class SymbolRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[[symbol]]`: a symbol lies in a section."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: str
+    module: str
+    section: str
+    """A name or a glob."""
+    reason: str = ""
+    kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    optional: bool = False
+    """It need not be there."""
+
+
+class VendorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[vendor]`: which modules `entry = "init"` is asked of."""
+
+    imports: tuple[str, ...] = ()
+    """A module that imports one of these is one."""
+
+
+class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of a file."""
+
+    vendor: VendorRule = VendorRule()
+    order: tuple[OrderRule, ...] = ()
+    symbol: tuple[SymbolRule, ...] = ()
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """Of all files that are asked."""
+
+    vendor: VendorRule = VendorRule()
+    orders: tuple[OrderRule, ...] = ()
+    symbols: tuple[SymbolRule, ...] = ()
+
+
+def read_rules(paths: tuple[Path, ...]) -> Rules:
+    """Read rule files. Raises UserError in one line, also for an id that is there twice."""
+    files = [toml.read(path, RuleFile) for path in paths]
+    seen: dict[str, Path] = {}
+    for path, file in zip(paths, files, strict=True):
+        for name in (*(rule.id for rule in file.order), *(rule.id for rule in file.symbol)):
+            if name in seen:
+                raise UserError(f"{path}: the rule '{name}' is in {seen[name]} already")
+            seen[name] = path
+    return Rules(
+        VendorRule(tuple(dict.fromkeys(name for file in files for name in file.vendor.imports))),
+        tuple(rule for file in files for rule in file.order),
+        tuple(rule for file in files for rule in file.symbol),
+    )

@@ -1,0 +1,64 @@
+"""A witness as a person can follow it in the source: function by function, with each branch that was not forced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kbuild.elf.code.link import Program
+from kbuild.elf.code.walk import Step
+from kbuild.elf.contents import MalformedError
+from kbuild.elf.lines import SourceLines
+from kbuild.elf.rules.orders import Answer
+
+
+class Story:
+    """Tells witnesses of one program."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._lines: dict[str, SourceLines] = {}
+
+    def place(self, address: int) -> str:
+        """`svm_init+0x1f (kvm-amd, .init.text)`, with file and line where there is debug information."""
+        name = self._program.name(address)
+        linked = self._program.module_at(address)
+        found = linked.section_at(address) if linked is not None else None
+        if name is None or linked is None or found is None:
+            return f"{address:#x}"
+        section, offset = found
+        text = f"{name} ({linked.name}, {section.name}"
+        lines = self._lines.get(linked.name)
+        if lines is None:
+            lines = self._lines[linked.name] = SourceLines(linked.elf)
+        try:
+            source = lines.at(section.index, offset)
+        except MalformedError:
+            source = None
+        return f"{text}, {source.file}:{source.line})" if source is not None else f"{text})"
+
+    def tell(self, answer: Answer) -> Iterator[str]:
+        """Lines from the entry to where the rule is broken; a call that returned on the way is one line."""
+        assert answer.witness is not None
+        open_calls: list[list[tuple[int, str]]] = [[]]
+        for step in answer.witness.steps:
+            depth = len(open_calls) - 1
+            if step.kind == "return":
+                if len(open_calls) > 1:
+                    open_calls.pop()
+                    open_calls[-1].append((depth - 1, f"{self._called(step)} returns to {self.place(step.site)}"))
+            elif step.kind == "call":
+                open_calls.append([(depth, f"{self._called(step)} is called at {self.place(step.site)}")])
+            elif step.kind == "branch":
+                which = "taken" if step.taken else "not taken"
+                open_calls[-1].append((depth, f"branch {which} at {self.place(step.site)}"))
+        for some in open_calls:
+            for depth, text in some:
+                yield "  " * depth + text
+        end = answer.witness.end
+        yield "  " * (len(open_calls) - 1) + f"{answer.then} at {self.place(end)}"
+        if answer.rule.first is not None:
+            yield f"{answer.first} has not happened on this way"
+
+    def _called(self, step: Step) -> str:
+        name = step.call.name if step.call is not None else None
+        return f"{name}()" if name is not None else "a function"

@@ -1,0 +1,145 @@
+"""Protects answers to rules over init code: never proved where it is not, never violated on a way that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kbuild.elf.code.decode import Code
+from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.model import satisfiable
+from kbuild.elf.code.values import MASK, Symbols
+from kbuild.elf.inspect import inspect
+from kbuild.elf.rules.orders import Init, StaticCalls
+from kbuild.elf.rules.spec import Event, OrderRule, Rules, SymbolRule, read_rules
+from kbuild.errors import UserError
+from kbuild.outcome import Status
+from kbuild.paths import PROJECT
+from tests.unit.test_flow import FUNCTIONS, features  # noqa: F401 (a fixture)
+
+RULES = PROJECT / "profiles/rules"
+
+
+# Files.
+
+
+@pytest.mark.parametrize("path", sorted(RULES.glob("*.toml")), ids=lambda path: path.name)
+def test_the_projects_own_rules_are_read(path: Path) -> None:
+    rules = read_rules((path,))
+    assert rules.vendor.imports
+    assert all(rule.reason for rule in rules.orders)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('then = { call = "a" }', "give first, within, or both"),
+        ('then = { call = "a", store = "b" }\nfirst = { call = "c" }', "give one of call, store and read"),
+        ('then = { store = "a", arg = "b" }\nfirst = { call = "c" }', "arg and success are a call's"),
+        ('then = { call = "a", success = "zero" }\nfirst = { call = "c" }', "then counts when it is entered"),
+        ('then = { call = "a" }\nfirst = { call = "c", success = "yes" }', "invalid enum value 'yes'"),
+        ('then = { call = "a" }\nfirst = { call = "c" }\npath = "all"', "no such key"),
+        ('then = { call = "a" }\nfirst = { call = "c" }\nkernels = "new"', "'new' is not a kernel range"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(f'[[order]]\nid = "x"\n{text}\n')
+    with pytest.raises(UserError, match=r"rules\.toml:\d+: ") as caught:
+        read_rules((path,))
+    assert says in str(caught.value)
+
+
+def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    rule = '[[symbol]]\nid = "x"\nname = "a"\nmodule = "b"\nsection = ".text"\n'
+    (tmp_path / "a.toml").write_text(rule)
+    (tmp_path / "b.toml").write_text(rule)
+    with pytest.raises(UserError, match=r"b\.toml: the rule 'x' is in .*a\.toml already"):
+        read_rules((tmp_path / "a.toml", tmp_path / "b.toml"))
+
+
+# Answers.
+
+
+def order(function: str, then: str = "then") -> OrderRule:
+    return OrderRule(id="x", first=Event(call="first"), then=Event(call=then), entry=function)
+
+
+@pytest.mark.parametrize("function", [name for name in FUNCTIONS if "lent" not in name])
+def test_each_shape_of_code_is_answered_rightly(features: Code, function: str) -> None:  # noqa: F811
+    """Also those with ways that contradict themselves: there, nothing is violated."""
+    init = Init(features, Shapes(features), StaticCalls(), "flow", is_vendor=False)
+    (answer,) = init.answers(function, [order(function)])
+    wanted = "violated" if "breaks" in function else "proved"
+    # A jump through a register, as without jump tables, may hide which way a switch went: that is said.
+    assert answer.answer == wanted, answer.why
+    assert (answer.witness is not None) == (wanted == "violated")
+
+
+def test_names_that_are_nowhere_are_unknown(features: Code) -> None:  # noqa: F811
+    init = Init(features, Shapes(features), StaticCalls(), "flow", is_vendor=False)
+    (answer,) = init.answers(FUNCTIONS[0], [order(FUNCTIONS[0], "thn")])
+    assert (answer.answer, answer.why) == ("unknown", "no symbol is called thn: misspelt, or inlined")
+
+
+def test_conditions_that_exclude_each_other_have_no_model() -> None:
+    symbols = Symbols()
+    x = (symbols.of(("memory", 0x1000, 8)), 0, 8)
+    low, high = ((symbols.of(("and", x, mask, 8)), 0, 8) for mask in (1, 3))
+    nothing, something = ((0, 0),), ((1, MASK[8]),)
+    assert satisfiable([(low, something), (high, something)], symbols) is None
+    assert satisfiable([(low, nothing), (high, ((2, 2),))], symbols) is None
+    assert satisfiable([(low, something), (high, ((2, 2),))], symbols) == "its conditions could not be met all at once"
+    lost = (symbols.new("partly written"), 0, 8)
+    assert satisfiable([(lost, nothing)], symbols) == "a branch depends on what the analysis lost (partly written)"
+    byte = (symbols.of(("memory", 0x1001, 1)), 0, 1)
+    assert satisfiable([(x, ((0x2200, 0x22FF),)), (byte, ((0x22, 0x22),))], symbols) is None
+    assert "same memory" in str(satisfiable([(x, ((0x2200, 0x22FF),)), (byte, ((0x23, 0x23),))], symbols))
+
+
+# On a kernel.
+
+
+@pytest.fixture(scope="module")
+def modules(kernel_build: Path) -> list[Path]:
+    names = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko", "arch/x86/kvm/kvm-amd.ko")
+    return [kernel_build / name for name in names]
+
+
+@pytest.mark.kernel
+def test_the_review_thread_is_answered(modules: list[Path]) -> None:
+    """6.1: the masks are reset before hardware_setup(), as svm_init() and vmx_init() return where that fails;
+    the cache is created by kvm_mmu_vendor_module_init(), before hardware_setup() calls kvm_configure_mmu()."""
+    found = inspect(modules, None, read_rules((RULES / "mmu-setup-thread.toml",))).findings
+    answers = {(one.rule, one.module): one for one in found if one.answer}
+    assert len(answers) == 6
+    for (rule, module), one in answers.items():
+        broken = str(rule).startswith("pte-list-desc-cache")
+        assert (one.answer, one.status) == (("violated", Status.FAIL) if broken else ("proved", Status.PASS))
+        if broken:
+            text = "\n".join(one.witness)
+            assert f"kvm_x86_vendor_init() is called at {'svm' if module == 'kvm-amd' else 'vmx'}_init" in text
+            assert "kvm_mmu_vendor_module_init() is called at kvm_x86_vendor_init" in text
+            assert '"pte_list_desc" at kvm_mmu_vendor_module_init' in text
+            assert one.witness[-1].endswith("has not happened on this way")
+            assert "kvm_mmu_reset_all_pte_masks() returns to" in text, "it is on the way, and not followed"
+
+
+@pytest.mark.kernel
+def test_a_released_kernel_keeps_its_own_orders(modules: list[Path]) -> None:
+    found = inspect(modules, None, read_rules((RULES / "kvm.toml",))).findings
+    answers = [one for one in found if one.answer]
+    assert {one.module for one in answers} >= {"kvm-amd", "kvm-intel", "kvm"}
+    assert [one.message for one in answers if one.status != Status.PASS] == []
+    assert sum(one.answer == "proved" for one in answers) > len(answers) / 2
+
+
+@pytest.mark.kernel
+def test_a_symbol_is_where_it_should_be(modules: list[Path]) -> None:
+    def rule(section: str, name: str = "kvm_mmu_vendor_module_init") -> SymbolRule:
+        return SymbolRule(id="x", name=name, module="kvm", section=section)
+
+    for one, status in ((rule(".text"), "PASS"), (rule(".init*"), "FAIL"), (rule(".text", "nobody"), "FAIL")):
+        (found,) = (f for f in inspect(modules, None, Rules(symbols=(one,))).findings if f.rule == "x")
+        assert found.status == status
