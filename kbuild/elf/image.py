@@ -13,6 +13,7 @@ from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.exports import Export, exports_of
 from kbuild.elf.object import ElfObject, Part, Section, Symbol, cstring, printable
+from kbuild.elf.references import InitReference, init_references
 from kbuild.errors import UserError
 
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
@@ -76,6 +77,8 @@ class ModuleImage(msgspec.Struct, frozen=True, kw_only=True):
     """The CRC of `module_layout`: one for all modules of a build with CONFIG_MODVERSIONS."""
     struct_module_size: int
     """sizeof(struct module): one for all modules of a build."""
+    init_references: tuple[InitReference, ...]
+    """What stays in memory and refers to the init part; nearly always nothing."""
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -164,6 +167,7 @@ def parse_module(raw: bytes, path: Path) -> ModuleImage:
         has_crcs=bool(versions),
         module_layout_crc=versions.get("module_layout"),
         struct_module_size=this_module.size,
+        init_references=init_references(elf),
     )
 
 

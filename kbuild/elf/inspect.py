@@ -15,16 +15,14 @@ from typing import Any
 
 from kbuild import log
 from kbuild.elf.exports import Export
+from kbuild.elf.findings import new_finding
 from kbuild.elf.image import SUFFIXES, ModuleImage, file_module_name, module_key, read_module
 from kbuild.elf.kernel import KernelImage
+from kbuild.elf.lifetimes import lifetimes
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules.spec import Rules
 from kbuild.errors import UserError
-from kbuild.outcome import Finding, Status, finding_id, verdict
-
-STAGE = "inspect"
-MAX_EVIDENCE = 40
-"""Lines of evidence in one finding; how many more there are is said."""
+from kbuild.outcome import Finding, Status, verdict
 
 
 @dataclass(frozen=True)
@@ -103,19 +101,6 @@ def inspect(paths: Sequence[Path], kernel: KernelImage | None = None, rules: Rul
     return Inspection(modules, findings)
 
 
-def _finding(rule: str, status: Status, module: str | None, cause: str, message: str, lines: Sequence[str]) -> Finding:
-    more = len(lines) - MAX_EVIDENCE
-    evidence = (*lines[:MAX_EVIDENCE], *([f"… and {more} more"] if more > 0 else []))
-    return Finding(
-        id=finding_id(STAGE, rule, module or "set", cause),
-        status=status,
-        rule=rule,
-        module=module,
-        message=message,
-        evidence=evidence,
-    )
-
-
 def _unresolved_imports(modules: ModuleSet) -> Iterator[Finding]:
     """`Unknown symbol %s (err -2)`: simplify_symbols(). Weak symbols may stay unresolved."""
     for module in modules.modules.values():
@@ -124,7 +109,7 @@ def _unresolved_imports(modules: ModuleSet) -> Iterator[Finding]:
                 continue
             hint = f"; {provider.name} should, which is not among the modules" if provider.name else ""
             text = f"{module.name} imports {wanted.name}, which neither the kernel nor any of the modules exports{hint}"
-            yield _finding("unresolved-import", Status.FAIL, module.name, wanted.name, text, ())
+            yield new_finding("unresolved-import", Status.FAIL, module.name, wanted.name, text, ())
 
 
 def _missing_dependencies(modules: ModuleSet) -> Iterator[Finding]:
@@ -134,7 +119,7 @@ def _missing_dependencies(modules: ModuleSet) -> Iterator[Finding]:
     for module in modules.modules.values():
         for name in modules.missing_dependencies(module):
             text = f"{module.name} depends on {name}, which is not among the modules: add it, or this is not judged"
-            yield _finding("missing-dependency", Status.ERROR, module.name, name, text, ())
+            yield new_finding("missing-dependency", Status.ERROR, module.name, name, text, ())
 
 
 def _vermagic(modules: ModuleSet) -> Iterator[Finding]:
@@ -142,7 +127,7 @@ def _vermagic(modules: ModuleSet) -> Iterator[Finding]:
     for module in modules.modules.values():
         if module.vermagic is None:
             text = f"{module.name} has no vermagic: the kernel does not load it"
-            yield _finding("vermagic", Status.FAIL, module.name, "missing", text, ())
+            yield new_finding("vermagic", Status.FAIL, module.name, "missing", text, ())
             continue
         kernel = modules.kernel
         wanted = (kernel.vermagic or kernel.release) if kernel else None
@@ -154,9 +139,9 @@ def _vermagic(modules: ModuleSet) -> Iterator[Finding]:
         text = f"{module.name} has vermagic '{module.vermagic}', the kernel '{wanted}'"
         if module.has_crcs and have.partition(" ")[2] == wanted.partition(" ")[2]:
             text += ": it loads where all CRCs agree, but it is not of this build"
-            yield _finding("vermagic", Status.ERROR, module.name, "release", text, ())
+            yield new_finding("vermagic", Status.ERROR, module.name, "release", text, ())
         else:
-            yield _finding("vermagic", Status.FAIL, module.name, "differs", f"{text}: it does not load", ())
+            yield new_finding("vermagic", Status.FAIL, module.name, "differs", f"{text}: it does not load", ())
 
 
 _SAME_IN_ONE_BUILD: tuple[tuple[str, str, Callable[[ModuleImage], str | None]], ...] = (
@@ -176,7 +161,7 @@ def _mixed_builds(modules: ModuleSet) -> Iterator[Finding]:
             lines = [f"{', '.join(names)}: {value}" for value, names in sorted(groups.items())]
             text = f"the modules are of different builds: their {what} differs"
             status = Status.ERROR if cause == "vermagic" and _only_release_differs(modules) else Status.FAIL
-            yield _finding("mixed-builds", status, None, cause, text, lines)
+            yield new_finding("mixed-builds", status, None, cause, text, lines)
 
 
 def _only_release_differs(modules: ModuleSet) -> bool:
@@ -202,7 +187,7 @@ def _crcs(modules: ModuleSet) -> Iterator[Finding]:
                 wrong[provider_name].append(f"{name}: built against {_hex(crc) or 'none'}, exported {_hex(export.crc)}")
         for provider_name, lines in wrong.items():
             text = f"{module.name} was built against another {provider_name}: {len(lines)} CRCs differ"
-            yield _finding("crc-mismatch", Status.FAIL, module.name, provider_name, text, lines)
+            yield new_finding("crc-mismatch", Status.FAIL, module.name, provider_name, text, lines)
 
 
 def _namespaces(modules: ModuleSet) -> Iterator[Finding]:
@@ -215,7 +200,7 @@ def _namespaces(modules: ModuleSet) -> Iterator[Finding]:
                 missing[namespace].append(f"{used.name}, of {provider.name or 'the kernel'}")
         for namespace, lines in missing.items():
             text = f"{module.name} uses {len(lines)} symbols of the namespace {namespace}, which it does not import"
-            yield _finding("namespace", Status.FAIL, module.name, namespace, text, lines)
+            yield new_finding("namespace", Status.FAIL, module.name, namespace, text, lines)
 
 
 def _may_use(module: ModuleImage, namespace: str) -> bool:
@@ -237,7 +222,7 @@ def _duplicate_exports(modules: ModuleSet) -> Iterator[Finding]:
         owners = [*(["the kernel"] if name in kernel else []), *(module.name for module, _ in exporters)]
         if len(owners) > 1:
             text = f"{name} is exported by {' and by '.join(owners)}: only the first of them loads"
-            yield _finding("duplicate-export", Status.FAIL, exporters[-1][0].name, name, text, ())
+            yield new_finding("duplicate-export", Status.FAIL, exporters[-1][0].name, name, text, ())
 
 
 def _not_known(modules: ModuleSet) -> Iterator[Finding]:
@@ -250,11 +235,11 @@ def _not_known(modules: ModuleSet) -> Iterator[Finding]:
             f"{open_imports} of {len(every)} imports come from the kernel or from nobody: its exports are not at hand"
             " (give its bzImage, or the Module.symvers of its build)"
         )
-        yield _finding("not-known", Status.DONE, None, "kernel-exports", text, kernel.unknown if kernel else ())
+        yield new_finding("not-known", Status.DONE, None, "kernel-exports", text, kernel.unknown if kernel else ())
     elif kernel.vermagic is None:
         release = f", only its release {kernel.release}" if kernel.release else ""
         text = f"the kernel's vermagic is not at hand{release} (give its bzImage or vmlinux)"
-        yield _finding("not-known", Status.DONE, None, "kernel-vermagic", text, kernel.unknown)
+        yield new_finding("not-known", Status.DONE, None, "kernel-vermagic", text, kernel.unknown)
 
 
 CHECKS: tuple[Callable[[ModuleSet], Iterator[Finding]], ...] = (
@@ -265,6 +250,7 @@ CHECKS: tuple[Callable[[ModuleSet], Iterator[Finding]], ...] = (
     _crcs,
     _namespaces,
     _duplicate_exports,
+    lifetimes,
     _not_known,
 )
 
@@ -308,6 +294,7 @@ def _module_json(modules: ModuleSet, module: ModuleImage) -> dict[str, Any]:
 
     data: dict[str, Any] = msgspec.structs.asdict(module)
     names = {section.index: section.name for section in module.sections}
+    del data["init_references"]  # The findings say it, by names.
     data["path"] = str(module.path)
     data["traits"] = module.traits
     data["modinfo"] = [{"tag": tag, "value": value} for tag, value in module.modinfo]
