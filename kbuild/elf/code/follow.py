@@ -6,7 +6,7 @@ something else is put into them, through calls within the module too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from iced_x86 import (
@@ -122,9 +122,11 @@ class Follow:
             if not held:
                 break
             one, raw = code[number], code[number].raw
-            if raw.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL) or self._leaves(code, one):
+            calls = raw.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL)
+            if calls or self._leaves(code, one, held):
+                self._memory(code, number, held)
                 self._call(one, held, depth)
-                if raw.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL) and _callee(one) not in NO_CALL:
+                if calls and _callee(one) not in NO_CALL:
                     for register in SCRATCH:
                         held.pop(register, None)
             elif raw.flow_control == FlowControl.RETURN and Register.RAX in held:
@@ -135,10 +137,14 @@ class Follow:
                 self._step(code, number, held)
         return steps
 
-    def _leaves(self, code: Sequence[Operation], one: Operation) -> bool:
-        if one.raw.flow_control != FlowControl.UNCONDITIONAL_BRANCH:
+    def _leaves(self, code: Sequence[Operation], one: Operation, held: Mapping[int, Place]) -> bool:
+        """Whether a jump is a call whose return is ours. One through a table, or into it, is a switch."""
+        raw = one.raw
+        if raw.flow_control == FlowControl.INDIRECT_BRANCH:
+            return raw.memory_index == Register.NONE and Registers.full_register(raw.op0_register) not in held
+        if raw.flow_control != FlowControl.UNCONDITIONAL_BRANCH:
             return False
-        return one.immediate is not None or not code[0].raw.ip <= one.raw.near_branch_target < code[-1].raw.next_ip
+        return one.immediate is not None or not code[0].raw.ip <= raw.near_branch_target < code[-1].raw.next_ip
 
     def _call(self, one: Operation, held: dict[int, Place], depth: int) -> None:
         callee = _callee(one)
@@ -190,16 +196,22 @@ class Follow:
             if access in _WRITES:
                 self._uses.writes.append((place, size))
 
-    def _step(self, code: Sequence[Operation], number: int, held: dict[int, Place]) -> None:
+    def _memory(self, code: Sequence[Operation], number: int, held: Mapping[int, Place]) -> Place | None:
+        """The place in the object that an instruction's memory operand is, which it uses."""
         raw = code[number].raw
         base, index = Registers.full_register(raw.memory_base), Registers.full_register(raw.memory_index)
         through = held.get(base) or held.get(index)
-        at: Place | None = None
-        if through is not None:
-            displacement = raw.memory_displacement - (1 << 64 if raw.memory_displacement >> 63 else 0)
-            other = index if base in held else base
-            at = Place(through.offset + displacement, through.any_element or other != Register.NONE)
-            self.access(code, number, at)
+        if through is None:
+            return None
+        displacement = raw.memory_displacement - (1 << 64 if raw.memory_displacement >> 63 else 0)
+        other = index if base in held else base
+        place = Place(through.offset + displacement, through.any_element or other != Register.NONE)
+        self.access(code, number, place)
+        return place
+
+    def _step(self, code: Sequence[Operation], number: int, held: dict[int, Place]) -> None:
+        raw = code[number].raw
+        at = self._memory(code, number, held)
         source = (
             Registers.full_register(raw.op1_register) if raw.op_count > 1 and raw.op1_kind == OpKind.REGISTER else None
         )
