@@ -10,7 +10,7 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     exports.py    __ksymtab* as the module loader reads it   moduleset.py  who provides what, load sequence
     lines.py      source file and line of a place in code    inspect.py    findings, verdict, JSON
     lineprogram.py, dwarf.py   the debug information that says it
+    references.py what stays and refers to init memory       lifetimes.py  whether that does harm
+    code/         what code does                             rules/        what it should do
 
-What runs in init code and in which order (control flow, rules, lifetime, differences) belongs here too, in
-modules of its own on top of `object.py` and `moduleset.py`; its findings join those of `inspect.py`.
 """

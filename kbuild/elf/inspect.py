@@ -1,7 +1,8 @@
 """Inspect a set of module files: images, findings, a verdict, and all of it as JSON.
 
 A finding is FAIL when the module loader of that kernel would refuse a module of this set (kernel/module/main.c and
-version.c, 6.1), ERROR when the set as it is cannot be judged, DONE when it only informs. docs/inspect.md lists them.
+version.c, 6.1), or when a module refers to init memory that is gone (lifetimes.py), ERROR when the set as it is cannot
+be judged, DONE when it only informs. docs/inspect.md lists them.
 """
 
 from __future__ import annotations

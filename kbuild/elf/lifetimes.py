@@ -193,9 +193,8 @@ class _Judge:
                 if not use.init and (lines := self._by_data(use.section.index, use.offset, offset, step)):
                     harm += [f"{where} points to it", *lines]
                 continue
-            wrote = any(size == _POINTER and _meets(place, size, offset, step) for place, size in use.code.writes)
-            if use.init and (wrote or use.code.emptied):
-                return Status.DONE, [f"{where} {how}" for how in use.code.emptied or ["writes over it"]]
+            if use.init and (emptied := _emptied(use.code, offset, step)):
+                return Status.DONE, [f"{where} {how}" for how in emptied]
             lines = [f"{where} {how}" for how in _harm(use.init, use.code, offset, step)]
             harm += lines
             if not use.init and not lines:
@@ -236,6 +235,16 @@ class _Judge:
         entry = offset // _PARAMETER_BYTES * _PARAMETER_BYTES
         data = self._code.elf.content(self._code.elf.sections[section])[entry : entry + _PARAMETER_BYTES]
         return int.from_bytes(data[_PARAMETER_MODE : _PARAMETER_MODE + 2], "little")
+
+
+def _emptied(uses: Uses, offset: int, step: int) -> list[str]:
+    """How init code puts something else into the place of a pointer at an offset, once it has made use of it.
+
+    Without that use it may well be an `if` that decides whether something else comes there.
+    """
+    wrote = any(size == _POINTER and _meets(place, size, offset, step) for place, size in uses.writes)
+    read = any(_meets(read.place, read.size, offset, step) for read in uses.reads)
+    return uses.emptied or (["reads it, then writes over it"] if wrote and read else [])
 
 
 def _harm(init: bool, uses: Uses, offset: int, step: int) -> list[str]:

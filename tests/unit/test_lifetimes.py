@@ -108,6 +108,12 @@ FOUND = {
         ops("const") + "int work(void) { return dmi_check_system(&my_ops); }\n" + init("return 0;"),
         {"lifetime-data:m:my_ops-begin"},
     ),
+    "a table in which init may put something else": (
+        ops("")
+        + "int work(void) { return my_ops.begin(); }\n"
+        + init("if (other()) my_ops.begin = another; return 0;"),
+        {"lifetime-data:m:my_ops-begin"},
+    ),
     "code that calls": (
         BEGIN + "noinline int work(void) { return begin() + 2; }\n" + init("return work();"),
         {"lifetime-call:m:work-begin"},

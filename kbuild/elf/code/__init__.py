@@ -9,4 +9,8 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   graph.py     a function's shape                calls.py     what a call means
   flow.py      all ways through, and who is told of them
   walk.py      one way, without joins            model.py     whether it can be so
+
+Beside it, for a question that needs no ways through: who uses one object, and which parts of it.
+
+  uses.py      references to an object           follow.py    where its address goes, what is read through it
 """
