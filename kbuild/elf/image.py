@@ -79,6 +79,8 @@ class ModuleImage(msgspec.Struct, frozen=True, kw_only=True):
     """sizeof(struct module): one for all modules of a build."""
     init_references: tuple[InitReference, ...]
     """What stays in memory and refers to the init part; nearly always nothing."""
+    init_pointers: tuple[InitReference, ...]
+    """What init data points to in the init part."""
 
     @property
     def traits(self) -> tuple[str, ...]:
@@ -142,6 +144,7 @@ def parse_module(raw: bytes, path: Path) -> ModuleImage:
     for tag, value in modinfo:
         first.setdefault(tag, value)
     versions = _versions(elf)
+    stays, goes = init_references(elf)
     by_file = file_module_name(path) or path.name
     kernel_name = first.get("name") or module_key(by_file)
     return ModuleImage(
@@ -167,7 +170,8 @@ def parse_module(raw: bytes, path: Path) -> ModuleImage:
         has_crcs=bool(versions),
         module_layout_crc=versions.get("module_layout"),
         struct_module_size=this_module.size,
-        init_references=init_references(elf),
+        init_references=stays,
+        init_pointers=goes,
     )
 
 

@@ -295,7 +295,7 @@ def _module_json(modules: ModuleSet, module: ModuleImage) -> dict[str, Any]:
 
     data: dict[str, Any] = msgspec.structs.asdict(module)
     names = {section.index: section.name for section in module.sections}
-    del data["init_references"]  # The findings say it, by names.
+    del data["init_references"], data["init_pointers"]  # The findings say it, by names.
     data["path"] = str(module.path)
     data["traits"] = module.traits
     data["modinfo"] = [{"tag": tag, "value": value} for tag, value in module.modinfo]

@@ -7,6 +7,7 @@ and answered by who uses it: docs/inspect.md says what is a violation.
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import new_finding
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.object import ElfObject
+from kbuild.elf.object import ElfObject, Symbol
 from kbuild.elf.references import InitReference, references_to_symbols
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status
@@ -62,12 +63,14 @@ def lifetimes(modules: ModuleSet) -> Iterator[Finding]:
                 yield new_finding("lifetime-export", Status.FAIL, module.name, symbol.name, text, [line])
     for module in modules.modules.values():
         foreign = _imported(modules, module, init_exports)
-        if not module.init_references and not foreign:
+        suspects = _suspects(module)
+        if not module.init_references and not foreign and not suspects:
             continue
         try:
             elf = ElfObject(contents.decompressed(contents.read(module.path)))
             yield from _inside(module, elf)
             yield from _across(module, elf, foreign, init_exports)
+            yield from _handed_on(modules, module, elf, suspects)
         except MalformedError as problem:
             raise UserError(f"{module.path}: {problem}") from None
 
@@ -125,6 +128,65 @@ def _across(
         who, whose = code.label(*owner), elf.sections[owner[0]].name
         rule = code.kind(section.index, offset)
         _add(found, Status.FAIL, _Reference(rule, who, whose, name, f"{init_exports[name]} of {foreign[name]}"), [])
+    yield from _findings(module, found)
+
+
+_Suspects = list[tuple[InitReference, InitReference]]
+"""A pointer to init code in an object of init data; a pointer to that object in another one."""
+
+
+def _suspects(module: ModuleImage) -> _Suspects:
+    """Tables of init data that could be copied to where they stay: `runtime_ops` in struct kvm_x86_init_ops."""
+    code = {section.index for section in module.sections if "X" in section.flags}
+    calls = [one for one in module.init_pointers if module.symbols[one.symbol - 1].section in code]
+    data = [one for one in module.init_pointers if module.symbols[one.symbol - 1].section not in code]
+    if not calls or not data:
+        return []
+    objects: dict[int, list[Symbol]] = {}
+    for symbol in module.symbols:
+        if symbol.section is not None and symbol.kind == "object":
+            objects.setdefault(symbol.section, []).append(symbol)
+    for symbols in objects.values():
+        symbols.sort(key=lambda one: one.value)
+
+    def at(section: int | None, offset: int) -> Symbol | None:
+        symbols = objects.get(section or 0, [])
+        index = bisect.bisect_right(symbols, offset, key=lambda one: one.value) - 1
+        return symbols[index] if index >= 0 and offset < symbols[index].value + symbols[index].size else None
+
+    holders: dict[Symbol, dict[Symbol | None, InitReference]] = {}
+    for one in data:
+        symbol = module.symbols[one.symbol - 1]
+        target, holder = at(symbol.section, symbol.value + one.addend), at(one.section, one.offset)
+        if target is not None and target is not holder:
+            holders.setdefault(target, {}).setdefault(holder, one)
+    found: _Suspects = []
+    for call in calls:
+        table = at(call.section, call.offset)
+        found += [(call, one) for one in (holders.get(table, {}) if table else {}).values()]
+    return found
+
+
+def _handed_on(modules: ModuleSet, module: ModuleImage, elf: ElfObject, suspects: _Suspects) -> Iterator[Finding]:
+    """Tables that another module is shown by a pointer in what init code calls it with.
+
+    What is given directly may be for init alone, as struct kvm_x86_init_ops is; what that names is there to be kept.
+    """
+    if not suspects:
+        return
+    from kbuild.elf.code.uses import Code
+
+    code = Code(elf)
+    found: dict[str, tuple[Status, _Reference, list[str]]] = {}
+    for call, pointer in suspects:
+        holder = code.thing(pointer.section, pointer.offset)
+        for use in code.uses(holder):
+            for callee in use.code.callees if use.code else ():
+                provider = modules.provider(module, callee)
+                if provider.by == "module":
+                    line = f"{holder.name} points to it, and {use.who} passes that to {callee} of {provider.name}"
+                    table = code.thing(call.section, call.offset)
+                    _add(found, Status.FAIL, _of_data(code, table, call), [line])
     yield from _findings(module, found)
 
 
@@ -190,7 +252,9 @@ class _Judge:
         for use in uses:
             where = f"{use.who} ({use.section.name})"
             if use.code is None:
-                if not use.init and (lines := self._by_data(use.section.index, use.offset, offset, step)):
+                if use.init:  # Which may be copied: kvm_ops_update() does, and so has `nested_ops`.
+                    harm.append(f"{where} points to it, and may be copied")
+                elif lines := self._by_data(use.section.index, use.offset, offset, step):
                     harm += [f"{where} points to it", *lines]
                 continue
             if use.init and (emptied := _emptied(use.code, offset, step)):

@@ -62,17 +62,22 @@ def is_loaders(name: str) -> bool:
     return name in _LOADER_SECTIONS or name.startswith(_LOADER_PREFIXES)
 
 
-def init_references(elf: ElfObject) -> tuple[InitReference, ...]:
-    """What stays in memory and refers to the init part, but for what the loader manages. Raises MalformedError."""
+def init_references(elf: ElfObject) -> tuple[tuple[InitReference, ...], tuple[InitReference, ...]]:
+    """What stays in memory and refers to the init part, but for what the loader manages; and what init data points to
+    in the init part. Raises MalformedError."""
     init = frozenset(section.index for section in elf.sections if section.part == "init")
     owners = Owners(elf)
-    found: list[InitReference] = []
+    stays: list[InitReference] = []
+    goes: list[InitReference] = []
     for section, offset, kind, symbol, addend in references_to(elf, init):
-        if section.part in ("core", "exit"):
-            owner = owners.of(section.index, offset)
-            if owner[0] not in init:
-                found.append(InitReference(section.index, offset, symbol, kind, addend, *owner))
-    return tuple(found)
+        if section.part == "init":
+            if "X" not in section.flags:
+                goes.append(InitReference(section.index, offset, symbol, kind, addend, section.index, offset))
+            continue
+        owner = owners.of(section.index, offset)
+        if owner[0] not in init:
+            stays.append(InitReference(section.index, offset, symbol, kind, addend, *owner))
+    return tuple(stays), tuple(goes)
 
 
 def references_to(elf: ElfObject, targets: Container[int]) -> Iterator[tuple[Section, int, int, int, int]]:

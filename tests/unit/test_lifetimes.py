@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.elf.image import ModuleImage, read_module
+from kbuild.elf.inspect import inspect
 from kbuild.elf.lifetimes import lifetimes
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.errors import UserError
@@ -76,6 +77,10 @@ FOUND = {
         ops("const")
         + "noinline int add(const struct ops *ops) { return use(ops) + other(); }\n"
         + init("return add(&my_ops);"),
+        {"lifetime-data:m:my_ops-begin"},
+    ),
+    "a table that init data names, which may be copied": (
+        ops("") + "static const void *all[] __initdata = { &my_ops, other };\n" + init("return use(all);"),
         {"lifetime-data:m:my_ops-begin"},
     ),
     "a table that nothing in the module uses": (
@@ -313,11 +318,30 @@ def test_another_modules_init_part(compile_module: Compile) -> None:
     )
     exports = {f"lifetime-export:giver:{name}": Status.FAIL for name in ("begin", "count")}
     assert said(giver) == exports
+    assert {f"inspect:{name}" for name in exports} <= {finding.id for finding in inspect([giver.path]).findings}
     assert said(giver, taker) == exports | {
         "lifetime-address:taker:work-begin": Status.FAIL,
         "lifetime-call:taker:init_module-begin": Status.FAIL,
         "lifetime-data:taker:where-count": Status.FAIL,
     }
+
+
+def test_init_data_that_another_module_may_copy(compile_module: Compile) -> None:
+    """As KVM's vendor modules do it: init code calls with what is for init, which names what is to be kept."""
+    kept = compile_module(
+        "struct all { int (*setup)(void); const void *kept; };\nchar copy[16];\n"
+        "int vendor_init(struct all *all) { __builtin_memcpy(copy, all->kept, 16); return all->setup(); }\n"
+        "EXPORT(vendor_init);\n" + init("return 0;"),
+        "common",
+    )
+    vendor = compile_module(
+        ops("__initdata")
+        + "struct all { int (*setup)(void); const void *kept; };\nint vendor_init(struct all *);\n"
+        + "__init int setup(void) { return 5; }\nstatic struct all all __initdata = { setup, &my_ops };\n"
+        + init("return vendor_init(&all);"),
+        "vendor",
+    )
+    assert said(kept, vendor) == {"lifetime-data:vendor:my_ops-begin": Status.FAIL}
 
 
 @pytest.mark.kernel

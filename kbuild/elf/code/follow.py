@@ -86,6 +86,8 @@ class Uses:
     writes: list[tuple[Place, int]] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
     """In words: what is done with the address that shows no end of its use."""
+    callees: list[str] = field(default_factory=list)
+    """Of `given`: the names of what is called with the address."""
     emptied: list[str] = field(default_factory=list)
     """The same of what puts NULL into all of its pointers to init data."""
     lent: list[str] = field(default_factory=list)
@@ -163,6 +165,7 @@ class Follow:
             return
         target = self._target(one)
         if target is None or depth >= MAX_DEPTH:
+            self._uses.callees += [callee] if callee else []
             self._uses.given.append(f"passes its address to {callee or 'a function that a pointer names'}")
             return
         key = (*target, tuple(sorted(passed.items(), key=lambda item: item[0])))
