@@ -34,6 +34,8 @@ _PARAMETER_MODE = 24
 """`perm` of struct kernel_param (include/linux/moduleparam.h): 0 means that it is not in sysfs."""
 _COMPILERS_SUFFIX = re.compile(r"(\.(constprop|isra|part|cold|\d+))+$")
 """Numbers that change when something else in the file does have no place in an id."""
+_MAX_WORK = 1 << 18
+"""Pointers, each by all uses of its object; real modules need some hundred."""
 _DECLARED = ".ref."
 """Sections of `__ref`, `__refdata` and `__refconst` (include/linux/init.h): the kernel says that it is in order."""
 
@@ -91,6 +93,7 @@ def _inside(module: ModuleImage, elf: ElfObject) -> Iterator[Finding]:
     code = Code(elf)
     found: dict[str, tuple[Status, _Reference, list[str]]] = {}
     pointers: dict[Thing, list[InitReference]] = {}
+    work = _MAX_WORK
     for one in module.init_references:
         section = elf.sections[one.section]
         if "X" not in section.flags:
@@ -101,11 +104,15 @@ def _inside(module: ModuleImage, elf: ElfObject) -> Iterator[Finding]:
         _add(found, status, reference, ["declared with __ref"] if status is Status.DONE else [])
     for thing, references in pointers.items():
         offsets = [one.offset - thing.start for one in references]
+        step = math.gcd(*(offset - offsets[0] for offset in offsets))
         for one, offset in zip(references, offsets, strict=True):
+            work -= len(code.uses(thing))
             if thing.section.name.startswith(_DECLARED):
                 status, lines = Status.DONE, ["declared with __refdata or __refconst"]
+            elif work < 0:
+                status, lines = Status.FAIL, ["there are too many uses to look at each"]
             else:
-                status, lines = _Judge(code).of_pointer(thing, offset, math.gcd(*(offset - o for o in offsets)))
+                status, lines = _Judge(code).of_pointer(thing, offset, step)
             if status is not Status.PASS:
                 _add(found, status, _of_data(code, thing, one), lines)
     yield from _findings(module, found)
@@ -248,7 +255,7 @@ class _Judge:
         self._seen.add(thing)
         harm: list[str] = []
         other: list[str] = []
-        uses = list(self._code.uses(thing))
+        uses = self._code.uses(thing)
         for use in uses:
             where = f"{use.who} ({use.section.name})"
             if use.code is None:

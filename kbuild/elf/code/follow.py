@@ -94,11 +94,23 @@ class Uses:
     """The same of what does show one: when that returns, nobody has the address."""
 
 
+@dataclass
+class Budget:
+    """Instructions that may still be looked at: real modules need some thousands, a hostile one must not take hours."""
+
+    left: int = 1 << 20
+
+
 class Follow:
     """An object's address on its way through code."""
 
     def __init__(
-        self, function: Callable[[int, int], Sequence[Operation]], uses: Uses, keeps_on_stack: bool = False
+        self,
+        function: Callable[[int, int], Sequence[Operation]],
+        uses: Uses,
+        budget: Budget,
+        *,
+        keeps_on_stack: bool = False,
     ) -> None:
         """`function` gives the instructions of the function that a place (section, offset) is in.
 
@@ -107,6 +119,7 @@ class Follow:
         """
         self._function = function
         self._uses = uses
+        self._budget = budget
         self._keeps_on_stack = keeps_on_stack
         self._info = InstructionInfoFactory()
         self._seen: set[tuple[int, int, tuple[tuple[int, Place], ...]]] = set()
@@ -123,6 +136,10 @@ class Follow:
         for number in range(index, len(code)):
             if not held:
                 break
+            if self._budget.left <= 0:
+                self._uses.given.append("has its address, and there is too much code to follow it")
+                break
+            self._budget.left -= 1
             one, raw = code[number], code[number].raw
             calls = raw.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL)
             if calls or self._leaves(code, one, held):

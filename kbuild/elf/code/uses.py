@@ -6,7 +6,7 @@ Works on the file as it is, relocation by relocation, so that it need not link a
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from iced_x86 import (
@@ -17,7 +17,7 @@ from iced_x86 import (
 )
 from iced_x86 import RegisterExt as Registers
 
-from kbuild.elf.code.follow import Follow, Load, Operation, Place, Uses
+from kbuild.elf.code.follow import Budget, Follow, Load, Operation, Place, Uses
 from kbuild.elf.object import ElfObject, Relocation, Section, Symbol
 from kbuild.elf.references import Owners, references_to
 
@@ -55,9 +55,11 @@ class Code:
     def __init__(self, elf: ElfObject) -> None:
         self.elf = elf
         self.owners = Owners(elf)
+        self._budget = Budget()
         self._names: dict[int, tuple[list[int], list[Symbol]]] = {}
         self._relocations: dict[int, tuple[list[int], list[Relocation]]] = {}
         self._functions: dict[tuple[int, int], list[Operation]] = {}
+        self._uses: dict[Thing, list[Use]] = {}
         self._references: dict[int, list[tuple[int, Section, int]]] = {}
         for symbol in elf.symbols:
             if symbol.section is not None and symbol.name and symbol.kind in ("func", "object", "notype"):
@@ -91,22 +93,25 @@ class Code:
             if offset < low:
                 return Thing(place, symbols[index].value, low, symbols[index].name)
         high = starts[index + 1] if index + 1 < len(starts) else place.size
-        targets = [target for target, _, _ in self._references_to(section)]
-        after = bisect.bisect_right(targets, offset)
-        start = targets[after - 1] if after and targets[after - 1] >= low else low
-        return Thing(place, start, min([high, *targets[after : after + 1]]), None)
+        references = self._references_to(section)
+        after = bisect.bisect_right(references, offset, key=lambda one: one[0])
+        start = references[after - 1][0] if after else low
+        end = references[after][0] if after < len(references) else high
+        return Thing(place, max(start, low), min(end, high), None)
 
     def pointer_uses(self, load: Load) -> Uses:
         """How code goes on with what it has loaded from an object: a pointer to another one's beginning."""
         uses = Uses()
-        Follow(self.function, uses, keeps_on_stack=True).through(
+        Follow(self.function, uses, self._budget, keeps_on_stack=True).through(
             load.code, load.index + 1, {load.register: Place(0, False)}
         )
         return uses
 
     def operation(self, section: int, offset: int) -> Operation | None:
         """The instruction that holds a place."""
-        return next((one for one in self.function(section, offset) if one.raw.ip <= offset < one.raw.next_ip), None)
+        code = self.function(section, offset)
+        index = _index(code, offset)
+        return None if index is None else code[index]
 
     def target(self, section: int, offset: int, number: int, addend: int) -> tuple[int, int]:
         """Section and offset of what a place refers to with a symbol, which is defined, and an addend."""
@@ -128,8 +133,13 @@ class Code:
         """Whether code or data is the init part's, or stands in for what is."""
         return self.elf.sections[self.owners.of(section, offset)[0]].part == "init"
 
-    def uses(self, thing: Thing) -> Iterator[Use]:
+    def uses(self, thing: Thing) -> list[Use]:
         """All references to an object that are seen, but for the loader's."""
+        if thing not in self._uses:
+            self._uses[thing] = list(self._uses_of(thing))
+        return self._uses[thing]
+
+    def _uses_of(self, thing: Thing) -> Iterator[Use]:
         references = self._references_to(thing.section.index)
         # An instruction's immediate lies between what is filled in and the end that it counts from: up to 4 bytes.
         first = bisect.bisect_left(references, thing.start - 4, key=lambda one: one[0])
@@ -196,7 +206,7 @@ class Code:
     def _use(self, thing: Thing, section: int, offset: int) -> Uses | None:
         """What the code at a place does with an object; None where it is about another one."""
         code = self.function(section, offset)
-        index = next((n for n, one in enumerate(code) if one.raw.ip <= offset < one.raw.next_ip), None)
+        index = _index(code, offset)
         uses = Uses()
         if index is None:
             uses.given.append("has its address where no instruction is")
@@ -208,9 +218,9 @@ class Code:
             indexed = raw.memory_index != Register.NONE or raw.memory_base not in (Register.NONE, Register.RIP)
             if raw.mnemonic == Mnemonic.LEA:
                 lent: dict[int, Place] = {Registers.full_register(raw.op0_register): Place(about, indexed)}
-                Follow(self.function, uses).through(code, index + 1, lent)
+                Follow(self.function, uses, self._budget).through(code, index + 1, lent)
             else:
-                Follow(self.function, uses).access(code, index, Place(about, indexed))
+                Follow(self.function, uses, self._budget).access(code, index, Place(about, indexed))
             return uses
         about = _within(thing, one.immediate)
         if about is None:
@@ -218,10 +228,16 @@ class Code:
         into = Registers.full_register(one.raw.op0_register) if one.raw.op0_kind == OpKind.REGISTER else None
         if one.raw.mnemonic in (Mnemonic.MOV, Mnemonic.ADD) and into is not None:
             held: dict[int, Place] = {into: Place(about, one.raw.mnemonic == Mnemonic.ADD)}
-            Follow(self.function, uses).through(code, index + 1, held)
+            Follow(self.function, uses, self._budget).through(code, index + 1, held)
         elif one.raw.mnemonic not in (Mnemonic.CMP, Mnemonic.SUB):
             uses.given.append("stores its address")
         return uses
+
+
+def _index(code: Sequence[Operation], offset: int) -> int | None:
+    """Which instruction holds a place."""
+    index = bisect.bisect_right(code, offset, key=lambda one: one.raw.ip) - 1
+    return index if index >= 0 and offset < code[index].raw.next_ip else None
 
 
 def _within(thing: Thing, target: tuple[Symbol, int] | None) -> int | None:
