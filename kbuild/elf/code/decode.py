@@ -148,6 +148,8 @@ class Block:
     follow: tuple[int, ...] = ()
     entries: tuple[int, ...] = ()
     """What may stand here in its place, when the kernel has patched it."""
+    fault: int | None = None
+    """The second place of `follow` is where it goes on after a fault, which may have set this register."""
 
 
 class Code:
@@ -201,5 +203,6 @@ class Code:
             if op.flow != NEXT:
                 return block
             if op.ip in tables.fixups:
-                block.follow = (op.next, tables.fixups[op.ip])
+                fixup, block.fault = tables.fixups[op.ip]
+                block.follow = (op.next, fixup)
                 return block

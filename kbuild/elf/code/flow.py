@@ -147,7 +147,7 @@ class Flow:
 
     def _come(self, state: State, address: int, results: tuple[int, ...]) -> None:
         """A state comes to a place."""
-        node = (address, state.kinds(results))
+        node = (address, state.kinds(results), state.marks)
         self.edges.setdefault(node, set()).add(state.at)
         state.at = node
 
@@ -156,7 +156,7 @@ class Flow:
         groups: dict[object, State] = {}
         for state in run.take(address):
             self._come(state, address, run.shape.results)
-            key: object = (state.marks, state.at)
+            key: object = state.at
             other = groups.get(key)
             groups[key] = state if other is None else self._joiner.join(other, state)
         waiting = []
@@ -182,7 +182,7 @@ class Flow:
                 state.registers[number] = None
             state.flags = None
             state.pop_frame()
-            key: object = (state.marks, state.at)
+            key: object = state.at
             other = groups.get(key)
             groups[key] = state if other is None else self._joiner.join(other, state)
         return list(groups.values())
@@ -206,7 +206,10 @@ class Flow:
                 self._leave(op, state, run, exits, frame)
                 return
         for number, following in enumerate(block.follow):
-            run.add(following, state if number == len(block.follow) - 1 else state.copy())
+            last = number == len(block.follow) - 1
+            if last and number and block.fault is not None:
+                machine.fault(state, block.fault)
+            run.add(following, state if last else state.copy())
 
     def _leave(self, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
         """The last instruction of a block."""

@@ -39,6 +39,7 @@ from kbuild.elf.code.values import (
     Unknown,
     Value,
     intersection,
+    rotated,
     satisfying,
     truncated,
     union,
@@ -342,6 +343,12 @@ class Machine:
         true_ranges, false_ranges = intersection(ranges, ((1, 1),)), intersection(ranges, ((0, 0),))
         return (true_ranges, false_ranges, truth) if positive else (false_ranges, true_ranges, truth)
 
+    def fault(self, state: State, number: int) -> None:
+        """The last instruction faulted, and the kernel goes on elsewhere: what it gives is the kernel's to say."""
+        for lost in (RAX, RDX, number):
+            state.registers[lost] = self.unknown(8, "environment")
+        state.flags = None
+
     def blind(self, state: State) -> None:
         """On this way a condition is taken to hold, or not to, of which it was lost what it is about."""
         state.known[self.unknown(1, "flags")] = ((1, 1),)
@@ -371,9 +378,9 @@ class Machine:
         if handler is not None:
             handler(self, state, op)
         else:
-            self._clobber(state, op)
+            self.clobber(state, op)
 
-    def _clobber(self, state: State, op: Op) -> None:
+    def clobber(self, state: State, op: Op) -> None:
         """An instruction that is not modelled: whatever it writes is unknown."""
         info = self._info.info(op.raw)
         for used in info.used_registers():
@@ -651,6 +658,48 @@ def _bit_test(machine: Machine, state: State, op: Op) -> None:
         state.flags = ("bit", machine.get(state, target, size), 1 << bit % (8 * size), size)
 
 
+def _bit_change(name: str, change: Callable[[int, int], int]) -> Handler:
+    def handler(machine: Machine, state: State, op: Op) -> None:
+        target, number = op.operands
+        size = target.size
+        bit = machine.get(state, number, 1)
+        if not isinstance(bit, int) or (target.kind != REGISTER and bit >= 8 * size):
+            machine.clobber(state, op)
+            return
+        old, mask = machine.get(state, target, size), 1 << bit % (8 * size)
+        other = mask if name != "and" else MASK[size] - mask
+        value = change(old, other) if isinstance(old, int) else machine.derived(size, name, old, other, size)
+        machine.put(state, target, value)
+        state.flags = ("bit", old, mask, size)
+
+    return handler
+
+
+def _multiply(machine: Machine, state: State, op: Op) -> None:
+    if len(op.operands) < 2:
+        machine.clobber(state, op)
+        return
+    size = op.operands[0].size
+    x, y = (machine.get(state, operand, size) for operand in op.operands[-2:])
+    known = isinstance(x, int) and isinstance(y, int)
+    value = (x * y) & MASK[size] if known else machine.derived(size, "multiply", x, y, size)  # type: ignore[operator]
+    machine.put(state, op.operands[0], value)
+    state.flags = None
+
+
+def _rotate(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands[0], op.operands[-1]
+    size = target.size
+    x, count = machine.get(state, target, size), machine.get(state, source, 1)
+    if len(op.operands) < 2 or not isinstance(count, int):
+        machine.clobber(state, op)
+        return
+    left = count % (8 * size) if op.mnemonic == Mnemonic.ROL else -count % (8 * size)
+    value = rotated(x, left, size) if isinstance(x, int) else machine.derived(size, "rotate", x, left, size)
+    machine.put(state, target, value)
+    state.flags = None
+
+
 def _nothing(_machine: Machine, _state: State, _op: Op) -> None:
     pass
 
@@ -728,6 +777,12 @@ _HANDLERS: dict[int, Handler] = {
     Mnemonic.SBB: _subtract_borrow,
     Mnemonic.XCHG: _exchange,
     Mnemonic.BT: _bit_test,
+    Mnemonic.BTS: _bit_change("or", operator.or_),
+    Mnemonic.BTR: _bit_change("and", operator.and_),
+    Mnemonic.BTC: _bit_change("xor", operator.xor),
+    Mnemonic.IMUL: _multiply,
+    Mnemonic.ROL: _rotate,
+    Mnemonic.ROR: _rotate,
     Mnemonic.RDMSR: _environment(RAX, RDX),
     Mnemonic.RDTSC: _environment(RAX, RDX),
     Mnemonic.XGETBV: _environment(RAX, RDX),

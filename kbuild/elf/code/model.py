@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, is_within, satisfying
+from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, is_within, rotated, satisfying
 
 Condition = tuple[Unknown, Ranges]
 MAX_REPAIRS = 200
@@ -29,14 +29,9 @@ def satisfiable(conditions: Sequence[Condition], symbols: Symbols) -> str | None
         for _ in range(MAX_REPAIRS):
             if not wrong:
                 return None if model.consistent() else "two reads of the same memory would have to differ"
-            best = None
-            for leaf, number in model.repairs(wrong[0]):
-                before = model.numbers.get(leaf, 0)
-                model.numbers[leaf] = number
-                left = model.violated(conditions)
-                model.numbers[leaf] = before
-                if best is None or len(left) < len(best[2]):
-                    best = leaf, number, left
+            best = model.best(model.repairs(wrong[0]), conditions)
+            if best is None or len(best[2]) >= len(wrong):
+                best = model.best(model.guesses(wrong[0][0]), conditions) or best
             if best is None or len(best[2]) >= len(wrong) + 2:
                 break
             model.numbers[best[0]] = best[1]
@@ -54,6 +49,40 @@ class _Model:
 
     def violated(self, conditions: Sequence[Condition]) -> list[Condition]:
         return [(value, ranges) for value, ranges in conditions if not is_within(self.number(value), ranges)]
+
+    def best(
+        self, changes: Iterator[tuple[int, int]], conditions: Sequence[Condition]
+    ) -> tuple[int, int, list[Condition]] | None:
+        """The change of one leaf that leaves the fewest conditions violated, and these."""
+        best = None
+        for leaf, number in changes:
+            before = self.numbers.get(leaf)
+            self.numbers[leaf] = number
+            left = self.violated(conditions)
+            if before is None:
+                del self.numbers[leaf]
+            else:
+                self.numbers[leaf] = before
+            if best is None or len(left) < len(best[2]):
+                best = leaf, number, left
+        return best
+
+    def guesses(self, value: Value) -> Iterator[tuple[int, int]]:
+        """All numbers of the leaves of a value that have one byte: the counts of shifts are such."""
+        for symbol, size in self._leaves(value):
+            if size == 1:
+                yield from ((symbol, number) for number in range(256))
+
+    def _leaves(self, value: Value) -> Iterator[tuple[int, int]]:
+        if isinstance(value, int):
+            return
+        origin = self._symbols.origin[value[0]]
+        if (origin[0] if isinstance(origin, tuple) else origin) in FREE:
+            yield value[0], value[2]
+        elif isinstance(origin, tuple):
+            for part in origin[1:]:
+                if isinstance(part, tuple) and len(part) == 3 and all(isinstance(one, int) for one in part):
+                    yield from self._leaves(part)
 
     def number(self, value: Value) -> int:
         """A value's number in this model."""
@@ -89,6 +118,10 @@ class _Model:
                 if name == "sar" and number & SIGN[size]:
                     number -= 1 << 8 * size
                 return (number >> count) & MASK[size]
+            case ("multiply", x, y, int(size)):
+                return (self.number(x) * self.number(y)) & MASK[size]
+            case ("rotate", x, int(left), int(size)):
+                return rotated(self.number(x) & MASK[size], left, size)
             case ("not", x, int(size)):
                 return ~self.number(x) & MASK[size]
             case ("negate", x, int(size)):
@@ -162,6 +195,8 @@ class _Model:
                 yield from self._invert(x, wanted >> (count & 63))
             case ("shr", x, int(count), int(width)):
                 yield from self._invert(x, (wanted << (count & 63)) & MASK[width])
+            case ("rotate", x, int(left), int(width)):
+                yield from self._invert(x, rotated(wanted & MASK[width], -left % (8 * width), width))
             case ("not", x, int()):
                 yield from self._invert(x, ~wanted)
             case ("negate", x, int()):

@@ -14,8 +14,8 @@ STACK_END = STACK - 0x10_0000
 JOINED = "joined epoch"
 STATIC_CALL = -1
 """In place of a symbol: the place of a static call's target, by its trampoline's address."""
-Node = tuple[int, tuple[object, ...]]
-"""A block, with what kinds of results wait in registers there; the negative of a function's address: its end."""
+Node = tuple[int, tuple[object, ...], tuple[int, ...]]
+"""A block, or the negative of a function's address for its end; what kinds of results wait in registers; marks."""
 Place = int | tuple[int, int]
 """An address in memory: a number, or an unknown and an offset."""
 Flags = tuple[str, Value, Value, int]
@@ -38,7 +38,7 @@ class State:
         """A name for what memory behind unknown pointers is like: another one after it may have been written."""
         self.marks: tuple[int, ...] = ()
         """What happened on the way, as rules see it. States that differ in it are never joined."""
-        self.at: Node = (0, ())
+        self.at: Node = (0, (), ())
         """Where it is."""
         self.open: dict[tuple[int, int], int] = {}
         """Where others may have written, from an address to before another, and a name for what is there since. The

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from kbuild.elf.code.link import Linked, Program
 
 ADDRESS = (1 << 64) - 1
+FIXUP_REGISTER = 8
+"""Bits behind the type (arch/x86/include/asm/extable_fixup_types.h); of a type that sets none it is 0, RAX."""
 BUGFLAG_WARNING = 1
 """include/linux/bug.h"""
 
@@ -28,8 +30,8 @@ class Tables:
     """Where a replacement ends, to what follows the code that it replaces."""
     goes_on: dict[int, bool] = field(default_factory=dict)
     """A `ud2` of BUG() or WARN(), to whether the kernel goes on behind it."""
-    fixups: dict[int, int] = field(default_factory=dict)
-    """An instruction that may fault, to where the kernel goes on then."""
+    fixups: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """An instruction that may fault, to where the kernel goes on then, and the register that it may set for it."""
 
 
 def read_tables(program: Program, linked: Linked) -> Tables:
@@ -44,8 +46,8 @@ def read_tables(program: Program, linked: Linked) -> Tables:
             tables.ends[replacement + replaced] = site + length
     for at, (place, flags) in _entries(program, linked, "__bug_table", "<i", "H"):
         tables.goes_on[(at + place) & ADDRESS] = bool(flags & BUGFLAG_WARNING)
-    for at, (place, fixup) in _entries(program, linked, "__ex_table", "<ii", places=2):
-        tables.fixups[(at + place) & ADDRESS] = (at + 4 + fixup) & ADDRESS
+    for at, (place, fixup, how) in _entries(program, linked, "__ex_table", "<ii", "I", places=2):
+        tables.fixups[(at + place) & ADDRESS] = (at + 4 + fixup) & ADDRESS, how >> FIXUP_REGISTER & 0xF
     return tables
 
 

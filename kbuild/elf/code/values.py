@@ -112,6 +112,11 @@ def satisfying(condition: str, value: int, size: int) -> Ranges:
     return tuple((low, high) for low, high in pairs if low <= high)
 
 
+def rotated(number: int, left: int, size: int) -> int:
+    """Rotated to the left by fewer bits than it has."""
+    return ((number << left) | (number >> (8 * size - left))) & MASK[size]
+
+
 def is_within(number: int, ranges: Ranges) -> bool:
     """Whether a number is in one of them."""
     return any(low <= number <= high for low, high in ranges)

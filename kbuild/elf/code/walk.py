@@ -26,6 +26,7 @@ from kbuild.elf.code.decode import (
     RETURN,
     RSP,
     TARGET,
+    Block,
     Code,
     Op,
 )
@@ -37,7 +38,7 @@ from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 
 MAX_STEPS = 60_000
 """Instructions of all tries."""
-MAX_TRIES = 400
+MAX_TRIES = 4000
 FAR = 1 << 30
 TAIL = -1
 """In place of where a function returns to: it was jumped to, and its end is the end of the one that jumped."""
@@ -105,12 +106,16 @@ class _Place:
 class Traveller(Observer, Protocol):
     """Who goes along: told of what happens, raises Found where it is what was looked for."""
 
-    def ended(self, state: State) -> None:
+    def ended_one(self, state: State) -> None:
         """The entry's function has returned."""
 
 
 class Found(Exception):  # noqa: N818 (no error: the way is at its end)
     """Raised by an observer where the way has come to what was looked for."""
+
+
+class Futile(Exception):  # noqa: N818 (no error either)
+    """Raised by an observer where the way can no longer come to it."""
 
 
 class Walk:
@@ -124,7 +129,7 @@ class Walk:
         self._calls = calls
         self._observer = observer
         self._distance: dict[Node, int] = {}
-        self._nearest_of: dict[int, int] = {}
+        self._nearest_of: dict[tuple[int, tuple[int, ...]], int] = {}
         self._seen: Collection[Node] = ()
         self._waiting: list[_Place] = []
         self.steps = 0
@@ -141,8 +146,8 @@ class Walk:
         self._distance = distances(edges, goals)
         self._seen = edges.keys()
         self._nearest_of.clear()
-        for (address, _), far in self._distance.items():
-            self._nearest_of[address] = min(far, self._nearest_of.get(address, FAR))
+        for (address, _, marks), far in self._distance.items():
+            self._nearest_of[address, marks] = min(far, self._nearest_of.get((address, marks), FAR))
         first = state.copy()
         self._waiting = [_Place(first, self._frame(first, entry, 0, None, None), entry, 0, None)]
         tries = 0
@@ -155,6 +160,8 @@ class Walk:
                 except Found:
                     assert place is not None
                     yield place.state, place.trail, place.frame
+                    place = None
+                except Futile:
                     place = None
 
     def _frame(
@@ -175,7 +182,7 @@ class Walk:
             self.lost = place.address
             return None
         state = place.state
-        state.at = (place.address, ())
+        state.at = (place.address, (), state.marks)
         if not place.index and not place.chosen:
             self._fork([replace(place, address=other, state=state.copy()) for other in block.entries])
         for index in range(place.index, len(block.ops)):
@@ -190,7 +197,7 @@ class Walk:
             else:
                 self._machine.step(state, op)
             place.chosen = None
-        return self._nearest(place, block.follow)
+        return self._nearest(place, block)
 
     def _either(self, op: Op, place: _Place) -> None:
         """`cmov`, `sbb`: like a branch, so that what they give hangs together with why."""
@@ -275,11 +282,11 @@ class Walk:
 
     def _far(self, address: int, state: State, frame: Frame) -> int:
         """How far a block is from what is looked for, where one comes to it in that state."""
-        node = (address, state.kinds(self._shapes.of(frame.entry).results))
+        node = (address, state.kinds(self._shapes.of(frame.entry).results), state.marks)
         found = self._distance.get(node)
         if found is None:
             # Here more may be known than where ways were joined.
-            found = FAR if node in self._seen else self._nearest_of.get(address, FAR)
+            found = FAR if node in self._seen else self._nearest_of.get((address, state.marks), FAR)
         return found
 
     def _fork(self, places: list[_Place]) -> None:
@@ -289,12 +296,14 @@ class Walk:
         place.address, place.index, place.chosen = address, 0, None
         return place if self._far(address, place.state, place.frame) < FAR else None
 
-    def _nearest(self, place: _Place, following: tuple[int, ...]) -> _Place | None:
-        if not following:
-            return None
-        first, *others = sorted(following, key=lambda address: self._far(address, place.state, place.frame))
-        self._fork([replace(place, state=place.state.copy(), address=other, index=0, chosen=None) for other in others])
-        return self._at(place, first)
+    def _nearest(self, place: _Place, block: Block) -> _Place | None:
+        """Behind a block that only stops because others come to where it goes on, or because it may fault."""
+        places = [replace(place, state=place.state.copy(), address=to, index=0, chosen=None) for to in block.follow]
+        if block.fault is not None and len(places) > 1:
+            self._machine.fault(places[1].state, block.fault)
+        places.sort(key=lambda one: self._far(one.address, one.state, one.frame))
+        self._fork(places[1:])
+        return self._at(places[0], places[0].address) if places else None
 
     def _jump(self, target: int, op: Op, place: _Place) -> _Place | None:
         name = self._program.kernel_name(target)
@@ -339,7 +348,7 @@ class Walk:
         self._observer.entered(state, call)
         if not self._calls.known(state, call):
             for callback, given in self._calls.callbacks(call).items():
-                if self._nearest_of.get(callback, FAR) < FAR and place.frame.depth < MAX_DEPTH:
+                if self._nearest_of.get((callback, state.marks), FAR) < FAR and place.frame.depth < MAX_DEPTH:
                     self._fork([self._callback(callback, given, call, then, place)])
             self._calls.any_other(state, call, place.frame.tops)
         place.trail = Step("kernel", call.site, call, back=place.trail)
@@ -363,9 +372,9 @@ class Walk:
             state.registers[number] = None
         state.flags = None
         state.pop_frame()
-        state.at = (-frame.entry, ())
+        state.at = (-frame.entry, (), state.marks)
         if frame.parent is None:
-            self._observer.ended(state)
+            self._observer.ended_one(state)
             return None
         assert frame.call is not None
         place.trail = Step("return", frame.call.site, frame.call, back=place.trail)

@@ -35,6 +35,10 @@ class Asked:
     lost_later: Counter[int] = field(default_factory=Counter)
     """Likewise, where it may."""
 
+    def anew(self) -> Asked:
+        """The same, with nothing seen yet."""
+        return Asked(self.rule, self.index, self.first, self.then, self.within)
+
     def forget(self) -> None:
         """What was seen: the run is done again."""
         self.kept = 0

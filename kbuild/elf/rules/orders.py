@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from kbuild.elf.code.calls import Call
-from kbuild.elf.code.decode import RAX, Code
+from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.state import State
-from kbuild.elf.rules.asked import ACTIVE, BROKEN, HAPPENED, Asked, marked, returns
-from kbuild.elf.rules.events import find, given, split, union_of
+from kbuild.elf.rules.asked import Asked
+from kbuild.elf.rules.events import find, union_of
 from kbuild.elf.rules.spec import OrderRule
+from kbuild.elf.rules.watcher import Watcher
 from kbuild.elf.rules.witness import Witness, find_witness
 
 Verdict = Literal["proved", "violated", "unreached", "unknown"]
@@ -37,92 +37,6 @@ class Answer:
     first: str = ""
     then: str = ""
     """The events, with the names that they have here."""
-
-
-class Watcher:
-    """Holds the run over all ways against all rules."""
-
-    def __init__(self, program: Program, asked: Sequence[Asked]) -> None:
-        self._program = program
-        self._asked = asked
-        self._by_target: dict[object, list[Asked]] = {}
-        for one in asked:
-            targets: set[object] = set()
-            for matches in (one.first, one.then, one.within):
-                if matches is not None:
-                    targets |= matches.functions | matches.kernel
-            for target in targets:
-                self._by_target.setdefault(target, []).append(one)
-        self.flow: Flow | None = None
-
-    def _about(self, call: Call) -> list[Asked]:
-        if call.of_kernel and call.name is not None:
-            return self._by_target.get(call.name.symbol, [])
-        return self._by_target.get(call.target, [])
-
-    def entered(self, state: State, call: Call) -> None:
-        for one in self._about(call):
-            if one.then.calls(call):
-                self._came(one, state, given(one.then.event, self._program, call), call.site)
-            if one.within is not None and one.within.calls(call):
-                marked(state, one.index, set_=ACTIVE)
-
-    def _came(self, one: Asked, state: State, sure: bool | None, site: int) -> None:
-        """`then` is about to happen."""
-        if sure is False:
-            return
-        if one.may_come(state.marks[one.index]):
-            one.kept += 1
-        elif sure is None:
-            one.perhaps[site] += 1
-        else:
-            if one.rule.paths == "all":
-                one.broken[state.at] += 1
-            marked(state, one.index, set_=BROKEN)
-
-    def returned(self, state: State, call: Call) -> list[State]:
-        states = [state]
-        for one in self._about(call):
-            if one.within is not None and one.within.calls(call):
-                for each in states:
-                    marked(each, one.index, clear=ACTIVE)
-            if one.first is None or not one.first.calls(call):
-                continue
-            if given(one.first.event, self._program, call) is not True:
-                continue
-            assert self.flow is not None
-            parted: list[State] = []
-            for each in states:
-                good, bad = split(each, self.flow.machine, one.first.event, RAX)
-                if good is not None:
-                    marked(good, one.index, set_=HAPPENED)
-                parted += [part for part in (good, bad) if part is not None]
-            states = parted
-        return states
-
-    def lost(self, state: State, site: int) -> None:
-        for one in self._asked:
-            may_come = one.may_come(state.marks[one.index])
-            (one.lost_later if may_come else one.lost)[site] += 1
-
-    def accessed(self, state: State, what: str, start: int, end: int) -> None:
-        """An object that a rule is about was read or written, or may have been."""
-        for one in self._asked:
-            then, first = one.then, one.first
-            if then.covers(start, end):
-                if what == then.event.kind:
-                    self._came(one, state, True, state.at[0])
-                elif what == "lent":
-                    self._came(one, state, None, state.at[0])
-            if first is not None and what == first.event.kind and first.covers(start, end):
-                marked(state, one.index, set_=HAPPENED)
-
-    def ended(self, states: Sequence[State]) -> None:
-        """The entry's function has returned."""
-        for state in states:
-            for one in self._asked:
-                if one.rule.paths != "all" and state.marks[one.index] & BROKEN and returns(state, one.rule.paths):
-                    one.broken[state.at] += 1
 
 
 class StaticCalls:
@@ -197,9 +111,9 @@ class Init:
             # Done again until nothing new comes: then what it took for granted is what it found.
             if known <= before:
                 break
-        return [self._answer(one, flow, entry, state) for one in asked]
+        return [self._answer(one, asked, flow, entry, state) for one in asked]
 
-    def _answer(self, one: Asked, flow: Flow, entry: int, state: State) -> Answer:
+    def _answer(self, one: Asked, asked: Sequence[Asked], flow: Flow, entry: int, state: State) -> Answer:
         rule = one.rule
 
         def answer(what: Verdict, why: str, witness: Witness | None = None) -> Answer:
@@ -209,7 +123,7 @@ class Init:
             event = getattr(rule, one.unnamed[0])
             return answer("unknown", f"no symbol is called {' or '.join(event.names)}: misspelt, or inlined")
         if one.broken:
-            found, why = find_witness(one, self.code, self._shapes, flow, entry, state)
+            found, why = find_witness(one, asked, self.code, self._shapes, flow, entry, state)
             if found is not None:
                 return answer("violated", f"{one.then} may come before {one.first or one.within}", found)
             return answer("unknown", f"no way to {one.then} was found that does not contradict itself: {why}")

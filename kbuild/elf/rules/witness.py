@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kbuild.elf.code.calls import Call
-from kbuild.elf.code.decode import RAX, Code
+from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.model import satisfiable
 from kbuild.elf.code.state import State
-from kbuild.elf.code.walk import Found, Step, Walk
-from kbuild.elf.rules.asked import ACTIVE, BROKEN, HAPPENED, Asked, marked, returns
-from kbuild.elf.rules.events import given, split, union_of
+from kbuild.elf.code.walk import Found, Futile, Step, Walk
+from kbuild.elf.rules.asked import BROKEN, HAPPENED, Asked, returns
+from kbuild.elf.rules.events import given, union_of
+from kbuild.elf.rules.watcher import Watcher
 
 MAX_WAYS = 60
 """Ways that are tried until one does not contradict itself."""
@@ -27,70 +29,53 @@ class Witness:
     """The place of `then`: of the call's or the access's instruction, or of its block."""
 
 
-class _Seeker:
-    """Goes along one way, until the rule is broken; gives up where `first` has happened."""
+class _Seeker(Watcher):
+    """Goes along one way, until the rule is broken; gives up where `first` has happened.
 
-    def __init__(self, one: Asked, flow: Flow) -> None:
+    The marks of the other rules go along too: the run over all ways has kept its states apart by them.
+    """
+
+    def __init__(self, one: Asked, asked: Sequence[Asked], flow: Flow) -> None:
+        super().__init__(flow.program, [each.anew() for each in asked])
         self._one = one
-        self._flow = flow
+        self.flow = flow
         self.site = 0
 
-    def entered(self, state: State, call: Call) -> None:
-        one = self._one
-        if one.then.calls(call) and given(one.then.event, self._flow.program, call):
-            self._came(state, call.site)
-        if one.within is not None and one.within.calls(call):
-            marked(state, one.index, set_=ACTIVE)
-
-    def _came(self, state: State, site: int) -> None:
-        if self._one.may_come(state.marks[self._one.index]):
-            return
-        self.site = site
-        if self._one.rule.paths == "all":
-            raise Found
-        marked(state, self._one.index, set_=BROKEN)
+    def _came(self, one: Asked, state: State, sure: bool | None, site: int) -> None:
+        if one.index == self._one.index and sure and not one.may_come(state.marks[one.index]):
+            self.site = site
+            if one.rule.paths == "all":
+                raise Found
+        super()._came(one, state, sure, site)
 
     def returned(self, state: State, call: Call) -> list[State]:
-        one = self._one
-        if one.within is not None and one.within.calls(call):
-            marked(state, one.index, clear=ACTIVE)
-        if one.first is None or not one.first.calls(call):
-            return [state]
-        # A call that may have been it leaves the question open: such a way shows nothing.
-        sure = given(one.first.event, self._flow.program, call)
-        if sure is None:
-            return []
-        good, bad = split(state, self._flow.machine, one.first.event, RAX) if sure else (None, state)
-        # Once it has happened nothing can be broken any more, but where a `within` is asked for, or it was already.
-        if good is not None and one.within is None and not good.marks[one.index] & BROKEN:
-            good = None
-        if good is not None:
-            marked(good, one.index, set_=HAPPENED)
-        return [part for part in (bad, good) if part is not None]
-
-    def lost(self, state: State, site: int) -> None:
-        """Such a way ends anyway."""
+        first = self._one.first
+        if first is not None and first.calls(call) and given(first.event, self._program, call) is None:
+            return []  # it may have been it: such a way shows nothing
+        return [each for each in super().returned(state, call) if not self._is_futile(each)]
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
-        """An object that the rule is about."""
-        one = self._one
-        if what == one.then.event.kind and one.then.covers(start, end):
-            self._came(state, state.at[0])
-        if one.first is not None and what == one.first.event.kind and one.first.covers(start, end):
-            marked(state, one.index, set_=HAPPENED)
+        super().accessed(state, what, start, end)
+        if self._is_futile(state):
+            raise Futile
 
-    def ended(self, state: State) -> None:
+    def _is_futile(self, state: State) -> bool:
+        """Once `first` has happened nothing can be broken any more, unless it was, or a `within` is asked for."""
+        mark = state.marks[self._one.index]
+        return bool(mark & HAPPENED) and not mark & BROKEN and self._one.within is None
+
+    def ended_one(self, state: State) -> None:
         """The entry's function has returned."""
         if state.marks[self._one.index] & BROKEN and returns(state, self._one.rule.paths):
             raise Found
 
 
 def find_witness(
-    one: Asked, code: Code, shapes: Shapes, flow: Flow, entry: int, start: State
+    one: Asked, asked: Sequence[Asked], code: Code, shapes: Shapes, flow: Flow, entry: int, start: State
 ) -> tuple[Witness | None, str]:
     """A way that breaks the rule and does not contradict itself, or why none was found."""
-    seeker = _Seeker(one, flow)
-    objects = [place for matches in (one.first, one.then) if matches is not None for place in matches.objects]
+    seeker = _Seeker(one, asked, flow)
+    objects = [place for each in asked for m in (each.first, each.then) if m is not None for place in m.objects]
     flow.machine.watch(*(union_of(objects) if objects else (1, 0)), seeker.accessed)
     walk = Walk(code, shapes, flow.calls_to, flow.machine, seeker)
     why = "none was found in time"
