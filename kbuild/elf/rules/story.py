@@ -54,8 +54,8 @@ class Story:
         for some in open_calls:
             for depth, text in some:
                 yield "  " * depth + text
-        end = answer.witness.end
-        yield "  " * (len(open_calls) - 1) + f"{answer.then} at {self.place(end)}"
+        then = answer.rule.then.told([answer.witness.called]) if answer.witness.called else answer.then
+        yield "  " * (len(open_calls) - 1) + f"{then} at {self.place(answer.witness.end)}"
         if answer.rule.first is not None:
             yield f"{answer.first} has not happened on this way"
 

@@ -26,7 +26,9 @@ class Witness:
 
     steps: tuple[Step, ...]
     end: int
-    """The place of `then`: of the call's or the access's instruction, or of its block."""
+    """The place of `then`: of the call's instruction, or of the block with the access."""
+    called: str = ""
+    """Which function it was, where `then` is a call."""
 
 
 class _Seeker(Watcher):
@@ -40,6 +42,11 @@ class _Seeker(Watcher):
         self._one = one
         self.flow = flow
         self.site = 0
+        self.called = ""
+
+    def entered(self, state: State, call: Call) -> None:
+        self.called = call.name.symbol if call.name is not None and self._one.then.calls(call) else ""
+        super().entered(state, call)
 
     def _came(self, one: Asked, state: State, sure: bool | None, site: int) -> None:
         if one.index == self._one.index and sure and not one.may_come(state.marks[one.index]):
@@ -82,7 +89,7 @@ def find_witness(
     for number, (state, trail, _) in enumerate(walk.ways(entry, start, flow.edges, one.broken.keys())):
         contradiction = satisfiable([*state.known.items()], flow.symbols)
         if contradiction is None:
-            return Witness(tuple(trail.all() if trail is not None else ()), seeker.site), ""
+            return Witness(tuple(trail.all() if trail is not None else ()), seeker.site, seeker.called), ""
         why = contradiction
         if number >= MAX_WAYS:
             break

@@ -256,3 +256,92 @@ used int holds_not_lent(void)
 	kept = lent;
 	return 0;
 }
+
+/* The kernel may write to a caller's variable too, where a callee hands it on. */
+static noinline void hand_on(int *p)
+{
+	fill_in(p);
+}
+
+used int breaks_given_by_a_callee(void)
+{
+	int number = 0;
+
+	hand_on(&number);
+	if (number)
+		then();
+	else
+		first();
+	return number;
+}
+
+/* Two pointers of which nothing is known may point to the same object. */
+used int breaks_two_pointers_to_one_object(void)
+{
+	int *p = an_object(), *q = an_object();
+	int before = *q;
+
+	*p = something();
+	if (*q != before)
+		then();
+	first();
+	return before;
+}
+
+/* What an instruction that faults leaves is said by the exception table: here EX_TYPE_IMM_REG for %ebx. */
+used int breaks_fault(void)
+{
+	int error = 0;
+
+	__asm__ volatile("1: mov (%1), %%ecx\n2:\n"
+			 ".pushsection __ex_table, \"a\"\n.balign 4\n.long 1b - .\n.long 2b - .\n.long 0xfff20311\n.popsection"
+			 : "+b"(error)
+			 : "r"(an_object())
+			 : "ecx");
+	if (error)
+		then();
+	else
+		first();
+	return error;
+}
+
+/* An instruction that has no operand in memory writes to the stack all the same, and nowhere else. */
+static struct { void (*call)(void); } table = { first };
+
+static noinline void through(void *unused, void (**call)(void))
+{
+	unsigned long flags;
+
+	__asm__ volatile("pushf\npop %0" : "=r"(flags) : "D"(call) : "memory");
+	(*call)();
+}
+
+used int holds_push_flags(void)
+{
+	through(0, &table.call);
+	then();
+	return 0;
+}
+
+/* Shifts, rotations and single bits: what they give says what went in. */
+used int breaks_bits(void)
+{
+	unsigned int number = something(), shifted = number << 7 | number >> 25;
+
+	if ((shifted & 0x80) && !(number & 2))
+		then();
+	first();
+	return 0;
+}
+
+/* Holds, and is not always proved: no way on which then() comes too early can be, but only numbers tell. */
+used int excludes_bits(void)
+{
+	unsigned int number = something();
+
+	if ((number & 1) && !(number & 3))
+		then();
+	first();
+	then();
+	return 0;
+}
