@@ -52,8 +52,9 @@ def loading(
 
 
 def boots(tool: Tool) -> list[Path]:
-    """What agents have said so far."""
-    return [path for path in tool.runs.glob("*/hosts/*/boot-*/agent.log") if b"hello" in path.read_bytes()]
+    """Logs of the agents that have said their first line, all of it: in the middle of it a host still boots."""
+    logs = tool.runs.glob("*/hosts/*/boot-*/agent.log")
+    return [path for path in logs if re.search(rb'"ev":"hello".*\}\n', path.read_bytes())]
 
 
 def emulators(tool: Tool) -> list[int]:
