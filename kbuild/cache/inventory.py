@@ -207,6 +207,8 @@ def measure(entry: Entry) -> Usage:
 
     def add(status: os.stat_result) -> None:
         nonlocal alone
+        if not status.st_nlink:
+            return  # removed while we look
         size = status.st_blocks * 512
         if status.st_nlink == 1 or stat.S_ISDIR(status.st_mode):
             alone += size
