@@ -67,8 +67,7 @@ class _Host:
 
     def transcripts(self) -> list[Transcript]:
         """Of all its orders, when the work is done."""
-        missing = {order.id: self._not_run(order, "interrupted") for order in self._orders}
-        return [self._transcripts.get(order.id, missing[order.id]) for order in self._orders]
+        return [self._transcripts.get(order.id) or self._not_run(order, "interrupted") for order in self._orders]
 
     def work(self, place: Place) -> None:
         """Run orders in this place as long as there are some that nobody runs."""

@@ -73,7 +73,6 @@ def test_each_shape_of_code_is_answered_rightly(features: Code, function: str) -
     init = Init(features, Shapes(features), StaticCalls(), "flow", is_vendor=False)
     (answer,) = init.answers(function, [order(function)])
     wanted = "violated" if "breaks" in function else "proved"
-    # A jump through a register, as without jump tables, may hide which way a switch went: that is said.
     assert answer.answer == wanted, answer.why
     assert (answer.witness is not None) == (wanted == "violated")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from iced_x86 import Register
 
@@ -45,13 +45,23 @@ class Call:
     name: Name | None
     arguments: tuple[Value | None, ...]
     depth: int
-    choices: tuple[int, ...] = ()
-    """Where it can lead, if that is one of several places: a static call that has not been updated on this way."""
 
     @property
     def of_kernel(self) -> bool:
         """Whether it is a function of the kernel, which is not looked into."""
         return self.name is not None and self.name.module is None
+
+
+class OnStack(Protocol):
+    """A function that is being run."""
+
+    @property
+    def top(self) -> int:
+        """Where its own objects on the stack end."""
+
+    @property
+    def parent(self) -> OnStack | None:
+        """Its caller; None: the kernel."""
 
 
 class Calls:
@@ -67,8 +77,8 @@ class Calls:
         self.asked: set[int] = set()
         """Static calls that were met before an update of theirs."""
 
-    def of(self, state: State, target: Value, site: int, depth: int) -> Call:
-        """The call to what a target leads to, through thunks and static calls."""
+    def of(self, state: State, target: Value, site: int, depth: int) -> list[Call]:
+        """The call to what a target leads to, through thunks and static calls; several, where it may lead to each."""
         arguments = tuple(state.registers[number] for number in ARGUMENTS)
         found: Value | None = target
         for _ in range(4):
@@ -84,22 +94,24 @@ class Calls:
                     return self._static(found, site, arguments, depth)
                 found = kept[1]
             elif name.symbol.startswith(PROBES):
-                return Call(site, found, Name(None, name.symbol, 0), arguments, depth)
+                return [Call(site, found, Name(None, name.symbol, 0), arguments, depth)]
             elif name.module is None or self._program.is_code(found):
-                return Call(site, found, name, arguments, depth)
+                return [Call(site, found, name, arguments, depth)]
             else:
                 break
         slot = self._slot_of_kernel(found)
         if slot is not None:
-            return Call(site, slot, Name(None, str(self._program.kernel_name(slot)), 0), arguments, depth)
-        return Call(site, None, None, arguments, depth)
+            return [Call(site, slot, Name(None, str(self._program.kernel_name(slot)), 0), arguments, depth)]
+        return [Call(site, None, None, arguments, depth)]
 
-    def _static(self, trampoline: int, site: int, arguments: tuple[Value | None, ...], depth: int) -> Call:
-        """A static call that is as in the file, or as an earlier load left it."""
+    def _static(self, trampoline: int, site: int, arguments: tuple[Value | None, ...], depth: int) -> list[Call]:
+        """A static call that has not been updated on this way: it is as in the file, or as an earlier load left it."""
         self.asked.add(trampoline)
-        choices = [target for target in self.candidates.get(trampoline, ()) if target is not None]
-        known = None not in self.candidates.get(trampoline, ())
-        return Call(site, None, None, arguments, depth, (trampoline, *sorted(choices)) if known else ())
+        candidates = self.candidates.get(trampoline, frozenset())
+        if None in candidates:
+            return [Call(site, None, None, arguments, depth)]
+        targets = [trampoline, *sorted(target for target in candidates if target is not None)]
+        return [Call(site, target, self._program.name(target), arguments, depth) for target in targets]
 
     def _slot_of_kernel(self, target: Value | None) -> int | None:
         """The place of the pointer that a target was read from, if it is the kernel's own, as in `pv_ops`."""
@@ -162,30 +174,29 @@ class Calls:
             return True
         return False
 
-    def any_other(self, state: State, call: Call, tops: Sequence[int]) -> None:
-        """Do what a function of the kernel may do of which nothing is known.
-
-        `tops`: where the stacks of its caller, of that one's caller and so on end.
-        """
+    def any_other(self, state: State, call: Call, caller: OnStack) -> None:
+        """Do what a function of the kernel may do of which nothing is known."""
         assert call.name is not None
         passed_on = GIVEN.get(call.name.symbol, (None, None))[1]
         for place, argument in enumerate(call.arguments):
             if isinstance(argument, int) and place != passed_on:
-                self._lend(state, argument, tops)
+                self._lend(state, argument, caller)
         self.after(state, ("result", call.name.symbol, call.site))
 
-    def callbacks(self, call: Call) -> dict[int, Value | None]:
-        """Functions of modules that the kernel was given, with their first argument, if it is known.
-
-        It may run them before it returns.
-        """
+    def callbacks(self, state: State, call: Call) -> Iterator[tuple[Call, State]]:
+        """Functions of modules that the kernel was given, and may run before it returns: their calls and states."""
         assert call.name is not None
-        found: dict[int, Value | None] = {}
+        known = GIVEN.get(call.name.symbol)
+        seen: set[int] = set()
         for place, argument in enumerate(call.arguments):
-            if isinstance(argument, int) and argument not in found and self._program.is_code(argument):
-                known = GIVEN.get(call.name.symbol)
-                found[argument] = call.arguments[known[1]] if known and known[0] == place else None
-        return found
+            if isinstance(argument, int) and argument not in seen and self._program.is_code(argument):
+                seen.add(argument)
+                called = state.copy()
+                for number in ARGUMENTS:
+                    called.registers[number] = None
+                called.registers[RDI] = call.arguments[known[1]] if known and known[0] == place else None
+                name = self._program.name(argument)
+                yield Call(call.site, argument, name, (None,) * len(ARGUMENTS), call.depth + 1), called
 
     def _copy(self, state: State, arguments: tuple[Value | None, ...]) -> bool:
         target, source, count = arguments[:3]
@@ -199,11 +210,13 @@ class Calls:
         state.registers[RAX] = target
         return True
 
-    def _lend(self, state: State, address: int, tops: Sequence[int]) -> None:
+    def _lend(self, state: State, address: int, caller: OnStack | None) -> None:
         """The kernel was given a pointer: it may write to that object."""
         if STACK_END < address <= STACK:
             # Of the function that has it on its stack, be it a caller's caller.
-            self._machine.forget(state, address, next((top for top in tops if address < top), STACK))
+            while caller is not None and address >= caller.top:
+                caller = caller.parent
+            self._machine.forget(state, address, STACK if caller is None else caller.top)
             return
         linked = self._program.module_at(address)
         place = linked.section_at(address) if linked is not None else None

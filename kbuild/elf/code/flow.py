@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
 from kbuild.elf.code.decode import (
-    ARGUMENTS,
     BRANCH,
     CALL,
     INDIRECT_CALL,
@@ -20,7 +19,6 @@ from kbuild.elf.code.decode import (
     JUMP,
     NEXT,
     RAX,
-    RDI,
     RETURN,
     RSP,
     TARGET,
@@ -63,16 +61,6 @@ class Frame:
     """Its stack's objects are below: behind them are the registers that it keeps for its caller."""
     parent: Frame | None
     depth: int
-
-    @property
-    def tops(self) -> list[int]:
-        """Its own, its caller's and so on."""
-        found = []
-        frame: Frame | None = self
-        while frame is not None:
-            found.append(frame.top)
-            frame = frame.parent
-        return found
 
     def runs(self, entry: int) -> bool:
         """Whether that function is being run already."""
@@ -273,14 +261,10 @@ class Flow:
     # Calls.
 
     def _call(self, target: Value, op: Op, state: State, frame: Frame) -> list[State]:
-        call = self.calls_to.of(state, target, op.ip, frame.depth)
-        if call.choices:
-            states: list[State] = []
-            for choice in call.choices:
-                one = replace(call, target=choice, name=self.program.name(choice), choices=())
-                states += self._to(one, op, state.copy(), frame)
-            return states
-        return self._to(call, op, state, frame)
+        calls = self.calls_to.of(state, target, op.ip, frame.depth)
+        if len(calls) == 1:
+            return self._to(calls[0], op, state, frame)
+        return [one for call in calls for one in self._to(call, op, state.copy(), frame)]
 
     def _to(self, call: Call, op: Op, state: State, frame: Frame) -> list[State]:
         if call.target is None:
@@ -314,17 +298,13 @@ class Flow:
         if self.calls_to.known(state, call):
             return self._observer.returned(state, call)
         states = [state]
-        for callback, given in self.calls_to.callbacks(call).items():
-            if not frame.runs(callback):
-                called = state.copy()
-                for number in ARGUMENTS:
-                    called.registers[number] = None
-                called.registers[RDI] = given
-                name = self.program.name(callback)
-                states += self._enter(Call(call.site, callback, name, (None,) * 6, frame.depth + 1), called, frame)
+        for inner, called in self.calls_to.callbacks(state, call):
+            assert inner.target is not None
+            if not frame.runs(inner.target):
+                states += self._enter(inner, called, frame)
         returned: list[State] = []
         for one in states:
-            self.calls_to.any_other(one, call, frame.tops)
+            self.calls_to.any_other(one, call, frame)
             returned += self._observer.returned(one, call)
         return returned
 

@@ -681,8 +681,11 @@ def _multiply(machine: Machine, state: State, op: Op) -> None:
         return
     size = op.operands[0].size
     x, y = (machine.get(state, operand, size) for operand in op.operands[-2:])
-    known = isinstance(x, int) and isinstance(y, int)
-    value = (x * y) & MASK[size] if known else machine.derived(size, "multiply", x, y, size)  # type: ignore[operator]
+    value: Value
+    if isinstance(x, int) and isinstance(y, int):
+        value = (x * y) & MASK[size]
+    else:
+        value = machine.derived(size, "multiply", x, y, size)
     machine.put(state, op.operands[0], value)
     state.flags = None
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from iced_x86 import Mnemonic
 
 from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
 from kbuild.elf.code.decode import (
-    ARGUMENTS,
     BRANCH,
     CALL,
     INDIRECT_CALL,
     INDIRECT_JUMP,
     JUMP,
     NEXT,
-    RDI,
     RETURN,
     RSP,
     TARGET,
@@ -48,8 +46,7 @@ TAIL = -1
 class Step:
     """Something on the way that is worth being told."""
 
-    kind: str
-    """`call`, `return`, `branch`."""
+    kind: Literal["call", "return", "branch"]
     site: int
     call: Call | None = None
     taken: bool = False
@@ -79,16 +76,6 @@ class Frame:
     """Where its objects on the stack end."""
     kernel: Call | None = None
     """The call of the kernel that runs it, which then goes on."""
-
-    @property
-    def tops(self) -> list[int]:
-        """Its own, its caller's and so on."""
-        found = []
-        frame: Frame | None = self
-        while frame is not None:
-            found.append(frame.top)
-            frame = frame.parent
-        return found
 
 
 @dataclass
@@ -133,12 +120,10 @@ class Walk:
         self._seen: Collection[Node] = ()
         self._waiting: list[_Place] = []
         self.steps = 0
-        self.lost: int | None = None
-        """Where a try ended, for what happens there is not known."""
 
     def ways(
         self, entry: int, state: State, edges: Mapping[Node, Collection[Node]], goals: Collection[Node]
-    ) -> Iterator[tuple[State, Step | None, Frame]]:
+    ) -> Iterator[tuple[State, Step | None]]:
         """Ways from an entry on which the observer raised Found: the state there, and what happened.
 
         `goals`: blocks, or ends of functions, that it can be raised in.
@@ -159,7 +144,7 @@ class Walk:
                     place = self._run(place)
                 except Found:
                     assert place is not None
-                    yield place.state, place.trail, place.frame
+                    yield place.state, place.trail
                     place = None
                 except Futile:
                     place = None
@@ -179,7 +164,6 @@ class Walk:
         """Go on to the next block; None: this way ends."""
         block = self._code.block(place.address)
         if block is None:
-            self.lost = place.address
             return None
         state = place.state
         state.at = (place.address, (), state.marks)
@@ -208,14 +192,16 @@ class Walk:
             taken = True
         elif taken is None:
             taken = bool(holds)
-        self._learn(place.state, about, holds if taken else fails)
-        if about is None and holds and fails:
-            self._machine.blind(place.state)
+        if holds and fails:
+            self._suppose(place.state, about, holds if taken else fails)
         self._machine.chosen(place.state, op, taken)
 
-    def _learn(self, state: State, about: Unknown | None, ranges: Ranges) -> None:
-        if about is not None and ranges:
+    def _suppose(self, state: State, about: Unknown | None, ranges: Ranges) -> None:
+        """Of what can be one way or the other, from here on it is one."""
+        if about is not None:
             state.learn(about, ranges)
+        else:
+            self._machine.blind(state)
 
     def _leave(self, op: Op, place: _Place) -> _Place | None:
         """The last instruction of a block."""
@@ -245,11 +231,8 @@ class Walk:
         if not holds or not fails:
             return self._taken(op, place, bool(holds))
         other = replace(place, state=place.state.copy())
-        for one, ranges in ((place, holds), (other, fails)):
-            if about is not None:
-                one.state.learn(about, ranges)
-            else:
-                self._machine.blind(one.state)
+        self._suppose(place.state, about, holds)
+        self._suppose(other.state, about, fails)
         there = self._far(op.operands[0].number, place.state, place.frame)
         here = self._far(op.next, other.state, other.frame)
         place.trail = Step("branch", op.ip, None, True, place.trail)
@@ -263,17 +246,14 @@ class Walk:
     def _switch(self, value: Unknown, op: Op, place: _Place) -> _Place | None:
         cases = self._calls.cases(value, place.state)
         if cases is None:
-            # Which entry it is was lost: a way that needs it is none that is known to be.
-            self.lost = op.ip
-            return None
+            return None  # which entry it is was lost: a way that needs it is none that is known to be
         index, targets = cases
         places = [replace(place, state=place.state.copy()) for _ in targets]
         for one, ranges in zip(places, targets.values(), strict=True):
             one.state.learn(index, ranges)
         alive = [there for one, to in zip(places, targets, strict=True) if (there := self._jump(to, op, one))]
         alive.sort(key=lambda one: self._far(one.address, one.state, one.frame))
-        self._fork(alive[1:])
-        return alive[0] if alive else None
+        return self._first_of(alive)
 
     def _taken(self, op: Op, place: _Place, holds: bool) -> _Place | None:
         return self._jump(op.operands[0].number, op, place) if holds else self._at(place, op.next)
@@ -291,6 +271,11 @@ class Walk:
 
     def _fork(self, places: list[_Place]) -> None:
         self._waiting += places
+
+    def _first_of(self, places: list[_Place]) -> _Place | None:
+        """Go on with the first; the others wait."""
+        self._fork(places[1:])
+        return places[0] if places else None
 
     def _at(self, place: _Place, address: int) -> _Place | None:
         place.address, place.index, place.chosen = address, 0, None
@@ -313,25 +298,21 @@ class Walk:
             return self._at(place, target)
         state = place.state
         state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), 8, 8)
-        call = self._calls.of(state, target, op.ip, place.frame.depth)
-        return self._go(call, TAIL, place)
+        return self._call(target, TAIL, op, place)
 
     # Calls.
 
     def _call(self, target: Value, then: int, op: Op, place: _Place) -> _Place | None:
-        call = self._calls.of(place.state, target, op.ip, place.frame.depth)
-        return self._go(call, then, place)
+        calls = self._calls.of(place.state, target, op.ip, place.frame.depth)
+        if len(calls) == 1:
+            return self._go(calls[0], then, place)
+        places = [replace(place, state=place.state.copy()) for _ in calls]
+        alive = [there for call, at in zip(calls, places, strict=True) if (there := self._go(call, then, at))]
+        return self._first_of(alive)
 
     def _go(self, call: Call, then: int, place: _Place) -> _Place | None:
         state, frame = place.state, place.frame
-        if call.choices:
-            places = [replace(place, state=state.copy()) for _ in call.choices]
-            ones = (replace(call, target=to, name=self._program.name(to), choices=()) for to in call.choices)
-            alive = [there for one, at in zip(ones, places, strict=True) if (there := self._go(one, then, at))]
-            self._fork(alive[1:])
-            return alive[0] if alive else None
         if call.target is None or frame.depth >= MAX_DEPTH:
-            self.lost = call.site
             return None
         if call.of_kernel:
             return self._kernel(call, then, place)
@@ -347,22 +328,14 @@ class Walk:
         state = place.state
         self._observer.entered(state, call)
         if not self._calls.known(state, call):
-            for callback, given in self._calls.callbacks(call).items():
-                if self._nearest_of.get((callback, state.marks), FAR) < FAR and place.frame.depth < MAX_DEPTH:
-                    self._fork([self._callback(callback, given, call, then, place)])
-            self._calls.any_other(state, call, place.frame.tops)
-        place.trail = Step("kernel", call.site, call, back=place.trail)
+            for inner, called in self._calls.callbacks(state, call):
+                assert inner.target is not None
+                if self._nearest_of.get((inner.target, state.marks), FAR) < FAR and place.frame.depth < MAX_DEPTH:
+                    frame = self._frame(called, inner.target, then, inner, place.frame, call)
+                    trail = Step("call", call.site, inner, back=place.trail)
+                    self._fork([_Place(called, frame, inner.target, 0, trail)])
+            self._calls.any_other(state, call, place.frame)
         return self._returned(self._observer.returned(state, call), then, place)
-
-    def _callback(self, callback: int, given: Value | None, call: Call, then: int, place: _Place) -> _Place:
-        """The kernel runs a function that it was given."""
-        state = place.state.copy()
-        for number in ARGUMENTS:
-            state.registers[number] = None
-        state.registers[RDI] = given
-        inner = Call(call.site, callback, self._program.name(callback), (None,) * 6, place.frame.depth + 1)
-        frame = self._frame(state, callback, then, inner, place.frame, call)
-        return _Place(state, frame, callback, 0, Step("call", call.site, inner, back=place.trail))
 
     def _return(self, place: _Place) -> _Place | None:
         """The function that is being run is at its end."""
@@ -380,7 +353,7 @@ class Walk:
         place.trail = Step("return", frame.call.site, frame.call, back=place.trail)
         place.frame = frame.parent
         if frame.kernel is not None:
-            self._calls.any_other(state, frame.kernel, frame.parent.tops)
+            self._calls.any_other(state, frame.kernel, frame.parent)
         states = self._observer.returned(state, frame.call)
         return self._returned(states, frame.then, place)
 
@@ -398,9 +371,7 @@ class Walk:
                 every.append(self._return(one))
             else:
                 every.append(self._at(one, then))
-        alive = [one for one in every if one is not None]
-        self._fork(alive[1:])
-        return alive[0] if alive else None
+        return self._first_of([one for one in every if one is not None])
 
 
 def distances(edges: Mapping[Node, Collection[Node]], goals: Collection[Node]) -> dict[Node, int]:

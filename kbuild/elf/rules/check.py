@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
 from kbuild.elf.contents import MalformedError
+from kbuild.elf.findings import STAGE
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.rules.orders import ENTRIES, Answer, Init, StaticCalls
+from kbuild.elf.rules.orders import ENTRIES, Answer, Init, StaticCalls, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules, SymbolRule
 from kbuild.elf.rules.story import Story
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
 from kbuild.versions import KernelRange
-
-STAGE = "inspect"
-Result = Literal["proved", "violated", "unreached", "unknown"]
 
 
 def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
@@ -91,7 +88,7 @@ def _orders(modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule]) -> It
 
 def _answered(answer: Answer, story: Story) -> Finding:
     rule = answer.rule
-    statuses: dict[Result, Status] = {
+    statuses: dict[Verdict, Status] = {
         "proved": Status.PASS,
         "violated": Status.FAIL,
         "unknown": Status.ERROR,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kbuild.elf.code.calls import Call
@@ -112,31 +111,19 @@ def given(event: Event, program: Program, call: Call) -> bool | None:
     return None if not any(strings) else False
 
 
-_ERRORS: dict[int, Ranges] = {
-    4: ((MASK[4] - MAX_ERRNO + 1, MASK[4]),),
-    8: ((MASK[8] - MAX_ERRNO + 1, MASK[8]),),
+_COUNTS: dict[str, tuple[int, Ranges]] = {
+    "zero": (4, ((0, 0),)),
+    "nonnull": (8, ((1, MASK[8]),)),
+    "not-err": (8, ((0, MASK[8] - MAX_ERRNO),)),
 }
-
-
-def returned(event: Event) -> tuple[tuple[int, Ranges], ...]:
-    """As which a result counts: its size in bytes, and its ranges; none: any result counts."""
-    match event.success:
-        case "zero":
-            return ((4, ((0, 0),)),)
-        case "nonnull":
-            return ((8, ((1, MASK[8]),)),)
-        case "not-err":
-            return ((8, ((0, MASK[8] - MAX_ERRNO),)),)
-        case _:
-            return ()
+"""As which a result counts as success: its size in bytes, and its ranges."""
 
 
 def split(state: State, machine: Machine, event: Event, register: int) -> tuple[State | None, State | None]:
     """A state behind a call parted: where its result counts, and where not."""
-    wanted = returned(event)
-    if not wanted:
+    if event.success is None:
         return state, None
-    ((size, good),) = wanted
+    size, good = _COUNTS[event.success]
     value = machine.part(machine.register(state, register), size)
     ranges = state.ranges(value)
     inside, outside = intersection(ranges, good), _without(ranges, good, size)
@@ -154,9 +141,3 @@ def _without(ranges: Ranges, taken: Ranges, size: int) -> Ranges:
         sides = ((0, low - 1), (high + 1, MASK[size]))
         rest = intersection(rest, tuple((first, last) for first, last in sides if first <= last))
     return intersection(ranges, rest)
-
-
-def union_of(objects: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """The smallest range that holds all."""
-    every = list(objects)
-    return min(start for start, _ in every), max(end for _, end in every)

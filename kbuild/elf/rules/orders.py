@@ -13,7 +13,7 @@ from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.state import State
 from kbuild.elf.rules.asked import Asked
-from kbuild.elf.rules.events import find, union_of
+from kbuild.elf.rules.events import find
 from kbuild.elf.rules.spec import OrderRule
 from kbuild.elf.rules.watcher import Watcher
 from kbuild.elf.rules.witness import Witness, find_witness
@@ -91,7 +91,6 @@ class Init:
         entry = self.entry(name)
         if entry is None:
             return [Answer(one.rule, self.module, "unreached", f"{self.module} has no {name}") for one in asked]
-        objects = [place for one in asked for m in (one.first, one.then) if m is not None for place in m.objects]
         knows = frozenset({self.module}) if name == "init" else frozenset[str]()
         state = State.at_entry((0,) * len(asked))
         while True:
@@ -100,8 +99,7 @@ class Init:
             watcher = Watcher(program, asked)
             flow = watcher.flow = Flow(program, self.code, self._shapes, knows, watcher)
             flow.calls_to.candidates = self._static_calls.targets
-            if objects:
-                flow.machine.watch(*union_of(objects), watcher.accessed)
+            watcher.watch(flow.machine)
             before = self._static_calls.known(self._static_calls.targets)
             watcher.ended(flow.start(entry, state))
             self._static_calls.learn(flow.calls_to.updates)

@@ -8,6 +8,7 @@ from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import RAX
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.link import Program
+from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.state import State
 from kbuild.elf.rules.asked import ACTIVE, BROKEN, HAPPENED, Asked, marked, returns
 from kbuild.elf.rules.events import given, split
@@ -28,6 +29,14 @@ class Watcher:
             for target in targets:
                 self._by_target.setdefault(target, []).append(one)
         self.flow: Flow | None = None
+
+    def watch(self, machine: Machine) -> None:
+        """Be told of accesses to the objects that the rules are about."""
+        matches = [each for one in self._asked for each in (one.first, one.then) if each is not None]
+        objects = [place for each in matches for place in each.objects]
+        if objects:
+            start, end = min(first for first, _ in objects), max(last for _, last in objects)
+            machine.watch(start, end, self.accessed)
 
     def _about(self, call: Call) -> list[Asked]:
         if call.of_kernel and call.name is not None:

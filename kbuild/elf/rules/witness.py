@@ -13,7 +13,7 @@ from kbuild.elf.code.model import satisfiable
 from kbuild.elf.code.state import State
 from kbuild.elf.code.walk import Found, Futile, Step, Walk
 from kbuild.elf.rules.asked import BROKEN, HAPPENED, Asked, returns
-from kbuild.elf.rules.events import given, union_of
+from kbuild.elf.rules.events import given
 from kbuild.elf.rules.watcher import Watcher
 
 MAX_WAYS = 60
@@ -82,11 +82,10 @@ def find_witness(
 ) -> tuple[Witness | None, str]:
     """A way that breaks the rule and does not contradict itself, or why none was found."""
     seeker = _Seeker(one, asked, flow)
-    objects = [place for each in asked for m in (each.first, each.then) if m is not None for place in m.objects]
-    flow.machine.watch(*(union_of(objects) if objects else (1, 0)), seeker.accessed)
+    seeker.watch(flow.machine)
     walk = Walk(code, shapes, flow.calls_to, flow.machine, seeker)
     why = "none was found in time"
-    for number, (state, trail, _) in enumerate(walk.ways(entry, start, flow.edges, one.broken.keys())):
+    for number, (state, trail) in enumerate(walk.ways(entry, start, flow.edges, one.broken.keys())):
         contradiction = satisfiable([*state.known.items()], flow.symbols)
         if contradiction is None:
             return Witness(tuple(trail.all() if trail is not None else ()), seeker.site, seeker.called), ""
