@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -51,16 +52,27 @@ class _Memory(msgspec.Struct):
     built: Built | None = None
     """What its files are."""
     earlier: list[Built] = []
-    """What they were before, newest first: patches are tried in turn."""
+    """What they were before, last used first: patches are tried in turn."""
 
 
 def find_built(request: BuildRequest) -> BuildResult | None:
     """The result of an earlier build of the same bytes, if every byte of it is still there."""
     for built in remembered(request.objects):
         if built.tree == request.tree.identity and all(map(is_whole, built.files.values())):
-            mark_used(request.objects / MEMORY)
+            _use(request.objects, built)
             return BuildResult(built, built.findings, True, 0.0)
     return None
+
+
+def _use(objects: Path, built: Built) -> None:
+    """Put off the time when an object folder forgets a build."""
+    memory = _remember(objects)
+    if memory.earlier[:1] != [built] and built in memory.earlier:
+        memory.earlier.remove(built)
+        memory.earlier.insert(0, built)
+        with contextlib.suppress(HarnessError):  # a folder that cannot be written to gives what it has
+            write_atomically(objects / MEMORY, msgspec.json.encode(memory))
+    mark_used(objects / MEMORY)
 
 
 def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None] | None = None) -> BuildResult:
@@ -172,7 +184,7 @@ def outputs(objects: Path) -> dict[str, Path]:
 
 
 def remembered(objects: Path) -> list[Built]:
-    """The finished builds that an object folder knows of, newest first; their artifacts may be gone."""
+    """The finished builds that an object folder knows of, what its files are first; their artifacts may be gone."""
     memory = _remember(objects)
     return [*([memory.built] if memory.built else []), *memory.earlier]
 

@@ -114,6 +114,20 @@ def holding(tree: Path) -> str:
     return f"from kbuild.configure.tree import open_tree\nwith open_tree({str(tree)!r}): print(flush=True), input()"
 
 
+def test_a_build_that_is_used_is_not_forgotten_for_newer_ones(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbuild.build.kernel.MAX_EARLIER", 2)
+    source = tree / "arch/x86/kvm/x86.c"
+
+    def made(content: str) -> bool:
+        source.write_text(content)
+        return (judge(tree, "").folder / "build.log").exists()
+
+    assert [made(content) for content in ("first", "second", "first", "third", "first", "fourth", "first")] == [
+        True, True, False, True, False, True, False,
+    ]  # fmt: skip
+    assert made("second"), "it was not used"
+
+
 def test_a_file_with_several_names_counts_once(tree: Path) -> None:
     judge(tree, "-a")
     before = show((), 0)
