@@ -1,7 +1,7 @@
 """Logging through structlog: readable on standard error, JSON lines in the run's folder.
 
 Each event carries what is bound around it (`context(stage=…, host=…, order=…, step=…)`), also in
-threads that `in_thread` starts.
+threads whose work was `carried` there.
 """
 
 from __future__ import annotations
