@@ -100,15 +100,20 @@ def string_at(program: Program, address: object) -> str | None:
 def given(event: Event, program: Program, call: Call) -> bool | None:
     """Whether a call is given the event's string; None: that cannot be told.
 
-    A call of the kernel is given as many arguments as nobody knows: what is no pointer to a string is none.
+    How many arguments a function takes nobody knows: what is no pointer to a string is none.
     """
     if event.arg is None:
         return True
     strings = [string_at(program, argument) for argument in call.arguments]
     if event.arg in strings:
         return True
-    # One string is what such functions take as a name. Where none is known, any may be.
-    return None if not any(strings) else False
+    # One string is what such functions take as a name, and it comes first: behind an unknown another says nothing.
+    for argument, string in zip(call.arguments, strings, strict=True):
+        if string:
+            return False
+        if not isinstance(argument, int):
+            return None
+    return None
 
 
 _COUNTS: dict[str, tuple[int, Ranges]] = {
