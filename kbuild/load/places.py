@@ -109,11 +109,14 @@ class Place:
         if not same:
             log.get().info("boot.ahead-unused", reason="another kernel was built")
             return None
-        with log.timed("boot.fetch") as extra:
-            fill_disk(started.folder / DISK, module_files(request, modules))
-            started.machine.resume()
-            reply = started.session.command(Verb.FETCH)
-            extra.update(answer=str(reply.answer))
+        try:
+            with log.timed("boot.fetch") as extra:
+                fill_disk(started.folder / DISK, module_files(request, modules))
+                started.machine.resume()
+                reply = started.session.command(Verb.FETCH)
+                extra.update(answer=str(reply.answer))
+        except KbuildError:
+            return None  # modules with debug information may be larger than the disk: an initramfs holds them
         if not isinstance(reply.answer, Result) or reply.answer.errno:
             return None
         started.start.log += [*reply.earlier, *reply.log]

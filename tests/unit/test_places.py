@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +14,7 @@ from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.base import Limits
 from kbuild.hosts.disk import SECTOR, SIZE, fill_disk, make_disk
 from kbuild.hosts.spec import HostSpec, QemuSettings
-from kbuild.load.places import share
+from kbuild.load.places import Place, share
 
 
 def host(usual_boot_s: float | None) -> HostSpec:
@@ -41,6 +45,38 @@ def test_free_cpus_go_to_the_slowest_hosts(
     boots: tuple[float | None, ...], orders: int, cpus: int, shares: list[int]
 ) -> None:
     assert share([host(boot) for boot in boots], orders, cpus) == shares
+
+
+def test_a_machine_that_cannot_get_its_modules_is_given_up_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk is not there: any reason will do. The order runs in a machine that boots with its modules."""
+    ended: list[int] = []
+
+    @contextmanager
+    def boot(_request: object, _spec: object, number: int, *_: object) -> Iterator[SimpleNamespace]:
+        folder = tmp_path / f"boot-{number}"
+        folder.mkdir()
+        session = SimpleNamespace(hello="hello", ended=None)
+        machine = SimpleNamespace(pause=lambda: None, resume=lambda: None)
+        yield SimpleNamespace(number=number, folder=folder, session=session, machine=machine)
+        ended.append(number)
+
+    monkeypatch.setattr("kbuild.load.places.boot", boot)
+    (tmp_path / "kernel").touch()
+    request: Any = SimpleNamespace(kernel=tmp_path / "kernel", command_line=(), modules={})
+    place = Place(host(None), 1)
+    place.submit(lambda: place.boot_ahead(request)).result()
+    assert (tmp_path / "boot-1").exists()
+
+    def run() -> tuple[int, list[int]]:
+        with place.boot(request, (), 2, None, lambda *_: None) as started:
+            return started.number, [*ended]
+
+    assert place.submit(run).result() == (2, [1])
+    assert not (tmp_path / "boot-1").exists(), "nothing of it is left"
+    place.close()
+    assert ended == [1, 2]
 
 
 def test_a_disk_holds_what_was_put_on_it_last(tmp_path: Path) -> None:
