@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kbuild.elf.code.decode import Code
-from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.model import satisfiable
+from kbuild.elf.code.runs import Runs
 from kbuild.elf.code.values import MASK, Symbols
 from kbuild.elf.inspect import inspect
-from kbuild.elf.rules.orders import Init, StaticCalls
+from kbuild.elf.rules.orders import Answer, Orders
 from kbuild.elf.rules.spec import Event, OrderRule, Rules, SymbolRule, read_rules
 from kbuild.errors import UserError
 from kbuild.outcome import Status
@@ -67,27 +67,31 @@ def order(function: str, then: str = "then") -> OrderRule:
     return OrderRule(id="x", first=Event(call="first"), then=Event(call=then), entry=function)
 
 
+def answered(code: Code, rule: OrderRule) -> Answer:
+    runs = Runs(code)
+    asked = Orders(runs, "flow", rule.entry, [rule], is_vendor=False)
+    (answer,) = asked.answers(runs.run(asked.job))
+    return answer
+
+
 @pytest.mark.parametrize("function", [name for name in FUNCTIONS if not re.search("lent|push_flags", name)])
 def test_each_shape_of_code_is_answered_rightly(features: Code, function: str) -> None:  # noqa: F811
     """Also those with ways that contradict themselves: there, nothing is violated."""
-    init = Init(features, Shapes(features), StaticCalls(), "flow", is_vendor=False)
-    (answer,) = init.answers(function, [order(function)])
+    answer = answered(features, order(function))
     wanted = "violated" if "breaks" in function else "proved"
     assert answer.answer == wanted, answer.why
     assert (answer.witness is not None) == (wanted == "violated")
 
 
 def test_a_way_whose_conditions_exclude_each_other_is_no_witness(features: Code) -> None:  # noqa: F811
-    init = Init(features, Shapes(features), StaticCalls(), "flow", is_vendor=False)
-    (answer,) = init.answers("excludes_bits", [order("excludes_bits")])
+    answer = answered(features, order("excludes_bits"))
     assert answer.answer in ("proved", "unknown")
     if answer.answer == "unknown":
         assert "could not be met all at once" in answer.why
 
 
 def test_names_that_are_nowhere_are_unknown(features: Code) -> None:  # noqa: F811
-    init = Init(features, Shapes(features), StaticCalls(), "flow", is_vendor=False)
-    (answer,) = init.answers(FUNCTIONS[0], [order(FUNCTIONS[0], "thn")])
+    answer = answered(features, order(FUNCTIONS[0], "thn"))
     assert (answer.answer, answer.why) == ("unknown", "no symbol is called thn: misspelt, or inlined")
 
 

@@ -8,6 +8,7 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   decode.py    basic blocks                      machine.py   what instructions do
   graph.py     a function's shape                calls.py     what a call means
   flow.py      all ways through, and who is told of them
+  runs.py      all runs over a module set
   walk.py      one way, without joins            model.py     whether it can be so
 
 Beside it, for a question that needs no ways through: who uses one object, and which parts of it.

@@ -39,8 +39,9 @@ class Asked:
         """The same, with nothing seen yet."""
         return Asked(self.rule, self.index, self.first, self.then, self.within)
 
-    def forget(self) -> None:
-        """What was seen: the run is done again."""
+    def begin(self, index: int) -> None:
+        """A run starts, perhaps once more: with nothing seen yet."""
+        self.index = index
         self.kept = 0
         for counter in (self.perhaps, self.lost, self.lost_later):
             counter.clear()

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from kbuild import log
 from kbuild.elf.code.decode import Code
-from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
+from kbuild.elf.code.runs import ENTRIES, Runs
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.rules.orders import ENTRIES, Answer, Init, StaticCalls, Verdict
+from kbuild.elf.rules.orders import Answer, Orders, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules, SymbolRule
 from kbuild.elf.rules.story import Story
 from kbuild.errors import UserError
@@ -52,33 +52,28 @@ def _orders(modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule]) -> It
     if not orders:
         return
     names = vendors(modules, rules)
-    code = Code(Program(modules))
-    shapes, static_calls = Shapes(code), StaticCalls()
-    asked: dict[str, Init] = {
-        name: Init(code, shapes, static_calls, name, is_vendor=name in names)
-        for name in sorted(code.program.modules, key=lambda name: (name not in names, name))
-    }
-    story = Story(code.program)
-    everywhere = [rule for rule in orders if rule.entry in ENTRIES]
-    elsewhere = [rule for rule in orders if rule.entry not in ENTRIES]
     if not names:
         yield from (
             _finding(rule, "set", Status.SKIP, None, "no module of the set is a vendor module") for rule in orders
         )
         return
-    found: dict[tuple[str, str], list[Answer]] = {}
+    runs = Runs(Code(Program(modules)))
+    story = Story(runs.program)
+    answers: list[Answer] = []
     for entry in ENTRIES:  # init first: exit finds what it has put into static calls
-        some = [rule for rule in everywhere if rule.entry == entry]
-        stale = list(names)
-        while stale:
-            for name in stale:
-                found[name, entry] = asked[name].answers(entry, some)
-            stale = [name for name in names if asked[name].is_stale(entry)]
-    answers = [answer for some in found.values() for answer in some]
-    for rule in elsewhere:
-        there = [name for name, init in asked.items() if init.entry(rule.entry) is not None]
+        some = [rule for rule in orders if rule.entry == entry]
+        if entry == "exit" and not some:
+            continue
+        asked = [Orders(runs, name, entry, some, is_vendor=True) for name in names]
+        for one, run in zip(asked, runs.settle([one.job for one in asked]), strict=True):
+            answers += one.answers(run)
+    for rule in orders:
+        if rule.entry in ENTRIES:
+            continue
+        there = [name for name in sorted(runs.program.modules) if runs.entry(name, rule.entry) is not None]
         for name in there:
-            answers += asked[name].answers(rule.entry, [rule])
+            one = Orders(runs, name, rule.entry, [rule], is_vendor=name in names)
+            answers += one.answers(runs.run(one.job))
         if not there:
             answers.append(Answer(rule, "set", "unreached", f"no module has a function {rule.entry}"))
     place = {rule.id: number for number, rule in enumerate(orders)}

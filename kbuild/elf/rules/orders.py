@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kbuild.elf.code.decode import Code
-from kbuild.elf.code.flow import Flow
-from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.state import State
+from kbuild.elf.code.runs import Job, Run, Runs
 from kbuild.elf.rules.asked import Asked
 from kbuild.elf.rules.events import find
 from kbuild.elf.rules.spec import OrderRule
@@ -20,7 +17,6 @@ from kbuild.elf.rules.witness import Witness, find_witness
 
 Verdict = Literal["proved", "violated", "unreached", "unknown"]
 
-ENTRIES = {"init": "init_module", "exit": "cleanup_module"}
 MAX_NAMED = 5
 
 
@@ -39,93 +35,48 @@ class Answer:
     """The events, with the names that they have here."""
 
 
-class StaticCalls:
-    """What static calls were updated to, by all init code that was run; None: to something unknown."""
+class Orders:
+    """Order rules that are asked of one entry of one module, in one run."""
 
-    def __init__(self) -> None:
-        self.targets: dict[int, set[int | None]] = {}
-
-    def learn(self, updates: Mapping[int, Set[int | None]]) -> None:
-        """Note updates."""
-        for trampoline, targets in updates.items():
-            self.targets.setdefault(trampoline, set()).update(targets)
-
-    def known(self, trampolines: Iterable[int]) -> frozenset[tuple[int, int | None]]:
-        """What is known of some of them."""
-        return frozenset((one, target) for one in trampolines for target in self.targets.get(one, ()))
-
-
-class Init:
-    """The init, exit and other code of one module in a set, for rules to be asked of."""
-
-    def __init__(self, code: Code, shapes: Shapes, static_calls: StaticCalls, module: str, *, is_vendor: bool) -> None:
-        self.code = code
-        self.module = module
-        self._vendor = module if is_vendor else None
-        self._shapes = shapes
-        self._static_calls = static_calls
-        self._relied_on: dict[str, tuple[frozenset[int], frozenset[tuple[int, int | None]]]] = {}
-
-    def entry(self, name: str) -> int | None:
-        """The address of `init`, `exit`, or a function."""
-        return self.code.program.symbol(self.module, ENTRIES.get(name, name))
-
-    def is_stale(self, name: str) -> bool:
-        """Whether more has become known of static calls that an answer relies on."""
-        asked, known = self._relied_on.get(name, (frozenset(), frozenset()))
-        return self._static_calls.known(asked) != known
-
-    def answers(self, name: str, rules: Sequence[OrderRule]) -> list[Answer]:
-        """To rules that are asked of the same entry, in their order."""
-        program = self.code.program
-        asked = [
+    def __init__(self, runs: Runs, module: str, entry: str, rules: Sequence[OrderRule], *, is_vendor: bool) -> None:
+        self._runs = runs
+        self._module = module
+        vendor = module if is_vendor else None
+        self._asked = [
             Asked(
                 rule,
                 index,
-                find(rule.first, program, self._vendor) if rule.first else None,
-                find(rule.then, program, self._vendor),
-                find(rule.within, program, self._vendor) if rule.within else None,
+                find(rule.first, runs.program, vendor) if rule.first else None,
+                find(rule.then, runs.program, vendor),
+                find(rule.within, runs.program, vendor) if rule.within else None,
             )
             for index, rule in enumerate(rules)
         ]
-        entry = self.entry(name)
-        if entry is None:
-            return [Answer(one.rule, self.module, "unreached", f"{self.module} has no {name}") for one in asked]
-        knows = frozenset({self.module}) if name == "init" else frozenset[str]()
-        state = State.at_entry((0,) * len(asked))
-        while True:
-            for one in asked:
-                one.forget()
-            watcher = Watcher(program, asked)
-            flow = watcher.flow = Flow(program, self.code, self._shapes, knows, watcher)
-            flow.calls_to.candidates = self._static_calls.targets
-            watcher.watch(flow.machine)
-            before = self._static_calls.known(self._static_calls.targets)
-            watcher.ended(flow.start(entry, state))
-            self._static_calls.learn(flow.calls_to.updates)
-            met = frozenset(flow.calls_to.asked)
-            known = self._static_calls.known(met)
-            self._relied_on[name] = met, known
-            # Done again until nothing new comes: then what it took for granted is what it found.
-            if known <= before:
-                break
-        return [self._answer(one, asked, flow, entry, state) for one in asked]
+        self.job = Job(module, entry, Watcher(runs.program, self._asked))
+        """What has to be run."""
 
-    def _answer(self, one: Asked, asked: Sequence[Asked], flow: Flow, entry: int, state: State) -> Answer:
-        rule = one.rule
+    def answers(self, run: Run | None) -> list[Answer]:
+        """In the order of the rules; `run` is of `job`."""
+        if run is None:
+            why = f"{self._module} has no {self.job.entry}"
+            return [Answer(one.rule, self._module, "unreached", why) for one in self._asked]
+        return [self._answer(one, run) for one in self._asked]
+
+    def _answer(self, one: Asked, run: Run) -> Answer:
+        rule, flow = one.rule, run.flow
 
         def answer(what: Verdict, why: str, witness: Witness | None = None) -> Answer:
-            return Answer(rule, self.module, what, why, witness, str(one.first or one.within), str(one.then))
+            return Answer(rule, self._module, what, why, witness, str(one.first or one.within), str(one.then))
 
         if one.unnamed:
             event = getattr(rule, one.unnamed[0])
             return answer("unknown", f"no symbol is called {' or '.join(event.names)}: misspelt, or inlined")
         if one.broken:
-            found, why = find_witness(one, asked, self.code, self._shapes, flow, entry, state)
+            found, why = find_witness(one, self._asked, self._runs, run)
             if found is not None:
                 return answer("violated", f"{one.then} may come before {one.first or one.within}", found)
             return answer("unknown", f"no way to {one.then} was found that does not contradict itself: {why}")
-        program = self.code.program
+        program = self._runs.program
         if flow.trouble.cut:
             return answer("unknown", f"the analysis came to no end: {_places(program, flow.trouble.cut)}")
         if one.perhaps:

@@ -9,17 +9,19 @@ from kbuild.elf.code.decode import RAX
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.runs import Question
 from kbuild.elf.code.state import State
 from kbuild.elf.rules.asked import ACTIVE, BROKEN, HAPPENED, Asked, marked, returns
 from kbuild.elf.rules.events import given, split
 
 
-class Watcher:
+class Watcher(Question):
     """Holds the run over all ways against all rules."""
 
     def __init__(self, program: Program, asked: Sequence[Asked]) -> None:
         self._program = program
         self._asked = asked
+        self.marks = len(asked)
         self._by_target: dict[object, list[Asked]] = {}
         for one in asked:
             targets: set[object] = set()
@@ -28,15 +30,19 @@ class Watcher:
                     targets |= matches.functions | matches.kernel
             for target in targets:
                 self._by_target.setdefault(target, []).append(one)
-        self.flow: Flow | None = None
+        events = [each for one in asked for each in (one.first, one.then) if each is not None]
+        self._objects = [place for each in events for place in each.objects]
+        self._machine: Machine | None = None
 
-    def watch(self, machine: Machine) -> None:
-        """Be told of accesses to the objects that the rules are about."""
-        matches = [each for one in self._asked for each in (one.first, one.then) if each is not None]
-        objects = [place for each in matches for place in each.objects]
-        if objects:
-            start, end = min(first for first, _ in objects), max(last for _, last in objects)
-            machine.watch(start, end, self.accessed)
+    def begin(self, flow: Flow, first_mark: int) -> None:
+        self._machine = flow.machine
+        for number, one in enumerate(self._asked):
+            one.begin(first_mark + number)
+
+    def extent(self) -> tuple[int, int] | None:
+        """Where the objects are that the rules are about."""
+        objects = self._objects
+        return (min(start for start, _ in objects), max(end for _, end in objects)) if objects else None
 
     def _about(self, call: Call) -> list[Asked]:
         if call.of_kernel and call.name is not None:
@@ -73,10 +79,10 @@ class Watcher:
                 continue
             if given(one.first.event, self._program, call) is not True:
                 continue
-            assert self.flow is not None
+            assert self._machine is not None
             parted: list[State] = []
             for each in states:
-                good, bad = split(each, self.flow.machine, one.first.event, RAX)
+                good, bad = split(each, self._machine, one.first.event, RAX)
                 if good is not None:
                     marked(good, one.index, set_=HAPPENED)
                 parted += [part for part in (good, bad) if part is not None]

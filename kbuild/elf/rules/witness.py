@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kbuild.elf.code.calls import Call
-from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
-from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.model import satisfiable
+from kbuild.elf.code.runs import Run, Runs
 from kbuild.elf.code.state import State
 from kbuild.elf.code.walk import Found, Futile, Step, Walk
 from kbuild.elf.rules.asked import BROKEN, HAPPENED, Asked, returns
@@ -40,7 +39,7 @@ class _Seeker(Watcher):
     def __init__(self, one: Asked, asked: Sequence[Asked], flow: Flow) -> None:
         super().__init__(flow.program, [each.anew() for each in asked])
         self._one = one
-        self.flow = flow
+        self._machine = flow.machine
         self.site = 0
         self.called = ""
 
@@ -77,15 +76,16 @@ class _Seeker(Watcher):
             raise Found
 
 
-def find_witness(
-    one: Asked, asked: Sequence[Asked], code: Code, shapes: Shapes, flow: Flow, entry: int, start: State
-) -> tuple[Witness | None, str]:
+def find_witness(one: Asked, asked: Sequence[Asked], runs: Runs, run: Run) -> tuple[Witness | None, str]:
     """A way that breaks the rule and does not contradict itself, or why none was found."""
+    flow = run.flow
     seeker = _Seeker(one, asked, flow)
-    seeker.watch(flow.machine)
-    walk = Walk(code, shapes, flow.calls_to, flow.machine, seeker)
+    walk = Walk(runs.code, runs.shapes, flow.calls_to, flow.machine, seeker)
+    extent = seeker.extent()
+    if extent is not None:
+        flow.machine.watch(*extent, seeker.accessed)
     why = "none was found in time"
-    for number, (state, trail) in enumerate(walk.ways(entry, start, flow.edges, one.broken.keys())):
+    for number, (state, trail) in enumerate(walk.ways(run.address, run.start, flow.edges, one.broken.keys())):
         contradiction = satisfiable([*state.known.items()], flow.symbols)
         if contradiction is None:
             return Witness(tuple(trail.all() if trail is not None else ()), seeker.site, seeker.called), ""

@@ -1,0 +1,162 @@
+"""All runs over one module set: which entries there are, who is told what, and what one run teaches the others.
+
+A static call's target is what init code of any module has put there, so runs are done again until nothing new comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kbuild.elf.code.calls import Call
+from kbuild.elf.code.decode import Code
+from kbuild.elf.code.flow import Flow
+from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.state import State
+
+ENTRIES = {"init": "init_module", "exit": "cleanup_module"}
+
+
+class Question:
+    """An observer of a run that may be done again; this one asks nothing: override what is needed."""
+
+    marks = 0
+    """How many of a state's marks are its own."""
+
+    def begin(self, flow: Flow, first_mark: int) -> None:
+        """A run starts; what an earlier one showed is void."""
+
+    def extent(self) -> tuple[int, int] | None:
+        """From which address to before which other it is told of accesses; None: of none."""
+        return None
+
+    def accessed(self, state: State, what: str, start: int, end: int) -> None:
+        """See `machine.Access`; also of what is outside of its extent."""
+
+    def entered(self, state: State, call: Call) -> None:
+        """See `Observer`; this and the next two."""
+
+    def returned(self, state: State, call: Call) -> list[State]:  # noqa: ARG002
+        return [state]
+
+    def lost(self, state: State, site: int) -> None:
+        pass
+
+    def ended(self, states: Sequence[State]) -> None:
+        """The entry's function has returned in these states."""
+
+
+class Together(Question):
+    """Several questions, asked in one run."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        self.marks = sum(one.marks for one in questions)
+
+    def begin(self, flow: Flow, first_mark: int) -> None:
+        for one in self._questions:
+            one.begin(flow, first_mark)
+            first_mark += one.marks
+
+    def extent(self) -> tuple[int, int] | None:
+        extents = [extent for one in self._questions if (extent := one.extent()) is not None]
+        return (min(start for start, _ in extents), max(end for _, end in extents)) if extents else None
+
+    def accessed(self, state: State, what: str, start: int, end: int) -> None:
+        for one in self._questions:
+            one.accessed(state, what, start, end)
+
+    def entered(self, state: State, call: Call) -> None:
+        for one in self._questions:
+            one.entered(state, call)
+
+    def returned(self, state: State, call: Call) -> list[State]:
+        states = [state]
+        for one in self._questions:
+            states = [each for before in states for each in one.returned(before, call)]
+        return states
+
+    def lost(self, state: State, site: int) -> None:
+        for one in self._questions:
+            one.lost(state, site)
+
+    def ended(self, states: Sequence[State]) -> None:
+        for one in self._questions:
+            one.ended(states)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run."""
+
+    module: str
+    entry: str
+    """`init`, `exit`, or a function's name."""
+    question: Question
+
+
+@dataclass(frozen=True)
+class Run:
+    """All ways from one entry."""
+
+    job: Job
+    address: int
+    start: State
+    flow: Flow
+    ends: tuple[State, ...]
+    """How it can return."""
+    relied_on: frozenset[tuple[int, int | None]]
+    """What was known of the static calls that it met."""
+
+
+class Runs:
+    """Runs over one module set. Raises MalformedError where a file contradicts itself."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self.program = code.program
+        self.shapes = Shapes(code)
+        self._static: dict[int, set[int | None]] = {}
+        """What static calls were updated to by init code, by their trampolines; None: to something unknown."""
+
+    def entry(self, module: str, name: str) -> int | None:
+        """The address of a module's `init`, `exit`, or a function of it."""
+        return self.program.symbol(module, ENTRIES.get(name, name))
+
+    def settle(self, jobs: Sequence[Job]) -> list[Run | None]:
+        """Run each until none relies on less of static calls than all have found; None: there is no such function."""
+        runs = [self.run(job) for job in jobs]
+        while stale := [number for number, run in enumerate(runs) if run is not None and self._is_stale(run)]:
+            for number in stale:
+                runs[number] = self.run(jobs[number])
+        return runs
+
+    def run(self, job: Job) -> Run | None:
+        """All ways from an entry, with what is known of static calls by now."""
+        address = self.entry(job.module, job.entry)
+        if address is None:
+            return None
+        knows = frozenset({job.module}) if job.entry == "init" else frozenset[str]()
+        start = State.at_entry((0,) * job.question.marks)
+        while True:
+            flow = Flow(self.program, self.code, self.shapes, knows, job.question)
+            flow.calls_to.candidates = self._static
+            job.question.begin(flow, 0)
+            extent = job.question.extent()
+            if extent is not None:
+                flow.machine.watch(*extent, job.question.accessed)
+            before = self._known(self._static)
+            ends = flow.start(address, start)
+            job.question.ended(ends)
+            for trampoline, targets in flow.calls_to.updates.items():
+                self._static.setdefault(trampoline, set()).update(targets)
+            relied_on = self._known(flow.calls_to.asked)
+            # Done again until nothing new comes: then what it took for granted is what it found.
+            if relied_on <= before:
+                return Run(job, address, start, flow, tuple(ends), relied_on)
+
+    def _known(self, trampolines: Iterable[int]) -> frozenset[tuple[int, int | None]]:
+        return frozenset((one, target) for one in trampolines for target in self._static.get(one, ()))
+
+    def _is_stale(self, run: Run) -> bool:
+        return self._known(run.flow.calls_to.asked) != run.relied_on
