@@ -237,15 +237,19 @@ ARTIFACTS = {
 }
 
 
-RULES = {"rules": "a rule file, or the name of one in profiles/rules/, to be answered (may be repeated)"}
+INSPECTING = {
+    "rules": "a rule file, or the name of one in profiles/rules/, to be answered (may be repeated)",
+    "against": "a folder with these modules as they were before: say what differs",
+}
 
 
-@task(positional=[], iterable=["rules"], help={**ARTIFACTS, **RULES, **JSON})
+@task(positional=[], iterable=["rules"], help={**ARTIFACTS, **INSPECTING, **JSON})
 def inspect(
     ctx: Context,
     modules: str | None = None,
     kernel: str | None = None,
     rules: list[str] | None = None,
+    against: str | None = None,
     json: bool = False,
 ) -> None:
     """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
@@ -258,7 +262,7 @@ def inspect(
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
-        data = inspect_folder(modules, kernel, rules or ())
+        data = inspect_folder(modules, kernel, rules or (), against)
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
         else:

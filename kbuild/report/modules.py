@@ -6,6 +6,7 @@ import sys
 from typing import IO, Any
 
 from kbuild.outcome import Status
+from kbuild.report.differences import render_differences
 from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
 
 
@@ -37,6 +38,8 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
         names = [module["name"] for module in data["modules"] if tuple(module["traits"]) == traits]
         whose = "all" if len(names) == len(data["modules"]) else ", ".join(names)
         plain(console, f"{whose}: {', '.join(traits) or 'nothing out of the ordinary'}", style="dim")
+    if "differences" in data:
+        render_differences(data["differences"], console)
     for finding in data["findings"]:
         console.print(f"\n{word(Status(finding['status']))} ", end="")
         plain(console, finding["message"])
