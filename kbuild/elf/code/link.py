@@ -7,6 +7,7 @@ are linked when they are first read. What the kernel exports has an address of i
 from __future__ import annotations
 
 import bisect
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _PC_BIAS = 4
 """What a call's addend takes off: it counts from the end of its four bytes."""
 
 R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
+
+_SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*)+$")
+"""What a compiler puts behind a function's name when it makes another one of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,14 @@ class Linked:
         return (section, offset) if offset < section.size else None
 
     @cached_property
+    def stems(self) -> dict[str, list[int]]:
+        """Names, without what compilers add, to the symbols' numbers: every rule asks for some."""
+        found: dict[str, list[int]] = {}
+        for number, symbol in enumerate(self.elf.symbols):
+            found.setdefault(stem(symbol.name), []).append(number)
+        return found
+
+    @cached_property
     def names(self) -> tuple[list[int], list[Symbol]]:
         """Addresses of functions and objects, ascending, with the symbol that names each best."""
         best: dict[int, Symbol] = {}
@@ -88,6 +100,11 @@ class Linked:
                     best[address] = symbol
         addresses = sorted(best)
         return addresses, [best[address] for address in addresses]
+
+
+def stem(name: str) -> str:
+    """A symbol's name without what a compiler has put behind it."""
+    return _SUFFIX.sub("", name) if "." in name else name
 
 
 def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kbuild.elf.code.calls import Call
-from kbuild.elf.code.link import KERNEL_STEP, Program
+from kbuild.elf.code.link import KERNEL_STEP, Linked, Program, stem
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.state import State
 from kbuild.elf.code.values import EVERYTHING, MASK, MAX_ERRNO, Ranges, intersection
 from kbuild.elf.image import module_key
+from kbuild.elf.object import Symbol
 from kbuild.elf.rules.spec import VENDOR, Event
 
-SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*)+$")
-"""What a compiler puts behind a function's name when it makes another one of it."""
 MAX_STRING = 256
 
 
@@ -53,16 +53,12 @@ class Matches:
 def find(event: Event, program: Program, vendor: str | None) -> Matches:
     """Look an event's names up. `vendor`: the vendor module that the rule is asked of."""
     matches = Matches(event)
-    plain = frozenset(name for name in event.names if not re.search(r"[*?[]", name))
-    globs = [re.compile(fnmatch.translate(name)) for name in event.names if name not in plain]
     module = vendor if event.module == VENDOR else event.module
     for linked in program.modules.values():
         if event.module is not None and (module is None or module_key(linked.name) != module_key(module)):
             continue
-        for symbol in linked.elf.symbols:
-            name = SUFFIX.sub("", symbol.name)
-            if name not in plain and not any(glob.fullmatch(name) for glob in globs):
-                continue
+        for symbol in _named(linked, event.names):
+            name = stem(symbol.name)
             if event.kind == "call" and not symbol.defined and event.module is None:
                 matches.kernel.add(symbol.name)
                 matches.names[name] = None
@@ -79,6 +75,19 @@ def find(event: Event, program: Program, vendor: str | None) -> Matches:
                 elif symbol.kind != "object":
                     matches.functions.add(address)
     return matches
+
+
+def _named(linked: Linked, names: Sequence[str]) -> Iterator[Symbol]:
+    """A module's symbols of some names or globs, in the file's order."""
+    stems = linked.stems
+    numbers: set[int] = set()
+    for name in names:
+        if any(letter in name for letter in "*?["):
+            match = re.compile(fnmatch.translate(name)).match
+            numbers.update(number for there in stems if match(there) for number in stems[there])
+        else:
+            numbers.update(stems.get(name, ()))
+    return (linked.elf.symbols[number] for number in sorted(numbers))
 
 
 def _exports(program: Program, name: str) -> bool:
