@@ -12,7 +12,7 @@ from kbuild.elf.code.decode import ARGUMENTS, R8, R9, R10, R11, RAX, RCX, RDI, R
 from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import Machine
-from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, State
+from kbuild.elf.code.state import STACK, STACK_END, State
 from kbuild.elf.code.values import MASK, Ranges, Unknown, Value, union
 
 NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
@@ -89,10 +89,10 @@ class Calls:
                 number = register(getattr(Register, name.symbol.rpartition("_")[2].upper(), Register.NONE))
                 found = self._machine.register(state, number[0]) if number else None
             elif name.module is not None and name.symbol.startswith(TRAMPOLINE):
-                kept = state.memory.get((STATIC_CALL, found))
-                if kept is None:
+                updated = state.static.get(found)
+                if updated is None:
                     return self._static(found, site, arguments, depth)
-                found = kept[1]
+                found = updated
             elif name.symbol.startswith(PROBES):
                 return [Call(site, found, Name(None, name.symbol, 0), arguments, depth)]
             elif name.module is None or self._program.is_code(found):
@@ -169,7 +169,7 @@ class Calls:
         if symbol in COPIES:
             return self._copy(state, call.arguments)
         if symbol == STATIC_CALL_UPDATE and isinstance(second, int) and third is not None:
-            state.memory[STATIC_CALL, second] = (8, third)
+            state.update_static(second, third)
             self.updates.setdefault(second, set()).add(third if isinstance(third, int) else None)
             return True
         return False

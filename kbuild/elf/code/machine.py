@@ -27,7 +27,7 @@ from kbuild.elf.code.decode import (
     register,
 )
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.state import STATIC_CALL, Place, State
+from kbuild.elf.code.state import WORD, Place, State
 from kbuild.elf.code.values import (
     EVERYTHING,
     MASK,
@@ -142,21 +142,26 @@ class Machine:
         """What is read there."""
         if address is None or size not in MASK:
             return self.unknown(size if size in MASK else 8, "segment")
-        place: Place
         if isinstance(address, int):
-            place = address
             if self._watched[0] <= address < self._watched[1]:
                 self._tell(state, "read", address, address + size)
-        else:
-            place = (address[0], address[1])
-        kept = state.memory.get(place)
+            return self.contents(state, address, size)
+        symbol, start, _ = address
+        kept = state.behind.get((symbol, start))
         if kept is not None and kept[0] >= size:
             return self.part(kept[1], size)
-        symbol = None if isinstance(address, int) else address[0]
-        start = address if isinstance(address, int) else address[1]
-        if kept is not None or self._overlaps(state, start, size, symbol):
+        if kept is not None or state.overlaps(start, size, symbol):
             return self._assembled(state, start, size, symbol)
         return self._original(state, start, size, symbol)
+
+    def contents(self, state: State, address: int, size: int) -> Value:
+        """What is at an address; nobody is told."""
+        kept = state.entry(address)
+        if kept is not None and kept[0] >= size:
+            return self.part(kept[1], size)
+        if kept is not None or state.overlaps(address, size):
+            return self._assembled(state, address, size, None)
+        return self.unwritten(state, address, size)
 
     def _original(self, state: State, start: int, size: int, symbol: int | None) -> Value:
         if symbol is None:
@@ -169,7 +174,7 @@ class Machine:
         at = start
         while at < start + size:
             for offset in range(at - 7, at + 1):
-                kept = state.memory.get(offset if symbol is None else (symbol, offset))
+                kept = state.entry(offset if symbol is None else (symbol, offset))
                 if kept is not None and offset + kept[0] > at:
                     count = min(offset + kept[0], start + size) - at
                     pieces.append((count, self.shifted(kept[1], at - offset, kept[0])))
@@ -216,46 +221,42 @@ class Machine:
             return
         if isinstance(address, int):
             self._forget(state, address, size)
-            state.memory[address] = (size, value)
+            state.write(address, size, value)
             if self._watched[0] <= address < self._watched[1]:
                 self._tell(state, "store", address, address + size)
         else:
             self._forget(state, address[1], size, address[0])
             # What other unknown pointers lead to may be the same.
             self.forget_behind(state, but=address[0])
-            state.memory[address[0], address[1]] = (size, value)
+            state.write((address[0], address[1]), size, value)
 
     def forget(self, state: State, start: int, end: int) -> None:
         """Somebody else may have written from `start` to before `end`."""
         self._tell(state, "lent", start, end)
-        for place in [place for place in state.memory if isinstance(place, int) and start - 8 < place < end]:
-            size = state.memory[place][0]
-            if place + size > start:
-                state.memory[place] = (size, self.unknown(size, "written by others"))
+        written = [*state.memory, *state.stack] if end - start > len(state.memory) else range(start - WORD + 1, end)
+        for place in written:
+            kept = state.entry(place) if start - WORD < place < end else None
+            if kept is not None and place + kept[0] > start:
+                state.write(place, kept[0], self.unknown(kept[0], "written by others"))
         # What it covers is forgotten with it: in a loop they do not become more.
         before = {known: since for known, since in state.open.items() if known[0] < start or known[1] > end}
         state.open = {(start, end): self.symbols.new("epoch"), **before}
 
-    def _overlaps(self, state: State, start: int, size: int, symbol: int | None = None) -> bool:
-        for offset in range(start - 7, start + size):
-            kept = state.memory.get(offset if symbol is None else (symbol, offset))
-            if kept is not None and offset + kept[0] > start:
-                return True
-        return False
-
     def _forget(self, state: State, start: int, size: int, symbol: int | None = None) -> None:
         """Entries that a write overlaps are no longer what is there, but for the very same place."""
-        memory = state.memory
-        for offset in range(start - 7, start + size):
+        kept = state.entry(start if symbol is None else (symbol, start))
+        if kept[0] == size if kept is not None else not state.overlaps(start, size, symbol):
+            return
+        for offset in range(start - WORD + 1, start + size):
             place: Place = offset if symbol is None else (symbol, offset)
-            kept = memory.get(place)
+            kept = state.entry(place)
             if kept is None or offset + kept[0] <= start:
                 continue
-            del memory[place]
+            state.remove(place)
             # What remains of it on either side is unknown, not as it was at first.
             for byte in (*range(offset, start), *range(start + size, offset + kept[0])):
                 rest: Place = byte if symbol is None else (symbol, byte)
-                memory[rest] = (1, truncated(self.shifted(kept[1], byte - offset, kept[0]), 1))
+                state.write(rest, 1, truncated(self.shifted(kept[1], byte - offset, kept[0]), 1))
 
     # Operands.
 
@@ -351,7 +352,7 @@ class Machine:
 
     def blind(self, state: State) -> None:
         """On this way a condition is taken to hold, or not to, of which it was lost what it is about."""
-        state.known[self.unknown(1, "flags")] = ((1, 1),)
+        state.know(self.unknown(1, "flags"), ((1, 1),))
 
     def chosen(self, state: State, op: Op, taken: bool) -> None:
         """Do a `cmov` or `sbb` whose condition is taken to hold or not to."""
@@ -409,10 +410,8 @@ class Machine:
     def forget_behind(self, state: State, but: int | None = None) -> None:
         """Memory that only unknown pointers lead to may have been written to; not at known offsets of one of them."""
         state.epoch = self.symbols.new("epoch")
-        for place in [
-            place for place in state.memory if not isinstance(place, int) and place[0] not in (but, STATIC_CALL)
-        ]:
-            del state.memory[place]
+        if state.behind:
+            state.forget_behind(but)
 
 
 def _move(machine: Machine, state: State, op: Op) -> None:
@@ -446,7 +445,7 @@ def _put_extended(machine: Machine, state: State, target: Operand, value: Value,
         for low, high in ranges:
             known += [(low, min(high, SIGN[source] - 1))] if low < SIGN[source] else []
             known += [(max(low, SIGN[source]) + shift, high + shift)] if high >= SIGN[source] else []
-        state.known[value] = intersection(state.ranges(value), tuple(sorted(known)))
+        state.know(value, intersection(state.ranges(value), tuple(sorted(known))))
     machine.put(state, target, value)
 
 
@@ -608,7 +607,7 @@ def _set(machine: Machine, state: State, op: Op) -> None:
         value = int(bool(holds))
     else:
         value = machine.derived(1, "set", op.condition, state.flags) if about else machine.unknown(1, "set")
-        state.known[value] = _FLAG
+        state.know(value, _FLAG)
     machine.put(state, op.operands[0], value)
 
 
@@ -626,7 +625,7 @@ def _move_if(machine: Machine, state: State, op: Op) -> None:
         stays = fails if about == x else state.ranges(x)
         ranges = union(stays, holds if about == y else state.ranges(y))
         if ranges != EVERYTHING[target.size]:
-            state.known[value] = ranges
+            state.know(value, ranges)
         machine.put(state, target, value)
 
 
@@ -634,7 +633,7 @@ def _subtract_borrow(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     value = machine.unknown(target.size, "borrow")
     if target == source:
-        state.known[value] = ((0, 0), (MASK[target.size],) * 2)
+        state.know(value, ((0, 0), (MASK[target.size],) * 2))
     machine.put(state, target, value)
     state.flags = None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from kbuild.elf.code.decode import RSP
 from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, is_errno, union
@@ -18,21 +19,62 @@ Node = tuple[int, tuple[object, ...], tuple[int, ...]]
 """A block, or the negative of a function's address for its end; what kinds of results wait in registers; marks."""
 Place = int | tuple[int, int]
 """An address in memory: a number, or an unknown and an offset."""
+Entry = tuple[int, Value]
+"""Size and value of what was written to memory."""
 Flags = tuple[str, Value, Value, int]
 """Kind (`sub`, `and`, `result`), operands, size."""
+WORD = 8
+"""Bytes that are mostly written together."""
+_P = TypeVar("_P", int, tuple[int, int])
+
+
+class Fork:
+    """Where two states parted that were one, and how that one differed from where it had last parted itself."""
+
+    __slots__ = ("depth", "known", "parent", "places")
+
+    def __init__(self, parent: Fork | None, places: set[Place], known: set[Unknown]) -> None:
+        self.parent = parent
+        self.depth: int = parent.depth + 1 if parent is not None else 0
+        self.places = places
+        self.known = known
+
+
+class Written:
+    """What any state of a run has ever had in memory: what is not among it need not be looked for in one of them."""
+
+    __slots__ = ("ragged", "values")
+
+    def __init__(self) -> None:
+        self.values: set[Value] = set()
+        self.ragged: set[Place] = set()
+        """Aligned words, by their number, that were ever written in other pieces than as a whole."""
 
 
 class State:
-    """Mutable: whoever keeps one copies it."""
+    """Mutable: whoever keeps one copies it.
 
-    __slots__ = ("at", "epoch", "flags", "known", "marks", "memory", "open", "registers")
+    It knows what in it has changed since it was copied: states are large, and differ little where they are joined.
+    """
+
+    __slots__ = (
+        *("at", "behind", "changed", "epoch", "flags", "fork", "known", "learnt", "marks", "memory", "open"),
+        *("registers", "stack", "static", "written"),
+    )
 
     def __init__(self) -> None:
         self.registers: list[Value | None] = [None] * 16
         """None: unknown, and nobody has asked."""
-        self.memory: dict[Place, tuple[int, Value]] = {}
-        """What was written, by its first byte: size and value. Entries do not overlap."""
+        self.memory: dict[int, Entry] = {}
+        """What was written at numbers, by its first byte. Entries do not overlap."""
+        self.stack: dict[int, Entry] = {}
+        """The same, on the stack."""
+        self.behind: dict[tuple[int, int], Entry] = {}
+        """The same, by an unknown and an offset."""
+        self.static: dict[int, Value] = {}
+        """What static calls were updated to, by their trampolines."""
         self.known: dict[Unknown, Ranges] = {}
+        """To be changed with `know` and `learn`."""
         self.flags: Flags | None = None
         self.epoch = 0
         """A name for what memory behind unknown pointers is like: another one after it may have been written."""
@@ -43,6 +85,12 @@ class State:
         self.open: dict[tuple[int, int], int] = {}
         """Where others may have written, from an address to before another, and a name for what is there since. The
         latest first."""
+        self.fork = Fork(None, set(), set())
+        self.changed: set[Place] = set()
+        """Places in memory that may have changed since then, static calls among them."""
+        self.learnt: set[Unknown] = set()
+        """Unknowns of which other ranges may be known since then."""
+        self.written = Written()
 
     @classmethod
     def at_entry(cls, marks: tuple[int, ...] = ()) -> State:
@@ -54,16 +102,109 @@ class State:
 
     def copy(self) -> State:
         """Another one, equal."""
+        if self.changed or self.learnt:
+            self.fork = Fork(self.fork, self.changed, self.learnt)
+            self.changed, self.learnt = set(), set()
         state = State.__new__(State)
         state.registers = self.registers[:]
         state.memory = self.memory.copy()
+        state.stack = self.stack.copy()
+        state.behind = self.behind.copy()
+        state.static = self.static.copy()
         state.known = self.known.copy()
         state.flags = self.flags
         state.epoch = self.epoch
         state.marks = self.marks
         state.open = self.open
         state.at = self.at
+        state.fork = self.fork
+        state.changed, state.learnt = set(), set()
+        state.written = self.written
         return state
+
+    # Memory.
+
+    def entry(self, place: Place) -> Entry | None:
+        """What was written from there on."""
+        if isinstance(place, int):
+            return (self.stack if STACK_END < place < STACK else self.memory).get(place)
+        return self.behind.get(place)
+
+    def write(self, place: Place, size: int, value: Value) -> None:
+        """Put something there; what it overlaps must have been taken away."""
+        self.changed.add(place)
+        if not isinstance(value, int):
+            self.written.values.add(value)
+        if isinstance(place, int):
+            (self.stack if STACK_END < place < STACK else self.memory)[place] = (size, value)
+            if size != WORD or place % WORD:
+                self.written.ragged.update((place // WORD, (place + size - 1) // WORD))
+        else:
+            self.behind[place] = (size, value)
+            symbol, offset = place
+            if size != WORD or offset % WORD:
+                self.written.ragged.update(((symbol, offset // WORD), (symbol, (offset + size - 1) // WORD)))
+
+    def remove(self, place: Place) -> None:
+        """Nothing is known to have been written there."""
+        self.changed.add(place)
+        if isinstance(place, int):
+            del (self.stack if STACK_END < place < STACK else self.memory)[place]
+        else:
+            del self.behind[place]
+
+    def update_static(self, trampoline: int, value: Value) -> None:
+        """A static call leads there from now on."""
+        self.changed.add((STATIC_CALL, trampoline))
+        self.static[trampoline] = value
+        if not isinstance(value, int):
+            self.written.values.add(value)
+
+    def overlaps(self, start: int, size: int, symbol: int | None = None) -> bool:
+        """Whether something was written that has bytes in common with a place; `symbol`: the unknown it starts from."""
+        first, last = start // WORD, (start + size - 1) // WORD
+        ragged = self.written.ragged
+        if symbol is None:
+            if first not in ragged and last not in ragged:
+                return self.entry(first * WORD) is not None or (last != first and self.entry(last * WORD) is not None)
+        elif (symbol, first) not in ragged and (symbol, last) not in ragged:
+            words = (first,) if first == last else (first, last)
+            return any((symbol, word * WORD) in self.behind for word in words)
+        for offset in range(start - WORD + 1, start + size):
+            kept = self.entry(offset if symbol is None else (symbol, offset))
+            if kept is not None and offset + kept[0] > start:
+                return True
+        return False
+
+    def overlapping(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """What was written between two numbers: where each piece begins, and its size."""
+        for place in range(start - WORD + 1, end):
+            kept = self.entry(place)
+            if kept is not None and place + kept[0] > start:
+                yield place, kept[0]
+
+    def forget_behind(self, but: int | None = None) -> None:
+        """Nothing is known to have been written behind unknown pointers, but one."""
+        dead = [place for place in self.behind if place[0] != but]
+        for place in dead:
+            del self.behind[place]
+        self.changed.update(dead)
+
+    def pop_frame(self) -> None:
+        """A function has returned: what it had on the stack is gone."""
+        top = self.registers[RSP]
+        if isinstance(top, int):
+            dead = [place for place in self.stack if place < top]
+            for place in dead:
+                del self.stack[place]
+            self.changed.update(dead)
+            # What others may have written there, too: else each call leaves another one of these.
+            if any(STACK_END < start and end <= top for start, end in self.open):
+                self.open = {
+                    lent: since for lent, since in self.open.items() if not STACK_END < lent[0] < lent[1] <= top
+                }
+
+    # What is known of unknowns.
 
     def ranges(self, value: Value) -> Ranges:
         """What a value can be."""
@@ -80,46 +221,70 @@ class State:
             found.append(0 if ranges == ((0, 0),) else -1 if is_errno(ranges) else None)
         return tuple(found)
 
-    def learn(self, value: Unknown, ranges: Ranges) -> None:
-        """From here on the value is in these ranges; one that can be but one number is that number everywhere."""
+    def know(self, value: Unknown, ranges: Ranges) -> None:
+        """From here on the value is in these ranges."""
         self.known[value] = ranges
+        self.learnt.add(value)
+
+    def learn(self, value: Unknown, ranges: Ranges) -> None:
+        """The same; one that can be but one number is that number everywhere."""
+        self.know(value, ranges)
         if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
             number = ranges[0][0]
             registers = self.registers
             for index in range(16):
                 if registers[index] == value:
                     registers[index] = number
-            for place, (size, kept) in self.memory.items():
-                if kept == value:
-                    self.memory[place] = (size, number)
+            if value not in self.written.values:
+                return
+            self._replace(self.memory, value, number)
+            self._replace(self.stack, value, number)
+            self._replace(self.behind, value, number)
+            for trampoline in [place for place, kept in self.static.items() if kept == value]:
+                self.update_static(trampoline, number)
 
-    def pop_frame(self) -> None:
-        """A function has returned: what it had on the stack is gone."""
-        top = self.registers[RSP]
-        if isinstance(top, int):
-            dead = [place for place in self.memory if isinstance(place, int) and STACK_END < place < top]
-            for place in dead:
-                del self.memory[place]
+    def _replace(self, table: dict[_P, Entry], value: Unknown, number: int) -> None:
+        for place in [place for place, (_, kept) in table.items() if kept == value]:
+            table[place] = (table[place][0], number)
+            self.changed.add(place)
+
+    def apart(self, other: State) -> tuple[Fork, set[Place], set[Unknown]]:
+        """Where two states parted, and since then: places that may hold something else, unknowns of which they may know
+        something else."""
+        places, known = self.changed | other.changed, self.learnt | other.learnt
+        one, two = self.fork, other.fork
+        while one is not two:
+            if one.depth < two.depth:
+                one, two = two, one
+            places |= one.places
+            known |= one.known
+            assert one.parent is not None, "two states that were never one"
+            one = one.parent
+        return one, places, known
 
 
 class Joiner:
-    """Makes one state of two, which stands for everything that either stands for."""
+    """Makes one state of two, which stands for everything that either stands for. Both were one some time ago, and only
+    what has changed since then is looked at."""
 
-    def __init__(self, symbols: Symbols, unwritten: Callable[[State, int, int], Value]) -> None:
-        """`unwritten`: what is at an address, of a size, where a state has written nothing."""
+    def __init__(self, symbols: Symbols, contents: Callable[[State, int, int], Value]) -> None:
+        """`contents`: what is at an address, of a size, in a state."""
         self._symbols = symbols
-        self._unwritten = unwritten
+        self._contents = contents
         self.count = 0
 
     def join(self, a: State, b: State, *, widen: bool = False) -> State:
-        """With `widen`, nothing is kept of the ranges of what differs: so it comes to an end in loops."""
-        self.count += 1
-        state = a.copy()
-        pairs: dict[tuple[Value, Value], Value] = {}
+        """The first of them, which stands for both from here on.
 
-        def either(x: Value | None, y: Value | None) -> Value | None:
-            if x is None or y is None or x == y:
-                return x if x == y else None
+        With `widen`, nothing is kept of the ranges of what differs: so it comes to an end in loops.
+        """
+        self.count += 1
+        pairs: dict[tuple[Value, Value], Value] = {}
+        added: dict[Unknown, Ranges] = {}
+
+        def either(x: Value, y: Value) -> Value:
+            if x == y:
+                return x
             found = pairs.get((x, y))
             if found is None:
                 size = max(_size(x), _size(y))
@@ -130,46 +295,83 @@ class Joiner:
                         added[found] = ranges
             return found
 
-        added: dict[Unknown, Ranges] = {}
-        same_behind = True
         for index in range(16):
             x, y = a.registers[index], b.registers[index]
             if x != y:
-                state.registers[index] = either(x, y)
-        for place, (size, x) in a.memory.items():
-            other = b.memory.get(place)
-            if other is None and isinstance(place, int):
-                other = (size, self._unwritten(b, place, size))
-            if other is None:
-                del state.memory[place]
-                same_behind = same_behind and not isinstance(place, int) and place[0] == STATIC_CALL
-            elif other[0] != size:
-                state.memory[place] = (size, (self._symbols.new("either"), 0, size))
-            elif other[1] != x:
-                value = either(x, other[1])
-                assert value is not None
-                state.memory[place] = (size, value)
-        for place, (size, y) in b.memory.items():
-            if place not in a.memory:
-                if isinstance(place, int):
-                    value = either(self._unwritten(a, place, size), y)
-                    assert value is not None
-                    state.memory[place] = (size, value)
-                elif place[0] != STATIC_CALL:
-                    same_behind = False
-        known = {}
-        for value, ranges in a.known.items():
-            also = b.known.get(value)
-            if also is not None:
-                known[value] = union(ranges, also)
-        state.known = known | added
+                a.registers[index] = either(x, y) if x is not None and y is not None else None
+        fork, places, learnt = a.apart(b)
+        same_behind = self._join_memory(a, b, places, either)
+        for value in learnt:
+            mine, theirs = a.known.get(value), b.known.get(value)
+            if mine is not None and theirs is None:
+                del a.known[value]
+            elif mine is not None and theirs is not None:
+                a.known[value] = union(mine, theirs)
+        a.known |= added
+        a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
         if a.epoch != b.epoch or not same_behind:
-            state.epoch = self._symbols.new(JOINED)
+            a.epoch = self._symbols.new(JOINED)
         if a.flags != b.flags:
-            state.flags = None
+            a.flags = None
         if a.open != b.open:
-            state.open = {place: self._symbols.new(JOINED) for place in (*a.open, *b.open)}
-        return state
+            a.open = {place: self._symbols.new(JOINED) for place in (*a.open, *b.open)}
+        return a
+
+    def _join_memory(self, a: State, b: State, places: set[Place], either: Callable[[Value, Value], Value]) -> bool:
+        """Gives whether both have written the same places behind unknown pointers."""
+        same_behind = True
+        ragged: list[int] = []
+        for place in places:
+            if isinstance(place, int):
+                mine, theirs = a.entry(place), b.entry(place)
+                if mine == theirs:
+                    continue
+                size = (mine or theirs or (0,))[0]
+                if self._is_ragged(a, mine, place, size) or self._is_ragged(b, theirs, place, size):
+                    ragged.append(place)
+                    continue
+                x = self._contents(a, place, size)
+                a.write(place, size, either(x, self._contents(b, place, size)))
+            elif place[0] == STATIC_CALL:
+                trampoline = place[1]
+                to, other = a.static.get(trampoline), b.static.get(trampoline)
+                if to is not None and other is None:
+                    del a.static[trampoline]
+                elif to is not None and other is not None and to != other:
+                    a.update_static(trampoline, either(to, other))
+            else:
+                mine, theirs = a.behind.get(place), b.behind.get(place)
+                if mine is None or theirs is None:
+                    same_behind = same_behind and mine is theirs
+                    if mine is not None:
+                        a.remove(place)
+                elif mine[0] != theirs[0]:
+                    a.write(place, mine[0], (self._symbols.new("either"), 0, mine[0]))
+                elif mine != theirs:
+                    a.write(place, mine[0], either(mine[1], theirs[1]))
+        for place in ragged:
+            self._join_bytes(a, b, place, either)
+        return same_behind
+
+    def _is_ragged(self, state: State, entry: Entry | None, place: int, size: int) -> bool:
+        """Whether a state has there other pieces than one of that size."""
+        return entry[0] != size if entry is not None else state.overlaps(place, size)
+
+    def _join_bytes(self, a: State, b: State, place: int, either: Callable[[Value, Value], Value]) -> None:
+        """Join what was written in other pieces by one than by the other: byte by byte."""
+        start, end = place, place + 1
+        while True:
+            found = {at for state in (a, b) for at in state.overlapping(start, end)}
+            first = min((at for at, _ in found), default=start)
+            last = max((at + size for at, size in found), default=end)
+            if (first, last) == (start, end):
+                break
+            start, end = min(first, start), max(last, end)
+        joined = [either(self._contents(a, at, 1), self._contents(b, at, 1)) for at in range(start, end)]
+        for at, _ in list(a.overlapping(start, end)):
+            a.remove(at)
+        for at, value in enumerate(joined, start):
+            a.write(at, 1, value)
 
     def covers(self, a: State, b: State) -> bool:
         """Whether everything that b stands for is among what a stands for."""
@@ -195,32 +397,40 @@ class Joiner:
 
         if not all(map(fits, a.registers, b.registers)):
             return False
-        for place, (size, x) in a.memory.items():
-            other = b.memory.get(place)
-            if other is None:
-                if not isinstance(place, int):
-                    return False
-                other = (size, self._unwritten(b, place, size))
-            if size != other[0] or not fits(x, other[1]):
-                return False
-        for place, (size, y) in b.memory.items():
-            if place in a.memory:
-                continue
-            if isinstance(place, int):
-                if self._unwritten(a, place, size) != y:
-                    return False
-            elif a.epoch == b.epoch and place[0] != STATIC_CALL:
-                return False
+        _, places, learnt = a.apart(b)
+        if not all(self._covers_place(a, b, place, fits) for place in places):
+            return False
         # What a knows of an unknown that both have, b has to know too.
-        return all(
-            self._symbols.origin[value[0]] == "either" or _within(b.known.get(value), ranges)
-            for value, ranges in a.known.items()
-        )
+        for value in learnt:
+            ranges = a.known.get(value)
+            if ranges is not None and self._symbols.origin[value[0]] != "either":
+                theirs = b.known.get(value)
+                if theirs is None or not _within(theirs, ranges):
+                    return False
+        return True
+
+    def _covers_place(self, a: State, b: State, place: Place, fits: Callable[[Value, Value], bool]) -> bool:
+        if isinstance(place, int):
+            mine, theirs = a.entry(place), b.entry(place)
+            if mine == theirs:
+                return True
+            if mine is not None and not fits(mine[1], self._contents(b, place, mine[0])):
+                return False
+            # Of bytes that a has written in other pieces, each of its own pieces is asked.
+            return theirs is None or all(
+                a.overlaps(at, 1) or self._contents(a, at, 1) == self._contents(b, at, 1)
+                for at in range(place + (mine[0] if mine is not None else 0), place + theirs[0])
+            )
+        if place[0] == STATIC_CALL:
+            to, other = a.static.get(place[1]), b.static.get(place[1])
+            return to is None or (other is not None and fits(to, other))
+        mine, theirs = a.behind.get(place), b.behind.get(place)
+        if mine is None:
+            return theirs is None or a.epoch != b.epoch
+        return theirs is not None and mine[0] == theirs[0] and fits(mine[1], theirs[1])
 
 
-def _within(inner: Ranges | None, outer: Ranges) -> bool:
-    if inner is None:
-        return False
+def _within(inner: Ranges, outer: Ranges) -> bool:
     return all(any(low <= first and last <= high for low, high in outer) for first, last in inner)
 
 

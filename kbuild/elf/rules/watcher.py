@@ -30,8 +30,10 @@ class Watcher(Question):
                     targets |= matches.functions | matches.kernel
             for target in targets:
                 self._by_target.setdefault(target, []).append(one)
-        events = [each for one in asked for each in (one.first, one.then) if each is not None]
-        self._objects = [place for each in events for place in each.objects]
+        self._by_object: dict[tuple[int, int], list[Asked]] = {}
+        for one in asked:
+            for place in {place for each in (one.first, one.then) if each is not None for place in each.objects}:
+                self._by_object.setdefault(place, []).append(one)
         self._machine: Machine | None = None
 
     def begin(self, flow: Flow, first_mark: int) -> None:
@@ -41,7 +43,7 @@ class Watcher(Question):
 
     def extent(self) -> tuple[int, int] | None:
         """Where the objects are that the rules are about."""
-        objects = self._objects
+        objects = self._by_object
         return (min(start for start, _ in objects), max(end for _, end in objects)) if objects else None
 
     def _about(self, call: Call) -> list[Asked]:
@@ -96,7 +98,8 @@ class Watcher(Question):
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         """An object that a rule is about was read or written, or may have been."""
-        for one in self._asked:
+        about = (some for (first, last), some in self._by_object.items() if start < last and end > first)
+        for one in {one.index: one for some in about for one in some}.values():
             then, first = one.then, one.first
             if then.covers(start, end):
                 if what == then.event.kind:
