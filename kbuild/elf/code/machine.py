@@ -202,17 +202,21 @@ class Machine:
 
     def unwritten(self, state: State, address: int, size: int) -> Value:
         """What is at an address that no instruction has written to on this way."""
-        linked = self.program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        constant = place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
+        constant = self._is_constant(address)
         for (start, end), since in state.open.items() if not constant else ():
             if start < address + size and address < end:
                 return self.derived(size, "memory", address, size, since)
+        linked = self.program.module_at(address)
         if constant or (linked is not None and linked.name in self._knows):
             data = self.program.read(address, size)
             if data is not None:
                 return int.from_bytes(data, "little")
         return self.derived(size, "memory", address, size)
+
+    def _is_constant(self, address: int) -> bool:
+        linked = self.program.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        return place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
 
     def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
         """Write there."""
@@ -236,7 +240,11 @@ class Machine:
         written = [*state.memory, *state.stack] if end - start > len(state.memory) else range(start - WORD + 1, end)
         for place in written:
             kept = state.entry(place) if start - WORD < place < end else None
-            if kept is not None and place + kept[0] > start:
+            if kept is None or place + kept[0] <= start:
+                continue
+            if start <= place and place + kept[0] <= end and not self._is_constant(place):
+                state.remove(place)  # it is what `unwritten` says of `open`: one name for all that was forgotten
+            else:
                 state.write(place, kept[0], self.unknown(kept[0], "written by others"))
         # What it covers is forgotten with it: in a loop they do not become more.
         before = {known: since for known, since in state.open.items() if known[0] < start or known[1] > end}
