@@ -729,14 +729,21 @@ def _string(machine: Machine, state: State, op: Op) -> None:
         for number in (RCX, RDI, *([RSI] if moves else [])):
             state.registers[number] = None
         return
-    for number in range(count):
-        value = machine.load(state, machine.add(source, number * size, 8), size) if moves else None
-        if value is None:
-            value = machine.part(machine.register(state, RAX), size)
-        machine.store(state, target + number * size, size, value)
-    state.registers[RDI] = target + count * size
+    length, done = count * size, 0
+    given = machine.part(machine.register(state, RAX), size)
+    # In pieces as large as they can be: a page cleared by `rep stosb` is not 4096 entries for all states to come.
+    together = (not isinstance(source, int) or abs(source - target) >= length) if moves else isinstance(given, int)
+    while done < length:
+        piece = next(piece for piece in (WORD, 4, 2, 1) if piece <= length - done) if together else size
+        if moves:
+            value = machine.load(state, machine.add(source, done, 8), piece)
+        else:
+            value = given * (MASK[piece] // MASK[size]) if isinstance(given, int) else given
+        machine.store(state, target + done, piece, value)
+        done += piece
+    state.registers[RDI] = target + length
     if moves:
-        state.registers[RSI] = machine.add(source, count * size, 8)
+        state.registers[RSI] = machine.add(source, length, 8)
     if op.raw.has_rep_prefix:
         state.registers[RCX] = 0
 

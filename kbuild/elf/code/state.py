@@ -199,7 +199,7 @@ class State:
                 del self.stack[place]
             self.changed.update(dead)
             # What others may have written there, too: else each call leaves another one of these.
-            if any(STACK_END < start and end <= top for start, end in self.open):
+            if any(start > STACK_END and end <= top for start, end in self.open):
                 self.open = {
                     lent: since for lent, since in self.open.items() if not STACK_END < lent[0] < lent[1] <= top
                 }
