@@ -1,7 +1,7 @@
 """What DWARF 2 to 5 is made of: units, numbers, values of attributes, and the folder that a unit was compiled in.
 
-pyelftools reads these too, but makes objects of all and believes every count. Here a unit is read when it is asked
-for, every count is held against the bytes that are there, and a number is no longer than its field.
+A unit is read when it is asked for, every count is held against the bytes that are there, and a number is no longer
+than its field.
 Layouts: DWARF 5, 7.4 to 7.6; DWARF 4 where the version says so.
 """
 
