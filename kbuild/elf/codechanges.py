@@ -112,7 +112,7 @@ def _meaning(program: Program, address: int, size: int) -> object:
         return program.kernel_name(address)
     section, offset = place
     if "S" in section.flags and "M" in section.flags:
-        text = program.content(linked, section)[offset:]
+        text = program.content(linked, section, offset)
         return text[: text.find(b"\0")]
     name = program.name(address)
     if name is None or name.symbol.startswith(".L") or address >= program.object_end(address - name.offset):

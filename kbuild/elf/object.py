@@ -188,14 +188,20 @@ class ElfObject:
 
     def relocations(self, section: Section) -> tuple[Relocation, ...]:
         """What is to be filled in into `section`, in the file's order."""
-        found: list[Relocation] = []
+        return tuple(
+            Relocation(offset, info >> 32, info & 0xFFFFFFFF, addend)
+            for offset, info, addend in self.relocation_entries(section)
+        )
+
+    def relocation_entries(self, section: Section) -> list[tuple[int, int, int]]:
+        """The same as the file has it: offset, symbol and kind in one number, addend."""
+        found: list[tuple[int, int, int]] = []
         for table in self.sections:
             if table.kind == "RELA" and table.info == section.index:
                 if table.size % 24 or len(found) + table.size // 24 > MAX_RELOCATIONS:
                     raise MalformedError(f"section {table.name} of {table.size} bytes")
-                entries = struct.iter_unpack("<QQq", self.content(table))
-                found += [Relocation(offset, info >> 32, info & 0xFFFFFFFF, addend) for offset, info, addend in entries]
-        return tuple(found)
+                found += struct.iter_unpack("<QQq", self.content(table))
+        return found
 
     def at_address(self, address: int) -> tuple[Section, int]:
         """The section that holds an address of a linked file, and the offset in it."""

@@ -181,7 +181,7 @@ class Code:
         if linked is None or place is None or "X" not in place[0].flags:
             return None
         section, offset = place
-        data = self.program.content(linked, section)[offset : offset + MAX_BLOCK_BYTES]
+        data = self.program.content(linked, section, offset, MAX_BLOCK_BYTES)
         tables = self.tables(linked.name)
         ends = tables.ends if section.name == ".altinstr_replacement" else {}
         block = Block(address, entries=tuple(tables.others.get(address, ())))

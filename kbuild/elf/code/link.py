@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import bisect
 import re
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from kbuild.elf import contents
-from kbuild.elf.contents import MalformedError
+from kbuild.elf.code.loaded import LoadedSection
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.object import ElfObject, Relocation, Section, Symbol
+from kbuild.elf.object import ElfObject, Section, Symbol
 
 MODULES = 0xFFFF_FFFF_C000_0000
 """Where modules begin (arch/x86/include/asm/pgtable_64_types.h): 32-bit places can hold addresses from there on."""
@@ -25,11 +24,6 @@ KERNEL = 0xFFFF_FFFF_8100_0000
 KERNEL_STEP = 0x1_0000
 """Between two symbols of the kernel: what is at an offset of one is not the next one."""
 MASK = (1 << 64) - 1
-
-_PC_BIAS = 4
-"""What a call's addend takes off: it counts from the end of its four bytes."""
-
-R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
 
 _SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*)+$")
 """What a compiler puts behind a function's name when it makes another one of it."""
@@ -117,9 +111,7 @@ class Program:
 
     def __init__(self, modules: ModuleSet) -> None:
         self.modules: dict[str, Linked] = {}
-        self.unknown: list[str] = []
-        """Relocations that are not understood."""
-        self._content: dict[tuple[str, int], bytes] = {}
+        self._sections: dict[tuple[str, int], LoadedSection] = {}
         self._kernel: dict[str, int] = {}
         self._kernel_names: list[str] = []
         base = MODULES
@@ -216,46 +208,23 @@ class Program:
         section, offset = place
         if offset + size > section.size:
             return None
-        return self.content(linked, section)[offset : offset + size]
+        return self.content(linked, section, offset, size)
 
-    def content(self, linked: Linked, section: Section) -> bytes:
-        """A section's bytes with its relocations applied."""
-        key = (linked.name, section.index)
-        content = self._content.get(key)
-        if content is None:
-            content = self._content[key] = self._relocated(linked, section)
-        return content
+    def content(self, linked: Linked, section: Section, offset: int = 0, size: int = MASK) -> bytes:
+        """A section's bytes with its relocations applied, from an offset on."""
+        return self._loaded(linked, section).read(offset, min(offset + size, section.size))
 
     def targets(self, linked: Linked, section: Section) -> Iterator[tuple[int, int]]:
         """Offsets in a section that the loader fills in, ascending, and the addresses that they are about."""
-        symbols = self._symbols_of(linked)
-        for one in sorted(linked.elf.relocations(section), key=lambda one: one.offset):
-            yield one.offset, _at(symbols, one, section) + (_PC_BIAS if one.kind == R_PLT32 else 0)
+        return self._loaded(linked, section).targets()
 
-    def _relocated(self, linked: Linked, section: Section) -> bytes:
-        if section.kind == "NOBITS":
-            return bytes(section.size)
-        data = bytearray(linked.elf.content(section))
-        targets = self._symbols_of(linked)
-        place = linked.base.get(section.index, 0)
-        pack = struct.Struct("<I").pack_into
-        pack64 = struct.Struct("<Q").pack_into
-        for one in linked.elf.relocations(section):
-            offset, kind = one.offset, one.kind
-            if offset + (8 if kind in (R_64, R_PC64) else 4) > len(data):
-                raise MalformedError(f"section {section.name} is to be filled in behind its end")
-            value = _at(targets, one, section)
-            if kind in (R_PC32, R_PLT32):
-                pack(data, offset, (value - place - offset) & 0xFFFFFFFF)
-            elif kind in (R_32S, R_32):
-                pack(data, offset, value & 0xFFFFFFFF)
-            elif kind == R_64:
-                pack64(data, offset, value & MASK)
-            elif kind == R_PC64:
-                pack64(data, offset, (value - place - offset) & MASK)
-            elif kind:
-                self.unknown.append(f"{linked.name} {section.name}+{offset:#x}: relocation of type {kind}")
-        return bytes(data)
+    def _loaded(self, linked: Linked, section: Section) -> LoadedSection:
+        key = (linked.name, section.index)
+        loaded = self._sections.get(key)
+        if loaded is None:
+            base = linked.base.get(section.index, 0)
+            loaded = self._sections[key] = LoadedSection(linked.elf, section, base, self._symbols_of(linked))
+        return loaded
 
     def _symbols_of(self, linked: Linked) -> list[int]:
         targets = self._targets.get(linked.name)
@@ -273,10 +242,3 @@ class Program:
                     targets.append(0)
             self._targets[linked.name] = targets
         return targets
-
-
-def _at(symbols: Sequence[int], relocation: Relocation, section: Section) -> int:
-    """The address that a relocation is about. Raises MalformedError."""
-    if relocation.symbol >= len(symbols):
-        raise MalformedError(f"section {section.name} refers to a symbol that is not there")
-    return symbols[relocation.symbol] + relocation.addend

@@ -101,7 +101,7 @@ def string_at(program: Program, address: object) -> str | None:
     if linked is None or place is None or "W" in place[0].flags or "X" in place[0].flags:
         return None
     section, offset = place
-    text = program.content(linked, section)[offset : offset + MAX_STRING]
+    text = program.content(linked, section, offset, MAX_STRING)
     end = text.find(b"\0")
     return text[:end].decode("utf-8", "replace") if end >= 0 else None
 
