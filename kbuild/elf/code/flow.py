@@ -141,15 +141,20 @@ class Flow:
 
     def _merged(self, run: _Run, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
-        groups: dict[object, State] = {}
-        for state in run.take(address):
+        states = run.take(address)
+        again = address in run.visited
+        run.visited.add(address)
+        for state in states:
             self._come(state, address, run.shape.results)
-            key: object = state.at
-            other = groups.get(key)
-            groups[key] = state if other is None else self._joiner.join(other, state)
+        if len(states) > 1:
+            states = self._joined(states)
+        # Only where a loop begins is a block bound to be looked at again.
+        if not again and address not in run.shape.heads:
+            return states
         waiting = []
-        for key, state in groups.items():
-            before, rounds = run.seen.get((address, key), (None, 0))
+        for state in states:
+            key = (address, state.at)
+            before, rounds = run.seen.get(key, (None, 0))
             if before is not None:
                 if self._joiner.covers(before, state):
                     continue
@@ -157,23 +162,27 @@ class Flow:
                     self.trouble.cut[address] += 1
                     continue
                 state = self._joiner.join(before, state, widen=rounds >= WIDEN_AFTER)
-            run.seen[address, key] = (state.copy(), rounds + 1)
+            run.seen[key] = (state.copy(), rounds + 1)
             waiting.append(state)
         return waiting
 
+    def _joined(self, states: list[State]) -> list[State]:
+        """One state for each place, with the results and marks that it has there."""
+        groups: dict[Node, State] = {}
+        for state in states:
+            other = groups.get(state.at)
+            groups[state.at] = state if other is None else self._joiner.join(other, state)
+        return list(groups.values())
+
     def _ends(self, exits: list[State]) -> list[State]:
         """One state for each kind of result."""
-        groups: dict[object, State] = {}
         for state in exits:
             # Of what a function may change, only the result is looked at by its caller.
             for number in LOST:
                 state.registers[number] = None
             state.flags = None
             state.pop_frame()
-            key: object = state.at
-            other = groups.get(key)
-            groups[key] = state if other is None else self._joiner.join(other, state)
-        return list(groups.values())
+        return self._joined(exits)
 
     # Blocks.
 
@@ -314,7 +323,8 @@ class _Run:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.seen: dict[tuple[int, object], tuple[State, int]] = {}
+        self.seen: dict[tuple[int, Node], tuple[State, int]] = {}
+        self.visited: set[int] = set()
         self._waiting: dict[int, list[State]] = {}
         self._queue: list[tuple[int, int]] = []
 

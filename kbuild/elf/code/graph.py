@@ -47,6 +47,8 @@ class Shape:
     entry: int
     order: dict[int, int] = field(default_factory=dict)
     """A block's address to its place: each one behind those that lead to it, but for loops."""
+    heads: frozenset[int] = frozenset()
+    """Blocks that another one leads back to."""
     results: tuple[int, ...] = (RAX,)
     """Registers that a result may wait in until the end."""
     pushes: int = 0
@@ -106,7 +108,7 @@ class Shapes:
         results = {RAX}
         # Depth first, without recursion: a block gets its number when all that follows has one.
         done: list[int] = []
-        seen = {entry}
+        seen, open_, heads = {entry}, {entry}, set()
         stack: list[tuple[int, list[int]]] = [(entry, self._successors(entry, entry, results))]
         while stack:
             address, waiting = stack[-1]
@@ -114,11 +116,16 @@ class Shapes:
                 following = waiting.pop()
                 if following not in seen:
                     seen.add(following)
+                    open_.add(following)
                     stack.append((following, self._successors(entry, following, results)))
+                elif following in open_:
+                    heads.add(following)
             else:
                 stack.pop()
+                open_.remove(address)
                 done.append(address)
         shape.order = {address: number for number, address in enumerate(reversed(done))}
+        shape.heads = frozenset(heads)
         shape.results = tuple(sorted(results))
         # Some only save them behind a first look at what is to be done: then all in one block too.
         shape.pushes = max(map(self._pushes, done))

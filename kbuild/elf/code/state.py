@@ -25,6 +25,7 @@ Flags = tuple[str, Value, Value, int]
 """Kind (`sub`, `and`, `result`), operands, size."""
 WORD = 8
 """Bytes that are mostly written together."""
+_ZERO = ((0, 0),)
 _P = TypeVar("_P", int, tuple[int, int])
 
 
@@ -217,8 +218,10 @@ class State:
         found: list[object] = []
         for number in registers:
             value = self.registers[number]
-            ranges = self.ranges(value) if value is not None else ()
-            found.append(0 if ranges == ((0, 0),) else -1 if is_errno(ranges) else None)
+            ranges = self.known.get(value) if isinstance(value, tuple) else None
+            if isinstance(value, int):
+                ranges = ((value, value),)
+            found.append(None if ranges is None else 0 if ranges == _ZERO else -1 if is_errno(ranges) else None)
         return tuple(found)
 
     def know(self, value: Unknown, ranges: Ranges) -> None:
@@ -295,18 +298,17 @@ class Joiner:
                         added[found] = ranges
             return found
 
-        for index in range(16):
-            x, y = a.registers[index], b.registers[index]
+        for index, (x, y) in enumerate(zip(a.registers, b.registers, strict=True)):
             if x != y:
                 a.registers[index] = either(x, y) if x is not None and y is not None else None
         fork, places, learnt = a.apart(b)
         same_behind = self._join_memory(a, b, places, either)
-        for value in learnt:
-            mine, theirs = a.known.get(value), b.known.get(value)
-            if mine is not None and theirs is None:
+        for value in learnt & a.known.keys():
+            theirs = b.known.get(value)
+            if theirs is None:
                 del a.known[value]
-            elif mine is not None and theirs is not None:
-                a.known[value] = union(mine, theirs)
+            elif theirs != a.known[value]:
+                a.known[value] = union(a.known[value], theirs)
         a.known |= added
         a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
         if a.epoch != b.epoch or not same_behind:

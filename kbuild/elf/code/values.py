@@ -21,6 +21,7 @@ SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
 EVERYTHING: dict[int, Ranges] = {size: ((0, mask),) for size, mask in MASK.items()}
 MAX_ERRNO = 4095
 """include/linux/err.h"""
+_ERRNO, _ERRNO_POINTER = MASK[4] - MAX_ERRNO + 1, MASK[8] - MAX_ERRNO + 1
 
 _OPPOSITES = (("e", "ne"), ("b", "ae"), ("be", "a"), ("l", "ge"), ("le", "g"), ("s", "ns"), ("o", "no"), ("p", "np"))
 NEGATED = dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}
@@ -124,6 +125,7 @@ def is_within(number: int, ranges: Ranges) -> bool:
 
 def is_errno(ranges: Ranges) -> bool:
     """Whether it is a negative errno for sure, as an `int` or as a pointer."""
-    return bool(ranges) and all(
-        (low >= MASK[4] - MAX_ERRNO + 1 and high <= MASK[4]) or low >= MASK[8] - MAX_ERRNO + 1 for low, high in ranges
-    )
+    for low, high in ranges:
+        if not (low >= _ERRNO and high <= MASK[4]) and low < _ERRNO_POINTER:
+            return False
+    return bool(ranges)
