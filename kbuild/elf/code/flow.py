@@ -99,7 +99,7 @@ class Flow:
         self._shapes = shapes
         self._observer = observer
         self.calls_to = Calls(program, self.machine)
-        self._joiner = Joiner(self.symbols, self.machine.contents)
+        self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten)
 
     @property
     def joins(self) -> int:

@@ -27,7 +27,7 @@ from kbuild.elf.code.decode import (
     register,
 )
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.state import WORD, Place, State
+from kbuild.elf.code.state import STACK, STACK_END, WORD, Place, State
 from kbuild.elf.code.values import (
     EVERYTHING,
     MASK,
@@ -69,6 +69,7 @@ class Machine:
         self._told: Access | None = None
         self._low: dict[int, tuple[int, Value]] = {}
         """Unknowns of which the low bytes are known: a write to a part of a register."""
+        self._files: dict[tuple[int, int], tuple[bool, int | None]] = {}
 
     def watch(self, start: int, end: int, told: Access) -> None:
         """Tell of each access to what lies between, to its last byte."""
@@ -156,7 +157,7 @@ class Machine:
 
     def contents(self, state: State, address: int, size: int) -> Value:
         """What is at an address; nobody is told."""
-        kept = state.entry(address)
+        kept = (state.stack if STACK_END < address < STACK else state.memory).get(address)
         if kept is not None and kept[0] >= size:
             return self.part(kept[1], size)
         if kept is not None or state.overlaps(address, size):
@@ -202,21 +203,25 @@ class Machine:
 
     def unwritten(self, state: State, address: int, size: int) -> Value:
         """What is at an address that no instruction has written to on this way."""
-        constant = self._is_constant(address)
-        for (start, end), since in state.open.items() if not constant else ():
-            if start < address + size and address < end:
-                return self.derived(size, "memory", address, size, since)
-        linked = self.program.module_at(address)
-        if constant or (linked is not None and linked.name in self._knows):
-            data = self.program.read(address, size)
-            if data is not None:
-                return int.from_bytes(data, "little")
-        return self.derived(size, "memory", address, size)
+        constant, number = self._in_file(address, size)
+        if not constant:
+            for (start, end), since in state.open.items():
+                if start < address + size and address < end:
+                    return self.derived(size, "memory", address, size, since)
+        return self.derived(size, "memory", address, size) if number is None else number
 
-    def _is_constant(self, address: int) -> bool:
-        linked = self.program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        return place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
+    def _in_file(self, address: int, size: int) -> tuple[bool, int | None]:
+        """Whether what is there cannot change, and what it is at the start; None: that is not known."""
+        found = self._files.get((address, size))
+        if found is None:
+            linked = self.program.module_at(address)
+            place = linked.section_at(address) if linked is not None else None
+            constant = place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
+            is_known = constant or (linked is not None and linked.name in self._knows)
+            data = self.program.read(address, size) if is_known else None
+            found = constant, int.from_bytes(data, "little") if data is not None else None
+            self._files[address, size] = found
+        return found
 
     def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
         """Write there."""
@@ -242,7 +247,7 @@ class Machine:
             kept = state.entry(place) if start - WORD < place < end else None
             if kept is None or place + kept[0] <= start:
                 continue
-            if start <= place and place + kept[0] <= end and not self._is_constant(place):
+            if start <= place and place + kept[0] <= end and not self._in_file(place, kept[0])[0]:
                 state.remove(place)  # it is what `unwritten` says of `open`: one name for all that was forgotten
             else:
                 state.write(place, kept[0], self.unknown(kept[0], "written by others"))
@@ -271,10 +276,17 @@ class Machine:
     def get(self, state: State, operand: Operand, size: int) -> Value:
         """An operand's value, of `size` bytes."""
         if operand.kind == REGISTER:
-            value = self.register(state, operand.number)
+            # Most operands are registers: no further calls for them.
+            value = state.registers[operand.number]
+            if value is None:
+                value = self.register(state, operand.number)
             if operand.high:
                 return (value >> 8) & 0xFF if isinstance(value, int) else self.derived(1, "high", value)
-            return self.part(value, min(size, operand.size))
+            if size > operand.size:
+                size = operand.size
+            if isinstance(value, int):
+                return value & MASK[size]
+            return self.part(value, size) if size < value[2] else value
         if operand.kind == NUMBER:
             return operand.number & MASK[size]
         if operand.kind == MEMORY:
@@ -286,9 +298,7 @@ class Machine:
 
     def put(self, state: State, operand: Operand, value: Value) -> None:
         """Write an operand; `value` has its size."""
-        if operand.kind == MEMORY:
-            self.store(state, self.address(state, operand), operand.size, value)
-        elif operand.kind == REGISTER:
+        if operand.kind == REGISTER:
             if operand.size >= 4:
                 state.registers[operand.number] = value
                 return
@@ -301,6 +311,8 @@ class Machine:
                 merged = self.derived(8, "merged", old, value, size)
                 self._low[merged[0]] = (size, value)
                 state.registers[operand.number] = merged
+        elif operand.kind == MEMORY:
+            self.store(state, self.address(state, operand), operand.size, value)
 
     # Conditions.
 

@@ -73,7 +73,7 @@ class State:
         self.behind: dict[tuple[int, int], Entry] = {}
         """The same, by an unknown and an offset."""
         self.static: dict[int, Value] = {}
-        """What static calls were updated to, by their trampolines."""
+        """What static calls were updated to, by their trampolines; never changed, for copies share it."""
         self.known: dict[Unknown, Ranges] = {}
         """To be changed with `know` and `learn`."""
         self.flags: Flags | None = None
@@ -111,7 +111,7 @@ class State:
         state.memory = self.memory.copy()
         state.stack = self.stack.copy()
         state.behind = self.behind.copy()
-        state.static = self.static.copy()
+        state.static = self.static
         state.known = self.known.copy()
         state.flags = self.flags
         state.epoch = self.epoch
@@ -157,7 +157,7 @@ class State:
     def update_static(self, trampoline: int, value: Value) -> None:
         """A static call leads there from now on."""
         self.changed.add((STATIC_CALL, trampoline))
-        self.static[trampoline] = value
+        self.static = {**self.static, trampoline: value}
         if not isinstance(value, int):
             self.written.values.add(value)
 
@@ -266,13 +266,18 @@ class State:
         return one, places, known
 
 
+Contents = Callable[[State, int, int], Value]
+"""What is at an address, of a size."""
+
+
 class Joiner:
     """Makes one state of two, which stands for everything that either stands for. Both were one some time ago, and only
     what has changed since then is looked at."""
 
-    def __init__(self, symbols: Symbols, contents: Callable[[State, int, int], Value]) -> None:
-        """`contents`: what is at an address, of a size, in a state."""
+    def __init__(self, symbols: Symbols, contents: Contents, unwritten: Contents) -> None:
+        """`contents`: what is at an address, of a size, in a state; `unwritten`: where it has written nothing."""
         self._symbols = symbols
+        self._unwritten = unwritten
         self._contents = contents
         self.count = 0
 
@@ -325,20 +330,22 @@ class Joiner:
         ragged: list[int] = []
         for place in places:
             if isinstance(place, int):
-                mine, theirs = a.entry(place), b.entry(place)
+                on_stack = STACK_END < place < STACK
+                mine = (a.stack if on_stack else a.memory).get(place)
+                theirs = (b.stack if on_stack else b.memory).get(place)
                 if mine == theirs:
                     continue
-                size = (mine or theirs or (0,))[0]
+                size = mine[0] if mine is not None else theirs[0] if theirs is not None else 0
                 if self._is_ragged(a, mine, place, size) or self._is_ragged(b, theirs, place, size):
                     ragged.append(place)
                     continue
-                x = self._contents(a, place, size)
-                a.write(place, size, either(x, self._contents(b, place, size)))
+                x = mine[1] if mine is not None else self._unwritten(a, place, size)
+                a.write(place, size, either(x, theirs[1] if theirs is not None else self._unwritten(b, place, size)))
             elif place[0] == STATIC_CALL:
                 trampoline = place[1]
                 to, other = a.static.get(trampoline), b.static.get(trampoline)
                 if to is not None and other is None:
-                    del a.static[trampoline]
+                    a.static = {one: leads for one, leads in a.static.items() if one != trampoline}
                 elif to is not None and other is not None and to != other:
                     a.update_static(trampoline, either(to, other))
             else:
