@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from iced_x86 import (
     ConditionCode,
     Decoder,
@@ -64,8 +65,7 @@ _NUMBERS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(msgspec.Struct, frozen=True, gc=False):
     """Of an instruction."""
 
     kind: int

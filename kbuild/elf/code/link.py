@@ -9,8 +9,9 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
+
+import msgspec
 
 from kbuild.elf import contents
 from kbuild.elf.code.loaded import LoadedSection
@@ -29,8 +30,7 @@ _SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*
 """What a compiler puts behind a function's name when it makes another one of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(msgspec.Struct, frozen=True, gc=False):
     """What is at an address."""
 
     module: str | None
@@ -112,6 +112,7 @@ class Program:
     def __init__(self, modules: ModuleSet) -> None:
         self.modules: dict[str, Linked] = {}
         self._sections: dict[tuple[str, int], LoadedSection] = {}
+        self._names: dict[int, Name] = {}
         self._kernel: dict[str, int] = {}
         self._kernel_names: list[str] = []
         base = MODULES
@@ -160,6 +161,9 @@ class Program:
 
     def name(self, address: int) -> Name | None:
         """What is at an address."""
+        found = self._names.get(address)
+        if found is not None:
+            return found
         linked = self.module_at(address)
         if linked is None:
             return self.kernel_name(address)
@@ -168,7 +172,9 @@ class Program:
         if index < 0:
             return None
         symbol = symbols[index]
-        return Name(linked.name, symbol.name, address - addresses[index], symbol.kind == "func")
+        found = Name(linked.name, symbol.name, address - addresses[index], symbol.kind == "func")
+        self._names[address] = found
+        return found
 
     def is_code(self, address: int) -> bool:
         """Whether a module has code there."""
