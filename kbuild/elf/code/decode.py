@@ -26,7 +26,8 @@ from kbuild.elf.code.link import Program
 from kbuild.elf.code.tables import Tables, read_tables
 from kbuild.elf.code.values import MASK
 
-MAX_BLOCK_BYTES = 4096
+MAX_BLOCK_BYTES = 512
+"""A longer one is cut, and goes on in another."""
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11 = range(12)
 ARGUMENTS = (RDI, RSI, RDX, RCX, R8, R9)
 """System V ABI, AMD64 supplement."""

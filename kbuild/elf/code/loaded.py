@@ -39,7 +39,7 @@ class LoadedSection:
                 if page not in self._done:
                     self._done.add(page)
                     self._fill(page * _PAGE)
-        return bytes(self._data[start:end])
+        return bytes(memoryview(self._data)[start:end])
 
     def targets(self) -> Iterator[tuple[int, int]]:
         """Offsets that the loader fills in, ascending, and the addresses that they are about."""

@@ -166,21 +166,23 @@ class State:
         first, last = start // WORD, (start + size - 1) // WORD
         ragged = self.written.ragged
         if symbol is None:
+            table = self.stack if STACK_END < start < STACK else self.memory
             if first not in ragged and last not in ragged:
-                return self.entry(first * WORD) is not None or (last != first and self.entry(last * WORD) is not None)
-        elif (symbol, first) not in ragged and (symbol, last) not in ragged:
-            words = (first,) if first == last else (first, last)
-            return any((symbol, word * WORD) in self.behind for word in words)
+                return first * WORD in table or (last != first and last * WORD in table)
+            return any(True for _ in self.overlapping(start, start + size))
+        if (symbol, first) not in ragged and (symbol, last) not in ragged:
+            return (symbol, first * WORD) in self.behind or (last != first and (symbol, last * WORD) in self.behind)
         for offset in range(start - WORD + 1, start + size):
-            kept = self.entry(offset if symbol is None else (symbol, offset))
+            kept = self.behind.get((symbol, offset))
             if kept is not None and offset + kept[0] > start:
                 return True
         return False
 
     def overlapping(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """What was written between two numbers: where each piece begins, and its size."""
+        table = self.stack if STACK_END < start < STACK else self.memory
         for place in range(start - WORD + 1, end):
-            kept = self.entry(place)
+            kept = table.get(place)
             if kept is not None and place + kept[0] > start:
                 yield place, kept[0]
 

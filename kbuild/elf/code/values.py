@@ -10,6 +10,7 @@ What is known of an unknown are the ranges that it can lie in, as unsigned numbe
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 
 Unknown = tuple[int, int, int]
 Value = int | Unknown
@@ -62,8 +63,14 @@ def truncated(value: Value, size: int) -> Value:
 
 def intersection(a: Ranges, b: Ranges) -> Ranges:
     """What is in both."""
-    pairs = ((max(low, other_low), min(high, other_high)) for low, high in a for other_low, other_high in b)
-    return tuple((low, high) for low, high in pairs if low <= high)
+    found = []
+    for low, high in a:
+        for other_low, other_high in b:
+            first = low if low > other_low else other_low
+            last = high if high < other_high else other_high
+            if first <= last:
+                found.append((first, last))
+    return tuple(found)
 
 
 def union(a: Ranges, b: Ranges) -> Ranges:
@@ -80,6 +87,7 @@ def union(a: Ranges, b: Ranges) -> Ranges:
     return tuple(merged)
 
 
+@lru_cache(maxsize=1 << 14)  # Each condition is asked for in many states.
 def satisfying(condition: str, value: int, size: int) -> Ranges:
     """The numbers x of that size for which `x CONDITION value` holds; conditions as in `SWAPPED`."""
     full, sign = MASK[size], SIGN[size]
