@@ -6,6 +6,7 @@ beginning is a call whose return is ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from iced_x86 import Mnemonic
@@ -46,9 +47,10 @@ class Shape:
 
     entry: int
     order: dict[int, int] = field(default_factory=dict)
-    """A block's address to its place: each one behind those that lead to it, but for loops."""
+    """A block's address to its place: each one behind those that lead to it, but for where a loop begins. What
+    follows a loop is behind all of it, and is looked at when the loop gives nothing new."""
     heads: frozenset[int] = frozenset()
-    """Blocks that another one leads back to."""
+    """Where loops begin: each way that comes back to a block goes through one of them."""
     results: tuple[int, ...] = (RAX,)
     """Registers that a result may wait in until the end."""
     pushes: int = 0
@@ -108,24 +110,26 @@ class Shapes:
         results = {RAX}
         # Depth first, without recursion: a block gets its number when all that follows has one.
         done: list[int] = []
-        seen, open_, heads = {entry}, {entry}, set()
-        stack: list[tuple[int, list[int]]] = [(entry, self._successors(entry, entry, results))]
+        following = {entry: self._successors(entry, entry, results)}
+        open_, loops = {entry}, False
+        stack = [(entry, iter(following[entry]))]
         while stack:
             address, waiting = stack[-1]
-            if waiting:
-                following = waiting.pop()
-                if following not in seen:
-                    seen.add(following)
-                    open_.add(following)
-                    stack.append((following, self._successors(entry, following, results)))
-                elif following in open_:
-                    heads.add(following)
-            else:
+            one = next(waiting, None)
+            if one is None:
                 stack.pop()
                 open_.remove(address)
                 done.append(address)
-        shape.order = {address: number for number, address in enumerate(reversed(done))}
-        shape.heads = frozenset(heads)
+            elif one not in following:
+                open_.add(one)
+                following[one] = self._successors(entry, one, results)
+                stack.append((one, iter(following[one])))
+            elif one in open_:
+                loops = True
+        places = done[::-1]
+        if loops:
+            places, shape.heads = _loops_together(places, following)
+        shape.order = {address: number for number, address in enumerate(places)}
         shape.results = tuple(sorted(results))
         # Some only save them behind a first look at what is to be done: then all in one block too.
         shape.pushes = max(map(self._pushes, done))
@@ -169,3 +173,63 @@ def _note_results(block: Block, results: set[int]) -> None:
                 results.add(source.number)
     if block.ops and block.ops[-1].flow == RETURN:
         results.add(RAX)
+
+
+def _loops_together(blocks: Sequence[int], following: Mapping[int, Sequence[int]]) -> tuple[list[int], frozenset[int]]:
+    """Blocks in the order of `Shape.order`, and where loops begin (Bourdoncle's weak topological order, 1993).
+
+    `blocks`: each behind those that lead to it, but for loops.
+    """
+    rank = {address: number for number, address in enumerate(blocks)}
+    order: list[int] = []
+    heads: set[int] = set()
+    waiting = [[*blocks]]
+    while waiting:
+        some = waiting.pop()
+        if len(some) == 1:
+            order += some
+            continue
+        for loop in _components(some, following):
+            if len(loop) == 1:
+                waiting.append(loop)
+                heads.update(address for address in loop if address in following[address])
+            else:
+                head = min(loop, key=rank.__getitem__)
+                heads.add(head)
+                waiting += [sorted(set(loop) - {head}, key=rank.__getitem__), [head]]
+    return order, frozenset(heads)
+
+
+def _components(blocks: Sequence[int], following: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    """Blocks that lead to each other, together; those that lead to others behind these (Tarjan 1972)."""
+    found: list[list[int]] = []
+    inside = set(blocks)
+    number: dict[int, int] = {}
+    lowest: dict[int, int] = {}
+    path: list[int] = []
+    on_path: set[int] = set()
+    for start in blocks:
+        stack = [(start, iter(following[start]))] if start not in number else []
+        while stack:
+            address, waiting = stack[-1]
+            if address not in number:
+                number[address] = lowest[address] = len(number)
+                path.append(address)
+                on_path.add(address)
+            for one in waiting:
+                if one in on_path:
+                    lowest[address] = min(lowest[address], lowest[one])
+                elif one in inside and one not in number:
+                    stack.append((one, iter(following[one])))
+                    break
+            else:
+                stack.pop()
+                if stack:
+                    before = stack[-1][0]
+                    lowest[before] = min(lowest[before], lowest[address])
+                if lowest[address] == number[address]:
+                    cut = path.index(address)
+                    found.append(path[cut:])
+                    on_path.difference_update(path[cut:])
+                    del path[cut:]
+    return found

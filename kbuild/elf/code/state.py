@@ -200,7 +200,8 @@ class State:
             dead = [place for place in self.stack if place < top]
             for place in dead:
                 del self.stack[place]
-            self.changed.update(dead)
+            # Nobody reads it any more, so that it makes no difference between states either.
+            self.changed.difference_update(dead)
             # What others may have written there, too: else each call leaves another one of these.
             if any(start > STACK_END and end <= top for start, end in self.open):
                 self.open = {
@@ -312,10 +313,11 @@ class Joiner:
         same_behind = self._join_memory(a, b, places, either)
         for value in learnt & a.known.keys():
             theirs = b.known.get(value)
-            if theirs is None:
+            if theirs is not None and theirs != a.known[value]:
+                theirs = union(a.known[value], theirs)
+                a.known[value] = theirs
+            if theirs is None or theirs == EVERYTHING[value[2]]:
                 del a.known[value]
-            elif theirs != a.known[value]:
-                a.known[value] = union(a.known[value], theirs)
         a.known |= added
         a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
         if a.epoch != b.epoch or not same_behind:
