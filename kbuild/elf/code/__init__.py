@@ -4,10 +4,11 @@ It needs no source, no kernel and no symbol of KVM by name. Nothing is run and n
 cannot be resolved is counted, and what it may change is unknown from there on.
 
   link.py      modules in one address space      values.py    what is known of a value
-  loaded.py    a section, relocated              state.py     registers and memory; two states made one
-  tables.py    what the kernel patches           machine.py   what instructions do
-  decode.py    basic blocks                      calls.py     what a call means
-  graph.py     a function's shape                flow.py      all ways through, and who is told of them
+  loaded.py    a section, relocated              state.py     registers and memory
+  tables.py    what the kernel patches           join.py      two states made one
+  decode.py    basic blocks                      machine.py   what instructions do
+  graph.py     a function's shape                calls.py     what a call means
+  flow.py      all ways through, and who is told of them
   runs.py      all runs over a module set
   walk.py      one way, without joins            model.py     whether it can be so
 

@@ -26,9 +26,10 @@ from kbuild.elf.code.decode import (
     Op,
 )
 from kbuild.elf.code.graph import RETURN_THUNKS, Shape, Shapes
+from kbuild.elf.code.join import Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
-from kbuild.elf.code.state import Joiner, Node, State
+from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
 MAX_DEPTH = 64

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from kbuild.elf.code.decode import RSP
-from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, is_errno, union
+from kbuild.elf.code.values import EVERYTHING, Ranges, Unknown, Value, is_errno
 
 STACK = 0x7FFF_0000_0000
 """Where the stack of a run begins, downwards. Nothing else is near it."""
 STACK_END = STACK - 0x10_0000
 
-JOINED = "joined epoch"
 STATIC_CALL = -1
 """In place of a symbol: the place of a static call's target, by its trampoline's address."""
 Node = tuple[int, tuple[object, ...], tuple[int, ...]]
@@ -267,187 +266,3 @@ class State:
             assert one.parent is not None, "two states that were never one"
             one = one.parent
         return one, places, known
-
-
-Contents = Callable[[State, int, int], Value]
-"""What is at an address, of a size."""
-
-
-class Joiner:
-    """Makes one state of two, which stands for everything that either stands for. Both were one some time ago, and only
-    what has changed since then is looked at."""
-
-    def __init__(self, symbols: Symbols, contents: Contents, unwritten: Contents) -> None:
-        """`contents`: what is at an address, of a size, in a state; `unwritten`: where it has written nothing."""
-        self._symbols = symbols
-        self._unwritten = unwritten
-        self._contents = contents
-        self.count = 0
-
-    def join(self, a: State, b: State, *, widen: bool = False) -> State:
-        """The first of them, which stands for both from here on.
-
-        With `widen`, nothing is kept of the ranges of what differs: so it comes to an end in loops.
-        """
-        self.count += 1
-        pairs: dict[tuple[Value, Value], Value] = {}
-        added: dict[Unknown, Ranges] = {}
-
-        def either(x: Value, y: Value) -> Value:
-            if x == y:
-                return x
-            found = pairs.get((x, y))
-            if found is None:
-                size = max(_size(x), _size(y))
-                found = pairs[x, y] = (self._symbols.new("either"), 0, size)
-                if not widen:
-                    ranges = union(a.ranges(x), b.ranges(y))
-                    if ranges != EVERYTHING[size]:
-                        added[found] = ranges
-            return found
-
-        for index, (x, y) in enumerate(zip(a.registers, b.registers, strict=True)):
-            if x != y:
-                a.registers[index] = either(x, y) if x is not None and y is not None else None
-        fork, places, learnt = a.apart(b)
-        same_behind = self._join_memory(a, b, places, either)
-        for value in learnt & a.known.keys():
-            theirs = b.known.get(value)
-            if theirs is not None and theirs != a.known[value]:
-                theirs = union(a.known[value], theirs)
-                a.known[value] = theirs
-            if theirs is None or theirs == EVERYTHING[value[2]]:
-                del a.known[value]
-        a.known |= added
-        a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
-        if a.epoch != b.epoch or not same_behind:
-            a.epoch = self._symbols.new(JOINED)
-        if a.flags != b.flags:
-            a.flags = None
-        if a.open != b.open:
-            a.open = {place: self._symbols.new(JOINED) for place in (*a.open, *b.open)}
-        return a
-
-    def _join_memory(self, a: State, b: State, places: set[Place], either: Callable[[Value, Value], Value]) -> bool:
-        """Gives whether both have written the same places behind unknown pointers."""
-        same_behind = True
-        ragged: list[int] = []
-        for place in places:
-            if isinstance(place, int):
-                on_stack = STACK_END < place < STACK
-                mine = (a.stack if on_stack else a.memory).get(place)
-                theirs = (b.stack if on_stack else b.memory).get(place)
-                if mine == theirs:
-                    continue
-                size = mine[0] if mine is not None else theirs[0] if theirs is not None else 0
-                if self._is_ragged(a, mine, place, size) or self._is_ragged(b, theirs, place, size):
-                    ragged.append(place)
-                    continue
-                x = mine[1] if mine is not None else self._unwritten(a, place, size)
-                a.write(place, size, either(x, theirs[1] if theirs is not None else self._unwritten(b, place, size)))
-            elif place[0] == STATIC_CALL:
-                trampoline = place[1]
-                to, other = a.static.get(trampoline), b.static.get(trampoline)
-                if to is not None and other is None:
-                    a.static = {one: leads for one, leads in a.static.items() if one != trampoline}
-                elif to is not None and other is not None and to != other:
-                    a.update_static(trampoline, either(to, other))
-            else:
-                mine, theirs = a.behind.get(place), b.behind.get(place)
-                if mine is None or theirs is None:
-                    same_behind = same_behind and mine is theirs
-                    if mine is not None:
-                        a.remove(place)
-                elif mine[0] != theirs[0]:
-                    a.write(place, mine[0], (self._symbols.new("either"), 0, mine[0]))
-                elif mine != theirs:
-                    a.write(place, mine[0], either(mine[1], theirs[1]))
-        for place in ragged:
-            self._join_bytes(a, b, place, either)
-        return same_behind
-
-    def _is_ragged(self, state: State, entry: Entry | None, place: int, size: int) -> bool:
-        """Whether a state has there other pieces than one of that size."""
-        return entry[0] != size if entry is not None else state.overlaps(place, size)
-
-    def _join_bytes(self, a: State, b: State, place: int, either: Callable[[Value, Value], Value]) -> None:
-        """Join what was written in other pieces by one than by the other: byte by byte."""
-        start, end = place, place + 1
-        while True:
-            found = {at for state in (a, b) for at in state.overlapping(start, end)}
-            first = min((at for at, _ in found), default=start)
-            last = max((at + size for at, size in found), default=end)
-            if (first, last) == (start, end):
-                break
-            start, end = min(first, start), max(last, end)
-        joined = [either(self._contents(a, at, 1), self._contents(b, at, 1)) for at in range(start, end)]
-        for at, _ in list(a.overlapping(start, end)):
-            a.remove(at)
-        for at, value in enumerate(joined, start):
-            a.write(at, 1, value)
-
-    def covers(self, a: State, b: State) -> bool:
-        """Whether everything that b stands for is among what a stands for."""
-        if a.marks != b.marks or not b.open.keys() <= a.open.keys() or (a.flags is not None and a.flags != b.flags):
-            return False
-        # A name that the join itself has made stands for anything: nothing else that a knows hangs on it.
-        names = [(a.epoch, b.epoch), *((since, b.open.get(place)) for place, since in a.open.items())]
-        if any(mine != other and self._symbols.origin[mine] != JOINED for mine, other in names):
-            return False
-        meant: dict[int, Value] = {}
-
-        def fits(x: Value | None, y: Value | None) -> bool:
-            if x is None or x == y:
-                return True
-            if y is None or isinstance(x, int):
-                return False
-            if self._symbols.origin[x[0]] != "either" or x[1]:
-                return False
-            if meant.setdefault(x[0], y) != y:
-                return False
-            ranges = a.known.get(x)
-            return ranges is None or _within(b.ranges(y), ranges)
-
-        if not all(map(fits, a.registers, b.registers)):
-            return False
-        _, places, learnt = a.apart(b)
-        if not all(self._covers_place(a, b, place, fits) for place in places):
-            return False
-        # What a knows of an unknown that both have, b has to know too.
-        for value in learnt:
-            ranges = a.known.get(value)
-            if ranges is not None and self._symbols.origin[value[0]] != "either":
-                theirs = b.known.get(value)
-                if theirs is None or not _within(theirs, ranges):
-                    return False
-        return True
-
-    def _covers_place(self, a: State, b: State, place: Place, fits: Callable[[Value, Value], bool]) -> bool:
-        if isinstance(place, int):
-            mine, theirs = a.entry(place), b.entry(place)
-            if mine == theirs:
-                return True
-            if mine is not None and not fits(mine[1], self._contents(b, place, mine[0])):
-                return False
-            # Of bytes that a has written in other pieces, each of its own pieces is asked.
-            return theirs is None or all(
-                a.overlaps(at, 1) or self._contents(a, at, 1) == self._contents(b, at, 1)
-                for at in range(place + (mine[0] if mine is not None else 0), place + theirs[0])
-            )
-        if place[0] == STATIC_CALL:
-            to, other = a.static.get(place[1]), b.static.get(place[1])
-            return to is None or (other is not None and fits(to, other))
-        mine, theirs = a.behind.get(place), b.behind.get(place)
-        if mine is None:
-            return theirs is None or a.epoch != b.epoch
-        return theirs is not None and mine[0] == theirs[0] and fits(mine[1], theirs[1])
-
-
-def _within(inner: Ranges, outer: Ranges) -> bool:
-    return all(any(low <= first and last <= high for low, high in outer) for first, last in inner)
-
-
-def _size(value: Value) -> int:
-    if isinstance(value, int):
-        return 4 if value <= MASK[4] else 8
-    return value[2]
