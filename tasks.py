@@ -255,8 +255,8 @@ def inspect(
     """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
 
     def work() -> int:
+        from kbuild.elf.folder import inspect_folder
         from kbuild.errors import UserError
-        from kbuild.gate import inspect_folder
         from kbuild.outcome import exit_status, to_json
         from kbuild.report.modules import render
 

@@ -31,13 +31,11 @@ from kbuild.configure.request import Request
 from kbuild.configure.tree import Tree, open_tree
 from kbuild.dmesg.signatures import Signatures
 from kbuild.dmesg.signatures import load as load_signatures
-from kbuild.elf.differences import compare
 from kbuild.elf.image import file_module_name, module_key, read_module
 from kbuild.elf.inspect import find_modules, inspect, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
 from kbuild.elf.kernel import KernelImage, read_kernel
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.rules.spec import read_rules
 from kbuild.errors import KbuildError, UserError, os_errors
 from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
@@ -449,30 +447,4 @@ def explain_symbol(symbol: str, tree: str, rev: str | None, profile: str, *, ref
     with open_tree(tree, rev, refresh=refresh) as opened:
         explanation = explain(opened.source, None, symbol, request)
     data: dict[str, Any] = msgspec.to_builtins(explanation)
-    return data
-
-
-def inspect_folder(
-    modules: str, kernel: str | None, rules: Sequence[str] = (), against: str | None = None
-) -> dict[str, Any]:
-    """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage.
-
-    `rules`: rule files, by path or by a name in `profiles/rules/`; `against`: a folder of modules as they were before,
-    which are asked the same. Raises UserError for what is not there.
-    """
-    log.configure()
-    asked = None
-    if rules:
-        files = {name: resolve_reference("rules", name, Path.cwd()) for name in rules}
-        if missing := [name for name, file in files.items() if file is None]:
-            raise UserError(f"--rules {missing[0]}: no such file, here or in profiles/rules/")
-        asked = read_rules(tuple(file for file in files.values() if file is not None))
-    image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
-    paths = find_modules(Path(modules).expanduser())
-    after = inspect(paths, image, asked)
-    data = inspection_json(after)
-    if against is not None:
-        before = inspect(find_modules(Path(against).expanduser()), None, asked)
-        # Without the kernel: what it says of modules that are not of its build is no difference between the builds.
-        data["differences"] = compare(before, after if image is None else inspect(paths, None, asked))
     return data

@@ -12,5 +12,6 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     lineprogram.py, dwarf.py   the debug information that says it
     references.py what stays and refers to init memory       lifetimes.py  whether that does harm
     code/         what code does                             rules/        what it should do
+    folder.py     all of a folder's modules
 
 """
