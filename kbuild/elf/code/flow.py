@@ -62,6 +62,8 @@ class Frame:
     """Its stack's objects are below: behind them are the registers that it keeps for its caller."""
     parent: Frame | None
     depth: int
+    site: int
+    """The call that it was entered by; 0: the kernel's."""
 
     def runs(self, entry: int) -> bool:
         """Whether that function is being run already."""
@@ -99,6 +101,9 @@ class Flow:
         self._code = code
         self._shapes = shapes
         self._observer = observer
+        self.op: Op | None = None
+        """The instruction that is being done, in `frame`."""
+        self.frame: Frame | None = None
         self.calls_to = Calls(program, self.machine)
         self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten)
 
@@ -123,13 +128,16 @@ class Flow:
         top = self.machine.add(self.machine.register(state, RSP), MASK[8] - 7, 8)
         state.registers[RSP] = top
         depth = parent.depth + 1 if parent else 0
-        frame = Frame(entry, shape, (top if isinstance(top, int) else 0) - 8 * shape.pushes, parent, depth)
+        caller = self.op
+        kept = (top if isinstance(top, int) else 0) - 8 * shape.pushes
+        frame = self.frame = Frame(entry, shape, kept, parent, depth, caller.ip if caller is not None else 0)
         run = _Run(shape)
         exits: list[State] = []
         run.add(entry, state)
         while (address := run.next()) is not None:
             for one in self._merged(run, address):
                 self._block(address, one, run, exits, frame)
+        self.op, self.frame = caller, parent
         for state in exits:
             self._come(state, -entry, (RAX,))
         return self._ends(exits)
@@ -158,6 +166,11 @@ class Flow:
             before, rounds = run.seen.get(key, (None, 0))
             if before is not None:
                 if self._joiner.covers(before, state):
+                    if not state.facts & ~before.facts:
+                        continue
+                    # There are only so many facts: this is no round, and nothing else is lost for them.
+                    before.facts |= state.facts
+                    waiting.append(before.copy())
                     continue
                 if rounds >= MAX_ROUNDS:
                     self.trouble.cut[address] += 1
@@ -198,6 +211,7 @@ class Flow:
         machine = self.machine
         for op in block.ops:
             self.steps += 1
+            self.op = op
             if op.flow == NEXT:
                 machine.step(state, op)
             else:

@@ -28,6 +28,7 @@ class Joiner:
         With `widen`, nothing is kept of the ranges of what differs: so it comes to an end in loops.
         """
         self.count += 1
+        a.facts |= b.facts
         pairs: dict[tuple[Value, Value], Value] = {}
         added: dict[Unknown, Ranges] = {}
 
@@ -125,7 +126,7 @@ class Joiner:
             a.write(at, 1, value)
 
     def covers(self, a: State, b: State) -> bool:
-        """Whether everything that b stands for is among what a stands for."""
+        """Whether everything that b stands for, but its facts, is among what a stands for."""
         if a.marks != b.marks or not b.open.keys() <= a.open.keys() or (a.flags is not None and a.flags != b.flags):
             return False
         # A name that the join itself has made stands for anything: nothing else that a knows hangs on it.

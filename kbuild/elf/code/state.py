@@ -58,7 +58,7 @@ class State:
     """
 
     __slots__ = (
-        *("at", "behind", "changed", "epoch", "flags", "fork", "known", "learnt", "marks", "memory", "open"),
+        *("at", "behind", "changed", "epoch", "facts", "flags", "fork", "known", "learnt", "marks", "memory", "open"),
         *("registers", "stack", "static", "written"),
     )
 
@@ -80,6 +80,9 @@ class State:
         """A name for what memory behind unknown pointers is like: another one after it may have been written."""
         self.marks: tuple[int, ...] = ()
         """What happened on the way, as rules see it. States that differ in it are never joined."""
+        self.facts = 0
+        """What may have happened on a way to here: bits, whose meaning a question knows. They keep no states apart, and
+        are united where states are joined."""
         self.at: Node = (0, (), ())
         """Where it is."""
         self.open: dict[tuple[int, int], int] = {}
@@ -115,6 +118,7 @@ class State:
         state.flags = self.flags
         state.epoch = self.epoch
         state.marks = self.marks
+        state.facts = self.facts
         state.open = self.open
         state.at = self.at
         state.fork = self.fork
