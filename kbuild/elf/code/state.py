@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from kbuild.elf.code.decode import RSP
-from kbuild.elf.code.values import EVERYTHING, Ranges, Unknown, Value, is_errno
+from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Unknown, Value, is_errno
 
 STACK = 0x7FFF_0000_0000
 """Where the stack of a run begins, downwards. Nothing else is near it."""
@@ -224,9 +224,16 @@ class State:
         found: list[object] = []
         for number in registers:
             value = self.registers[number]
-            ranges = self.known.get(value) if isinstance(value, tuple) else None
+            ranges: Ranges | None
             if isinstance(value, int):
                 ranges = ((value, value),)
+            elif value is None:
+                ranges = None
+            else:
+                ranges = self.known.get(value)
+                if ranges is None and value[2] == 8:
+                    # An int: a test of %eax says nothing of %rax.
+                    ranges = self.known.get((value[0], value[1] & MASK[4], 4))
             found.append(None if ranges is None else 0 if ranges == _ZERO else -1 if is_errno(ranges) else None)
         return tuple(found)
 
