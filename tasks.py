@@ -240,6 +240,7 @@ ARTIFACTS = {
 INSPECTING = {
     "rules": "a rule file, or the name of one in profiles/rules/, to be answered (may be repeated)",
     "against": "a folder with these modules as they were before: say what differs",
+    "hazards": "also list what init code writes after it can have been read, what matters most first",
 }
 
 
@@ -250,6 +251,7 @@ def inspect(
     kernel: str | None = None,
     rules: list[str] | None = None,
     against: str | None = None,
+    hazards: bool = False,
     json: bool = False,
 ) -> None:
     """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
@@ -262,7 +264,7 @@ def inspect(
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
-        data = inspect_folder(modules, kernel, rules or (), against)
+        data = inspect_folder(modules, kernel, rules or (), against, hazards=hazards)
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
         else:

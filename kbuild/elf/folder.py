@@ -16,12 +16,17 @@ from kbuild.profile import resolve_reference
 
 
 def inspect_folder(
-    modules: str, kernel: str | None, rules: Sequence[str] = (), against: str | None = None
+    modules: str,
+    kernel: str | None,
+    rules: Sequence[str] = (),
+    against: str | None = None,
+    *,
+    hazards: bool = False,
 ) -> dict[str, Any]:
     """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage.
 
-    `rules`: rule files, by path or by a name in `profiles/rules/`; `against`: a folder of modules as they were before,
-    which are asked the same. Raises UserError for what is not there.
+    `rules`: rule files, by path or by a name in `profiles/rules/`; `hazards`: what init writes after it was read;
+    `against`: a folder of modules as they were before, asked the same. Raises UserError for what is not there.
     """
     log.configure()
     asked = None
@@ -34,8 +39,15 @@ def inspect_folder(
     paths = find_modules(Path(modules).expanduser())
     after = inspect(paths, image, asked)
     data = to_json(after)
+    if hazards:
+        from kbuild.elf.hazards.find import differences, find_hazards
+
+        data["hazards"] = find_hazards(after.modules)
     if against is not None:
         before = inspect(find_modules(Path(against).expanduser()), None, asked)
         # Without the kernel: what it says of modules that are not of its build is no difference between the builds.
         data["differences"] = compare(before, after if image is None else inspect(paths, None, asked))
+        if hazards:
+            was, now = find_hazards(before.modules)["found"], data["hazards"]["found"]
+            data["differences"]["hazards"] = differences(was, now)
     return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kbuild.report.hazards import hazard_line, hazard_places
 from kbuild.report.terminal import plain
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ def render_differences(found: dict[str, Any], console: Console) -> None:
     for one in found["findings"]:
         states = f"{one['before'] or 'none'} → {one['after'] or 'none'}"
         plain(console, f"{_mark(one)} {one['id']}: {states}", style=STYLES.get(one["change"], "yellow"))
+    if found.get("hazards"):
+        plain(console, "\nhazards that differ:", style="bold")
+    for one in found.get("hazards", ()):
+        plain(console, f"{_mark(one)} {hazard_line(one)}", style=STYLES[one["change"]])
+        for line in hazard_places(one) if one["change"] == "came" else ():
+            plain(console, f"    {line}")
 
 
 def _module(module: dict[str, Any], console: Console) -> None:

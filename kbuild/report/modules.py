@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from kbuild.outcome import Status
 from kbuild.report.differences import render_differences
+from kbuild.report.hazards import render_hazards
 from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
 
 
@@ -38,6 +39,8 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
         names = [module["name"] for module in data["modules"] if tuple(module["traits"]) == traits]
         whose = "all" if len(names) == len(data["modules"]) else ", ".join(names)
         plain(console, f"{whose}: {', '.join(traits) or 'nothing out of the ordinary'}", style="dim")
+    if "hazards" in data:
+        render_hazards(data["hazards"], console)
     if "differences" in data:
         render_differences(data["differences"], console)
     for finding in data["findings"]:

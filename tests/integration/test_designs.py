@@ -79,10 +79,10 @@ RULES = (
 
 
 @pytest.fixture
-def answered(shared_tool: Tool, kernel_source: Path, tmp_path: Path) -> Callable[[Changes], list[dict[str, Any]]]:
-    """Builds a design and asks the thread's rules of its modules."""
+def built(shared_tool: Tool, kernel_source: Path, tmp_path: Path) -> Callable[[Changes], Path]:
+    """Builds a design, and gives the folder that its modules are in."""
 
-    def build(changes: Changes) -> list[dict[str, Any]]:
+    def build(changes: Changes) -> Path:
         patch = tmp_path / "design.patch"
         lines: list[str] = []
         for path, some in changes.items():
@@ -92,13 +92,22 @@ def answered(shared_tool: Tool, kernel_source: Path, tmp_path: Path) -> Callable
                 new = new.replace(before, after)
             lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
         patch.write_text("".join(lines))
-        built = shared_tool.run("build", "--patch", patch)
-        assert built.returncode == 0, built.stdout + built.stderr
-        modules = shared_tool.latest() / "artifacts"
-        done = shared_tool.run("inspect", "--modules", modules, "--rules", "mmu-setup-thread", "--json")
-        return [one for one in json.loads(done.stdout)["findings"] if one["answer"]]
+        done = shared_tool.run("build", "--patch", patch)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return shared_tool.latest() / "artifacts"
 
     return build
+
+
+@pytest.fixture
+def answered(shared_tool: Tool, built: Callable[[Changes], Path]) -> Callable[[Changes], list[dict[str, Any]]]:
+    """Builds a design and asks the thread's rules of its modules."""
+
+    def ask(changes: Changes) -> list[dict[str, Any]]:
+        done = shared_tool.run("inspect", "--modules", built(changes), "--rules", "mmu-setup-thread", "--json")
+        return [one for one in json.loads(done.stdout)["findings"] if one["answer"]]
+
+    return ask
 
 
 @pytest.mark.parametrize(("changes", "wanted"), DESIGNS.values(), ids=DESIGNS)
@@ -119,3 +128,21 @@ def test_a_design_is_told_by_its_order(
         (called,) = (at for at, line in enumerate(told) if line.startswith("kvm_mmu_hardware_setup() is called"))
         assert "kvm_arch_hardware_setup" in told[called]
         assert any("branch" in line and "kvm_arch_hardware_setup" in line for line in told[:called])
+
+
+def test_a_size_that_depends_on_what_is_settled_later_is_a_new_hazard(
+    shared_tool: Tool, built: Callable[[Changes], Path], kernel_build: Path, tmp_path: Path
+) -> None:
+    """The mistake that the thread is about; no rule says so. kvm_configure_mmu() stores tdp_enabled."""
+    before = tmp_path / "before"
+    before.mkdir()
+    for path in ("virt/lib/irqbypass.ko", *(f"arch/x86/kvm/{name}.ko" for name in ("kvm", "kvm-intel", "kvm-amd"))):
+        (before / Path(path).name).symlink_to(kernel_build / path)
+    sized = CREATE.replace("sizeof(struct pte_list_desc)", "sizeof(struct pte_list_desc) << !tdp_enabled")
+    modules = built({MMU: {CREATE: sized}})
+    done = shared_tool.run("inspect", "--modules", modules, "--against", before, "--hazards", "--json")
+    came = [one for one in json.loads(done.stdout)["differences"]["hazards"] if one["change"] == "came"]
+    assert [(one["module"], one["of"], one["object"], one["reader"], one["writer"]) for one in came] == [
+        (module, "kvm", "tdp_enabled", "kvm_mmu_vendor_module_init", "kvm_configure_mmu")
+        for module in ("kvm-amd", "kvm-intel")
+    ]
