@@ -26,8 +26,8 @@ __attribute__((section(".modinfo"), used)) static const char modinfo[] = "name=m
 __attribute__((section(".gnu.linkonce.this_module"), used)) char __this_module[64];
 #define noinline __attribute__((__noinline__))
 struct kernel_param { const char *name; void *mod, *ops; unsigned short perm; signed char level, flags; void *arg; };
-#define PARAM(of, called) __attribute__((section("__param"), used)) \\
-    static const struct kernel_param param_##of = { .name = called, .arg = &of }
+#define PARAM(of, called) __attribute__((section("__param"), used, aligned(8))) \\
+    static const struct kernel_param param_##of = { .name = called, .arg = (void *)&of }
 #define ro_after_init __attribute__((section(".data..ro_after_init")))
 /* The kernel's. */
 int something(void), other(void);
@@ -35,8 +35,10 @@ void use(int), on_one(void (*)(void *));
 int _printk(const char *, ...);
 extern int of_the_kernel;
 
-int setting = 1, hardware, count;
+int setting = 1, hardware, count, numbers[2];
 PARAM(setting, "set");
+static const struct { unsigned int max, size; void *count, *ops, *elements; } array = { 2, 4, 0, 0, numbers };
+PARAM(array, "numbers");
 ro_after_init int size = 3;
 static int plain = 3, table[4];
 struct { int a, b; } caps;
@@ -98,6 +100,7 @@ def test_a_parameter_that_is_corrected_after_somebody_looked_comes_first(found: 
         ("while (something()) { settles(); looks(); } return 0;", {("setting", 1)}),
         # By whom it is called makes no difference.
         ("on_one(callback); settles(); return 0;", {("setting", 1)}),
+        ("use(numbers[1]); numbers[1] = something(); return 0;", {("numbers", 2)}),
         # __ro_after_init; other objects; the kernel's.
         ("use(size); sets_size(); return 0;", {("size", 1)}),
         ("use(size); size = something(); return 0;", {("size", 2)}),

@@ -15,6 +15,9 @@ Kind = Literal["parameter", "ro_after_init", "data", "kernel", "once", "per-cpu"
 _PARAMETER = 40
 """sizeof(struct kernel_param); `name` comes first, `arg` is its last eight bytes (include/linux/moduleparam.h)."""
 _ARGUMENT = 32
+_CONSTANT = 64
+"""More than sizeof(struct kparam_array), and than that of kparam_string."""
+_NAME = 128
 _ONCE = re.compile(r"__already_done|__warned|__already_printed|_rs(\.|$)")
 """Flags and rate limits of macros that print (include/linux/once.h, printk.h)."""
 
@@ -74,7 +77,7 @@ class Objects:
                     argument = self._pointer(entry + _ARGUMENT)
                     if self._is_constant(argument):
                         # A string or an array: a constant that says where it is, how long, and how many there are.
-                        ends = self._program.object_end(argument)
+                        ends = min(self._program.object_end(argument), argument + _CONSTANT)
                         kept = [self._pointer(place) for place in range(argument, ends - 7, 8)]
                     else:
                         kept = [argument]
@@ -86,10 +89,13 @@ class Objects:
         return int.from_bytes(self._program.read(address, 8) or b"", "little")
 
     def _string(self, address: int) -> str:
-        found = bytearray()
-        while (byte := self._program.read(address + len(found), 1)) and byte != b"\0":
-            found += byte
-        return found.decode("utf-8", "replace")
+        linked = self._program.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        if linked is None or place is None:
+            return ""
+        section, offset = place
+        text = self._program.content(linked, section)[offset : offset + _NAME]
+        return text.partition(b"\0")[0].decode("utf-8", "replace")
 
     def _is_constant(self, address: int) -> bool:
         linked = self._program.module_at(address)
