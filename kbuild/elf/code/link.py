@@ -7,7 +7,6 @@ are linked when they are first read. What the kernel exports has an address of i
 from __future__ import annotations
 
 import bisect
-import re
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -17,6 +16,7 @@ from kbuild.elf import contents
 from kbuild.elf.code.loaded import LoadedSection
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.names import stem
 from kbuild.elf.object import ElfObject, Section, Symbol
 
 MODULES = 0xFFFF_FFFF_C000_0000
@@ -25,9 +25,6 @@ KERNEL = 0xFFFF_FFFF_8100_0000
 KERNEL_STEP = 0x1_0000
 """Between two symbols of the kernel: what is at an offset of one is not the next one."""
 MASK = (1 << 64) - 1
-
-_SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*)+$")
-"""What a compiler puts behind a function's name when it makes another one of it."""
 
 
 class Name(msgspec.Struct, frozen=True, gc=False):
@@ -94,11 +91,6 @@ class Linked:
                     best[address] = symbol
         addresses = sorted(best)
         return addresses, [best[address] for address in addresses]
-
-
-def stem(name: str) -> str:
-    """A symbol's name without what a compiler has put behind it."""
-    return _SUFFIX.sub("", name) if "." in name else name
 
 
 def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:

@@ -13,7 +13,7 @@ from kbuild.elf.contents import MalformedError
 from kbuild.elf.hazards.objects import Object, Objects
 from kbuild.elf.hazards.watch import Access, Pair, Watch
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.rules.events import SUFFIX
+from kbuild.elf.names import stem
 from kbuild.elf.rules.story import Story
 from kbuild.errors import UserError
 
@@ -124,7 +124,7 @@ class _Teller:
 
     def _function(self, address: int) -> str:
         name = self._program.name(address)
-        return SUFFIX.sub("", name.symbol) if name is not None else f"{address:#x}"
+        return stem(name.symbol) if name is not None else f"{address:#x}"
 
 
 def _first(one: tuple[int, Pair, Object]) -> tuple[int, int, int, int, int]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kbuild.elf.code.calls import Call
-from kbuild.elf.code.link import KERNEL_STEP, Linked, Program, stem
+from kbuild.elf.code.link import KERNEL_STEP, Linked, Program
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.state import State
 from kbuild.elf.code.values import EVERYTHING, MASK, MAX_ERRNO, Ranges, intersection
 from kbuild.elf.image import module_key
+from kbuild.elf.names import stem
 from kbuild.elf.object import Symbol
 from kbuild.elf.rules.spec import VENDOR, Event
 
