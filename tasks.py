@@ -241,6 +241,7 @@ INSPECTING = {
     "rules": "a rule file, or the name of one in profiles/rules/, to be answered (may be repeated)",
     "against": "a folder with these modules as they were before: say what differs",
     "hazards": "also list what init code writes after it can have been read, what matters most first",
+    "layout": "show what is large in each module, and which functions could be __init",
 }
 
 
@@ -252,6 +253,7 @@ def inspect(
     rules: list[str] | None = None,
     against: str | None = None,
     hazards: bool = False,
+    layout: bool = False,
     json: bool = False,
 ) -> None:
     """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
@@ -264,7 +266,7 @@ def inspect(
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
-        data = inspect_folder(modules, kernel, rules or (), against, hazards=hazards)
+        data = inspect_folder(modules, kernel, rules or (), against, hazards=hazards, layout=layout or json)
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
         else:

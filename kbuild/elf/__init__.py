@@ -11,6 +11,8 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     lines.py      source file and line of a place in code    inspect.py    findings, verdict, JSON
     lineprogram.py, dwarf.py   the debug information that says it
     references.py what stays and refers to init memory       lifetimes.py  whether that does harm
+    functions.py  functions and where they are               reach.py      what init or exit code alone reaches
+    layout.py     where the bytes are
     code/         what code does                             rules/        what it should do
     folder.py     all of a folder's modules
 

@@ -31,7 +31,7 @@ def compare(before: Inspection, after: Inspection) -> dict[str, Any]:
     from kbuild.elf.code.link import Program
     from kbuild.elf.codechanges import code_changes
 
-    found = differences(*(msgspec.to_builtins(to_json(one)) for one in (before, after)))
+    found = differences(*(msgspec.to_builtins(to_json(one, layout=False)) for one in (before, after)))
     try:
         changed = code_changes(Program(before.modules), Program(after.modules))
     except MalformedError as error:

@@ -22,11 +22,13 @@ def inspect_folder(
     against: str | None = None,
     *,
     hazards: bool = False,
+    layout: bool = True,
 ) -> dict[str, Any]:
     """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage.
 
     `rules`: rule files, by path or by a name in `profiles/rules/`; `hazards`: what init writes after it was read;
-    `against`: a folder of modules as they were before, asked the same. Raises UserError for what is not there.
+    `against`: a folder of modules as they were before, asked the same; `layout`: with what is in each module's code.
+    Raises UserError for what is not there.
     """
     log.configure()
     asked = None
@@ -38,7 +40,7 @@ def inspect_folder(
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
     paths = find_modules(Path(modules).expanduser())
     after = inspect(paths, image, asked)
-    data = to_json(after)
+    data = to_json(after, layout=layout)
     if hazards:
         from kbuild.elf.hazards.find import differences, find_hazards
 

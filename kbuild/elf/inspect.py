@@ -19,6 +19,7 @@ from kbuild.elf.exports import Export
 from kbuild.elf.findings import new_finding
 from kbuild.elf.image import SUFFIXES, ModuleImage, file_module_name, module_key, read_module
 from kbuild.elf.kernel import KernelImage
+from kbuild.elf.layout import layout_of, part_sizes
 from kbuild.elf.lifetimes import lifetimes
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules.spec import Rules
@@ -256,12 +257,15 @@ CHECKS: tuple[Callable[[ModuleSet], Iterator[Finding]], ...] = (
 )
 
 
-def to_json(inspection: Inspection) -> dict[str, Any]:
-    """The inspection as data for `kbuild.outcome.to_json`; docs/inspect.md describes the keys."""
+def to_json(inspection: Inspection, *, layout: bool = True) -> dict[str, Any]:
+    """The inspection as data for `kbuild.outcome.to_json`; docs/inspect.md describes the keys.
+
+    `layout`: with what each module's code is made of, for which it is looked at. Raises UserError as `layout_of`.
+    """
     return {
         "verdict": inspection.verdict,
         "kernel": _kernel_json(inspection.modules.kernel),
-        "modules": [_module_json(inspection.modules, module) for module in inspection.modules.modules.values()],
+        "modules": [_module_json(inspection.modules, module, layout) for module in inspection.modules.modules.values()],
         "findings": [
             {
                 "id": finding.id,
@@ -290,7 +294,7 @@ def _kernel_json(kernel: KernelImage | None) -> dict[str, Any] | None:
     }
 
 
-def _module_json(modules: ModuleSet, module: ModuleImage) -> dict[str, Any]:
+def _module_json(modules: ModuleSet, module: ModuleImage, layout: bool) -> dict[str, Any]:
     import msgspec
 
     data: dict[str, Any] = msgspec.structs.asdict(module)
@@ -299,12 +303,8 @@ def _module_json(modules: ModuleSet, module: ModuleImage) -> dict[str, Any]:
     data["path"] = str(module.path)
     data["traits"] = module.traits
     data["modinfo"] = [{"tag": tag, "value": value} for tag, value in module.modinfo]
-    data["bytes"] = {
-        "text": module.bytes_in("core", "text"),
-        "data": module.bytes_in("core", "data"),
-        "init": module.bytes_in("init"),
-        "exit": module.bytes_in("exit"),
-    }
+    sizes = part_sizes(module)
+    data["bytes"] = {part: sizes[part] for part in ("text", "data", "init", "exit")}
     data["symbols"] = [
         {**msgspec.structs.asdict(symbol), "section": names.get(symbol.section) if symbol.section else None}
         for symbol in module.symbols
@@ -313,6 +313,8 @@ def _module_json(modules: ModuleSet, module: ModuleImage) -> dict[str, Any]:
         {**msgspec.structs.asdict(used), "by": provider.by, "provider": provider.name or _kernel_or_none(provider.by)}
         for used, provider in modules.providers(module)
     ]
+    if layout:
+        data["layout"] = msgspec.to_builtins(layout_of(module))
     data["missing_dependencies"] = modules.missing_dependencies(module)
     data["dependencies"] = modules.dependencies(module)
     return data

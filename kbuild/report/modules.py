@@ -8,11 +8,12 @@ from typing import IO, Any
 from kbuild.outcome import Status
 from kbuild.report.differences import render_differences
 from kbuild.report.hazards import render_hazards
+from kbuild.report.layout import render_layout
 from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
 
 
 def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
-    """Print modules with their sizes and what they import and export, then the findings."""
+    """Print modules with their sizes and what they import and export, their layout if it is there, and the findings."""
     console = console_for(stream or sys.stdout)
     sizes = table()
     for name in ("module", "text", "data", "init", "exit", "exports", "imports", "params", "from", "needs"):
@@ -41,6 +42,9 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
         plain(console, f"{whose}: {', '.join(traits) or 'nothing out of the ordinary'}", style="dim")
     if "hazards" in data:
         render_hazards(data["hazards"], console)
+    for module in data["modules"]:
+        if "layout" in module:
+            render_layout(console, module)
     if "differences" in data:
         render_differences(data["differences"], console)
     for finding in data["findings"]:
