@@ -52,6 +52,30 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, says: s
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[[section]]\nid = "x"\nname = ".text"', "give present, max_bytes, or both"),
+        (
+            '[[section]]\nid = "x"\nname = ".text"\npresent = false\nmax_bytes = 3',
+            "what is not present has no max_bytes",
+        ),
+        ('[[section]]\nid = "x"\nname = ".text"\npresent = "no"', "expected `bool | null`, got `str`"),
+        ('[[section]]\nid = "x"\nname = ".text"\nmax = 3', "known here: id, name, module, present, max_bytes"),
+        ('[[budget]]\nid = "x"\nmax_bytes = 3', "give one of of and function"),
+        ('[[budget]]\nid = "x"\nmax_bytes = 3\nof = "bss"', "invalid enum value 'bss'"),
+        ('[[budget]]\nid = "x"\nmax_bytes = -3\nof = "init"', ">= 0"),
+        ('[[budget]]\nid = "x"\nof = "init"', "required field `max_bytes`"),
+    ],
+)
+def test_what_is_wrong_with_sizes_is_said_with_its_place(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(text + "\n")
+    with pytest.raises(UserError, match=r"rules\.toml:\d+: ") as caught:
+        read_rules((path,))
+    assert says in str(caught.value)
+
+
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     rule = '[[symbol]]\nid = "x"\nname = "a"\nmodule = "b"\nsection = ".text"\n'
     (tmp_path / "a.toml").write_text(rule)

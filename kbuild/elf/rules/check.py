@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Sequence
 
 from kbuild import log
@@ -12,8 +11,9 @@ from kbuild.elf.code.runs import ENTRIES, Runs
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules import layout
 from kbuild.elf.rules.orders import Answer, Orders, Verdict
-from kbuild.elf.rules.spec import OrderRule, Rules, SymbolRule
+from kbuild.elf.rules.spec import OrderRule, Rules
 from kbuild.elf.rules.story import Story
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
@@ -24,14 +24,17 @@ def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
     """One finding for each rule and each module that it is asked of. Raises UserError for a damaged module."""
     release = next((image.vermagic.partition(" ")[0] for image in modules.modules.values() if image.vermagic), None)
     orders = [rule for rule in rules.orders if _holds_for(rule.kernels, release)]
-    with log.timed("rules", rules=len(orders) + len(rules.symbols)):
+    every: tuple[layout.Rule, ...] = (*rules.symbols, *rules.sections, *rules.budgets)
+    others = [rule for rule in every if _holds_for(rule.kernels, release)]
+    with log.timed("rules", rules=len(orders) + len(others)):
         try:
             yield from _orders(modules, rules, orders)
         except MalformedError as error:
             raise UserError(f"the rules cannot be asked of these modules: {error}") from None
-        for rule in rules.symbols:
-            if _holds_for(rule.kernels, release):
-                yield _symbol(modules, rule)
+        names = vendors(modules, rules)
+        for rule in others:
+            for said in layout.answers(modules, rule, names):
+                yield _finding(rule, said.module, said.status, said.answer, said.why)
 
 
 def _holds_for(kernels: KernelRange, release: str | None) -> bool:
@@ -94,7 +97,7 @@ def _answered(answer: Answer, story: Story) -> Finding:
 
 
 def _finding(
-    rule: OrderRule | SymbolRule,
+    rule: OrderRule | layout.Rule,
     module: str,
     status: Status,
     answer: str | None,
@@ -112,18 +115,3 @@ def _finding(
         message=f"{rule.id}: {module}: {said}{why}{because}",
         witness=witness,
     )
-
-
-def _symbol(modules: ModuleSet, rule: SymbolRule) -> Finding:
-    if rule.module not in modules:
-        return _finding(rule, rule.module, Status.SKIP, None, f"the set has no module {rule.module}")
-    image = modules[rule.module]
-    names = {section.index: section.name for section in image.sections}
-    places = {names[one.section] for one in image.symbols if one.name == rule.name and one.section in names}
-    if not places:
-        status = Status.PASS if rule.optional else Status.FAIL
-        return _finding(rule, image.name, status, "unreached", f"there is no {rule.name}")
-    if all(fnmatch.fnmatchcase(place, rule.section) for place in places):
-        return _finding(rule, image.name, Status.PASS, "proved", f"{rule.name} is in {rule.section}")
-    why = f"{rule.name} is in {', '.join(sorted(places))}, not in {rule.section}"
-    return _finding(rule, image.name, Status.FAIL, "violated", why)

@@ -94,6 +94,51 @@ class SymbolRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """It need not be there."""
 
 
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class SectionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[[section]]`: a module has such a section or not, or not more of it. One that is empty is none."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    name: str
+    """A name or a glob."""
+    module: str | None = None
+    """`vendor`: each vendor module; absent: each module."""
+    present: bool | None = None
+    max_bytes: Bytes | None = None
+    """Of all sections of that name together."""
+    reason: str = ""
+    kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+
+    def __post_init__(self) -> None:
+        if self.present is None and self.max_bytes is None:
+            raise ValueError("give present, max_bytes, or both")
+        if self.present is False and self.max_bytes is not None:
+            raise ValueError("what is not present has no max_bytes")
+
+
+class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[[budget]]`: a part of a module, or a function, is not larger than that."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    max_bytes: Bytes
+    module: str | None = None
+    """`vendor`: each vendor module; absent: each module, or each that has the function."""
+    of: Literal["init", "exit", "text", "data", "core", "total"] | None = None
+    """`text` and `data` are what stays, `core` both of them."""
+    function: str | None = None
+    """With all parts and clones that the compiler makes of it."""
+    optional: bool = False
+    """The function need not be there."""
+    reason: str = ""
+    kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+
+    def __post_init__(self) -> None:
+        if sum(one is not None for one in (self.of, self.function)) != 1:
+            raise ValueError("give one of of and function")
+
+
 class VendorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[vendor]`: which modules `entry = "init"` is asked of."""
 
@@ -107,6 +152,8 @@ class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vendor: VendorRule = VendorRule()
     order: tuple[OrderRule, ...] = ()
     symbol: tuple[SymbolRule, ...] = ()
+    section: tuple[SectionRule, ...] = ()
+    budget: tuple[BudgetRule, ...] = ()
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -115,6 +162,8 @@ class Rules(msgspec.Struct, frozen=True):
     vendor: VendorRule = VendorRule()
     orders: tuple[OrderRule, ...] = ()
     symbols: tuple[SymbolRule, ...] = ()
+    sections: tuple[SectionRule, ...] = ()
+    budgets: tuple[BudgetRule, ...] = ()
 
 
 def read_rules(paths: tuple[Path, ...]) -> Rules:
@@ -122,7 +171,9 @@ def read_rules(paths: tuple[Path, ...]) -> Rules:
     files = [toml.read(path, RuleFile) for path in paths]
     seen: dict[str, Path] = {}
     for path, file in zip(paths, files, strict=True):
-        for name in (*(rule.id for rule in file.order), *(rule.id for rule in file.symbol)):
+        every: tuple[OrderRule | SymbolRule | SectionRule | BudgetRule, ...]
+        every = (*file.order, *file.symbol, *file.section, *file.budget)
+        for name in (rule.id for rule in every):
             if name in seen:
                 raise UserError(f"{path}: the rule '{name}' is in {seen[name]} already")
             seen[name] = path
@@ -130,4 +181,6 @@ def read_rules(paths: tuple[Path, ...]) -> Rules:
         VendorRule(tuple(dict.fromkeys(name for file in files for name in file.vendor.imports))),
         tuple(rule for file in files for rule in file.order),
         tuple(rule for file in files for rule in file.symbol),
+        tuple(rule for file in files for rule in file.section),
+        tuple(rule for file in files for rule in file.budget),
     )
