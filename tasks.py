@@ -242,10 +242,11 @@ INSPECTING = {
     "against": "a folder with these modules as they were before: say what differs",
     "hazards": "also list what init code writes after it can have been read, what matters most first",
     "layout": "show what is large in each module, and which functions could be __init",
+    "struct": "show size and members of a struct or union, from BTF or DWARF (may be repeated)",
 }
 
 
-@task(positional=[], iterable=["rules"], help={**ARTIFACTS, **INSPECTING, **JSON})
+@task(positional=[], iterable=["rules", "struct"], help={**ARTIFACTS, **INSPECTING, **JSON})
 def inspect(
     ctx: Context,
     modules: str | None = None,
@@ -254,19 +255,21 @@ def inspect(
     against: str | None = None,
     hazards: bool = False,
     layout: bool = False,
+    struct: list[str] | None = None,
     json: bool = False,
 ) -> None:
     """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
 
     def work() -> int:
-        from kbuild.elf.folder import inspect_folder
+        from kbuild.elf.folder import Wanted, inspect_folder
         from kbuild.errors import UserError
         from kbuild.outcome import exit_status, to_json
         from kbuild.report.modules import render
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
-        data = inspect_folder(modules, kernel, rules or (), against, hazards=hazards, layout=layout or json)
+        wanted = Wanted(tuple(rules or ()), against, hazards, layout or json, tuple(struct or ()))
+        data = inspect_folder(modules, kernel, wanted)
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
         else:

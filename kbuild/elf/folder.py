@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +11,58 @@ from kbuild import log
 from kbuild.elf.differences import compare
 from kbuild.elf.inspect import find_modules, inspect, to_json
 from kbuild.elf.kernel import read_kernel
-from kbuild.elf.rules.spec import read_rules
+from kbuild.elf.rules.spec import Rules, read_rules
 from kbuild.errors import UserError
 from kbuild.profile import resolve_reference
 
 
-def inspect_folder(
-    modules: str,
-    kernel: str | None,
-    rules: Sequence[str] = (),
-    against: str | None = None,
-    *,
-    hazards: bool = False,
-    layout: bool = True,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the modules of a folder, besides what always is."""
+
+    rules: tuple[str, ...] = ()
+    """Rule files, by path or by a name in `profiles/rules/`."""
+    against: str | None = None
+    """A folder of modules as they were before, which are asked the same."""
+    hazards: bool = False
+    """What init writes after it was read."""
+    layout: bool = True
+    """What is in each module's code."""
+    structs: tuple[str, ...] = ()
+    """Names of those to describe."""
+
+
+def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str, Any]:
     """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage.
 
-    `rules`: rule files, by path or by a name in `profiles/rules/`; `hazards`: what init writes after it was read;
-    `against`: a folder of modules as they were before, asked the same; `layout`: with what is in each module's code.
     Raises UserError for what is not there.
     """
     log.configure()
-    asked = None
-    if rules:
-        files = {name: resolve_reference("rules", name, Path.cwd()) for name in rules}
-        if missing := [name for name, file in files.items() if file is None]:
-            raise UserError(f"--rules {missing[0]}: no such file, here or in profiles/rules/")
-        asked = read_rules(tuple(file for file in files.values() if file is not None))
+    asked = _rules(wanted.rules)
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
     paths = find_modules(Path(modules).expanduser())
     after = inspect(paths, image, asked)
-    data = to_json(after, layout=layout)
-    if hazards:
-        from kbuild.elf.hazards.find import differences, find_hazards
+    data = to_json(after, layout=wanted.layout, structs=wanted.structs)
+    if wanted.hazards:
+        from kbuild.elf.hazards.find import find_hazards
 
         data["hazards"] = find_hazards(after.modules)
-    if against is not None:
-        before = inspect(find_modules(Path(against).expanduser()), None, asked)
+    if wanted.against is not None:
+        before = inspect(find_modules(Path(wanted.against).expanduser()), None, asked)
         # Without the kernel: what it says of modules that are not of its build is no difference between the builds.
         data["differences"] = compare(before, after if image is None else inspect(paths, None, asked))
-        if hazards:
-            was, now = find_hazards(before.modules)["found"], data["hazards"]["found"]
-            data["differences"]["hazards"] = differences(was, now)
+        if wanted.hazards:
+            from kbuild.elf.hazards.find import differences
+
+            was = find_hazards(before.modules)
+            data["differences"]["hazards"] = differences(was["found"], data["hazards"]["found"])
     return data
+
+
+def _rules(names: Sequence[str]) -> Rules | None:
+    if not names:
+        return None
+    files = {name: resolve_reference("rules", name, Path.cwd()) for name in names}
+    if missing := [name for name, file in files.items() if file is None]:
+        raise UserError(f"--rules {missing[0]}: no such file, here or in profiles/rules/")
+    return read_rules(tuple(file for file in files.values() if file is not None))

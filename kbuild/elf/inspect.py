@@ -23,6 +23,7 @@ from kbuild.elf.layout import layout_of, part_sizes
 from kbuild.elf.lifetimes import lifetimes
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules.spec import Rules
+from kbuild.elf.types import Types
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, verdict
 
@@ -257,15 +258,24 @@ CHECKS: tuple[Callable[[ModuleSet], Iterator[Finding]], ...] = (
 )
 
 
-def to_json(inspection: Inspection, *, layout: bool = True) -> dict[str, Any]:
+def to_json(inspection: Inspection, *, layout: bool = True, structs: Sequence[str] = ()) -> dict[str, Any]:
     """The inspection as data for `kbuild.outcome.to_json`; docs/inspect.md describes the keys.
 
-    `layout`: with what each module's code is made of, for which it is looked at. Raises UserError as `layout_of`.
+    `layout`: with what each module's code is made of, for which it is looked at; `structs`: names of those to describe.
+    Raises UserError where that finds that a file contradicts itself.
     """
+    import msgspec
+
+    types = Types(inspection.modules.kernel)
+    described = [
+        _module_json(inspection.modules, module, layout)
+        | {"structs": [msgspec.to_builtins(types.struct(module, name)) for name in structs]}
+        for module in inspection.modules.modules.values()
+    ]
     return {
         "verdict": inspection.verdict,
         "kernel": _kernel_json(inspection.modules.kernel),
-        "modules": [_module_json(inspection.modules, module, layout) for module in inspection.modules.modules.values()],
+        "modules": described,
         "findings": [
             {
                 "id": finding.id,

@@ -37,6 +37,8 @@ class KernelImage(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel itself exports, by name."""
     module_exports: Mapping[str, str] = {}
     """Which module exports a symbol, by Module.symvers: symbol to name of the module."""
+    btf: bytes | None = None
+    """Its `.BTF` section, which the types of its modules build on."""
     sources: tuple[str, ...] = ()
     """What is known from which file, one line each."""
     unknown: tuple[str, ...] = ()
@@ -105,6 +107,7 @@ def read_kernel(
         vermagic=vermagic,
         exports=exports,
         module_exports=module_exports,
+        btf=elf.content(elf.by_name.get(".BTF")) or None if elf else None,
         sources=tuple(sources),
         unknown=tuple(unknown),
     )

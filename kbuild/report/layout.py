@@ -21,11 +21,13 @@ def render_layout(console: Console, module: dict[str, Any]) -> None:
     parts[0] += f" ({layout['cold']} of it cold)"
     plain(console, f"\n{module['name']}: {', '.join(parts)}")
     functions = sorted(layout["functions"], key=lambda one: (-one["size"], one["name"]))
+    from rich.markup import escape
+
     rows = table()
     for name in ("largest functions", "bytes", "section"):
         rows.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
     for one in functions[:MAX_FUNCTIONS]:
-        rows.add_row(one["name"], str(one["size"]), one["section"])
+        rows.add_row(escape(one["name"]), str(one["size"]), escape(one["section"]))
     if functions:
         console.print(rows)
     if len(functions) > MAX_FUNCTIONS:
@@ -36,6 +38,8 @@ def render_layout(console: Console, module: dict[str, Any]) -> None:
 def _candidates(console: Console, candidates: list[dict[str, Any]]) -> None:
     if not candidates:
         return
+    from rich.markup import escape
+
     freed = sum(one["frees"] for one in candidates)
     plain(console, f"reached from init or exit code only ({freed} bytes would be freed when init has returned):")
     rows = table()
@@ -44,10 +48,42 @@ def _candidates(console: Console, candidates: list[dict[str, Any]]) -> None:
     for one in candidates[:MAX_CANDIDATES]:
         could_be = one["could_be"] + (" *" if one["static"] else "")
         callers = ", ".join(one["referenced_from"])
-        rows.add_row(one["name"], str(one["size"]), one["section"], could_be, callers)
+        rows.add_row(escape(one["name"]), str(one["size"]), escape(one["section"]), could_be, escape(callers))
     console.print(rows)
     if len(candidates) > MAX_CANDIDATES:
         plain(console, f"… {len(candidates) - MAX_CANDIDATES} more with --json", style="dim")
     if any(one["static"] for one in candidates):
         text = "* this copy; a static function may be inlined elsewhere too, which its machine code does not tell"
         plain(console, text, style="dim")
+
+
+def render_structs(console: Console, modules: list[dict[str, Any]]) -> None:
+    """Print each struct that was asked for once for all modules in which it is the same."""
+    for number in range(len(modules[0]["structs"]) if modules else 0):
+        same: list[tuple[dict[str, Any], list[str]]] = []
+        for module in modules:
+            one = module["structs"][number]
+            names = next((names for other, names in same if other == one), None)
+            if names is None:
+                same.append((one, names := []))
+            names.append(module["name"])
+        known = [(one, names) for one, names in same if one["source"]]
+        for one, names in known:
+            _struct(console, one, ", ".join(names))
+        for one, names in same if not known else ():
+            plain(console, f"\n{one['name']}: {one['why']} ({', '.join(names)})")
+
+
+def _struct(console: Console, one: dict[str, Any], modules: str) -> None:
+    plain(console, f"\n{one['kind']} {one['name']}: {one['size']} bytes ({modules}; from {one['source']})")
+    from rich.markup import escape
+
+    rows = table()
+    for name in ("offset", "bytes", "member", "type"):
+        rows.add_column(name, justify="right" if name in ("offset", "bytes") else "left", overflow="fold")
+    for member in one["members"]:
+        bits = f":{member['bits']}" if member["bits"] is not None else ""
+        offset = f"{member['offset']}.{member['bit']}" if bits and member["bit"] else str(member["offset"])
+        size = "-" if bits or member["size"] is None else str(member["size"])
+        rows.add_row(offset, size, escape((member["name"] or "-") + bits), escape(member["type"]))
+    console.print(rows)

@@ -8,7 +8,7 @@ from typing import IO, Any
 from kbuild.outcome import Status
 from kbuild.report.differences import render_differences
 from kbuild.report.hazards import render_hazards
-from kbuild.report.layout import render_layout
+from kbuild.report.layout import render_layout, render_structs
 from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
 
 
@@ -45,6 +45,7 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
     for module in data["modules"]:
         if "layout" in module:
             render_layout(console, module)
+    render_structs(console, data["modules"])
     if "differences" in data:
         render_differences(data["differences"], console)
     for finding in data["findings"]:

@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, says: s
         ),
         ('[[section]]\nid = "x"\nname = ".text"\npresent = "no"', "expected `bool | null`, got `str`"),
         ('[[section]]\nid = "x"\nname = ".text"\nmax = 3', "known here: id, name, module, present, max_bytes"),
-        ('[[budget]]\nid = "x"\nmax_bytes = 3', "give one of of and function"),
+        ('[[budget]]\nid = "x"\nmax_bytes = 3', "give one of of, function and struct"),
         ('[[budget]]\nid = "x"\nmax_bytes = 3\nof = "bss"', "invalid enum value 'bss'"),
         ('[[budget]]\nid = "x"\nmax_bytes = -3\nof = "init"', ">= 0"),
         ('[[budget]]\nid = "x"\nof = "init"', "required field `max_bytes`"),

@@ -15,6 +15,7 @@ from kbuild.elf.rules import layout
 from kbuild.elf.rules.orders import Answer, Orders, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules
 from kbuild.elf.rules.story import Story
+from kbuild.elf.types import Types
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
 from kbuild.versions import KernelRange
@@ -31,9 +32,9 @@ def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
             yield from _orders(modules, rules, orders)
         except MalformedError as error:
             raise UserError(f"the rules cannot be asked of these modules: {error}") from None
-        names = vendors(modules, rules)
+        names, types = vendors(modules, rules), Types(modules.kernel)
         for rule in others:
-            for said in layout.answers(modules, rule, names):
+            for said in layout.answers(modules, rule, names, types):
                 yield _finding(rule, said.module, said.status, said.answer, said.why)
 
 

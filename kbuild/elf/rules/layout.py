@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kbuild.elf.image import ModuleImage
@@ -12,6 +12,7 @@ from kbuild.elf.layout import part_sizes
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules.events import SUFFIX
 from kbuild.elf.rules.spec import VENDOR, BudgetRule, SectionRule, SymbolRule
+from kbuild.elf.types import Types
 from kbuild.outcome import Status
 
 Rule = SymbolRule | SectionRule | BudgetRule
@@ -30,8 +31,8 @@ class Said:
     why: str
 
 
-def answers(modules: ModuleSet, rule: Rule, vendors: Sequence[str]) -> Iterator[Said]:
-    """What a rule says of each module that it is asked of. `vendors`: the vendor modules."""
+def answers(modules: ModuleSet, rule: Rule, vendors: Sequence[str], types: Types) -> Iterator[Said]:
+    """What a rule says of each module that it is asked of. `vendors`: the vendor modules. Raises UserError."""
     missing = "no module of the set is a vendor module"
     if rule.module is None:
         asked = list(modules.modules.values())
@@ -45,12 +46,13 @@ def answers(modules: ModuleSet, rule: Rule, vendors: Sequence[str]) -> Iterator[
         yield Said(rule, place, Status.SKIP, None, missing)
     elif isinstance(rule, BudgetRule) and rule.module is None and rule.of is None:
         # What has a name is in one module or another; that it is in none of them is said once.
-        found = [said for image in asked if (said := _budget(image, rule)).answer not in ("unknown", "unreached")]
-        yield from found or [_absent(rule, "set")]
+        every = [_budget(image, rule, types) for image in asked]
+        found = [said for said in every if said.answer not in ("unknown", "unreached")]
+        yield from found or [replace(every[0], module="set", why="; ".join(dict.fromkeys(one.why for one in every)))]
     else:
         for image in asked:
             if isinstance(rule, BudgetRule):
-                yield _budget(image, rule)
+                yield _budget(image, rule, types)
             else:
                 yield _section(image, rule) if isinstance(rule, SectionRule) else _symbol(image, rule)
 
@@ -82,11 +84,22 @@ def _section(image: ModuleImage, rule: SectionRule) -> Said:
     return Said(rule, image.name, Status.PASS, "proved", f"it has {there}" if sizes else f"it has no {rule.name}")
 
 
-def _budget(image: ModuleImage, rule: BudgetRule) -> Said:
-    size = part_sizes(image)[rule.of] if rule.of is not None else _function_size(image, rule.function or "")
-    if size is None:
-        return _absent(rule, image.name)
-    return _held(rule, image.name, rule.of or f"{rule.function}()", size, rule.max_bytes)
+def _budget(image: ModuleImage, rule: BudgetRule, types: Types) -> Said:
+    if rule.struct is not None:
+        layout = types.struct(image, rule.struct)
+        what, size = f"{layout.kind} {layout.name}", layout.size
+        absent, why = f"there is no struct {layout.name}", layout.why or "its size is not known"
+    elif rule.function is not None:
+        what, size = f"{rule.function}()", _function_size(image, rule.function)
+        absent, why = f"there is no {what}", f"no function is called {rule.function}: misspelt, or inlined"
+    else:
+        what, size = rule.of or "", part_sizes(image)[rule.of or ""]
+        absent = why = ""
+    if size is not None:
+        return _held(rule, image.name, what, size, rule.max_bytes)
+    if rule.optional:
+        return Said(rule, image.name, Status.PASS, "unreached", absent)
+    return Said(rule, image.name, Status.ERROR, "unknown", why)
 
 
 def _function_size(image: ModuleImage, name: str) -> int | None:
@@ -98,13 +111,6 @@ def _function_size(image: ModuleImage, name: str) -> int | None:
         if one.kind == "func" and one.section in code and SUFFIX.sub("", one.name) == name
     }
     return sum(places.values()) if places else None
-
-
-def _absent(rule: BudgetRule, module: str) -> Said:
-    if rule.optional:
-        return Said(rule, module, Status.PASS, "unreached", f"there is no {rule.function}()")
-    why = f"no function is called {rule.function}: misspelt, or inlined"
-    return Said(rule, module, Status.ERROR, "unknown", why)
 
 
 def _held(rule: SectionRule | BudgetRule, module: str, what: str, size: int, limit: int) -> Said:

@@ -119,24 +119,26 @@ class SectionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[[budget]]`: a part of a module, or a function, is not larger than that."""
+    """`[[budget]]`: a part of a module, a function or a struct is not larger than that."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     max_bytes: Bytes
     module: str | None = None
-    """`vendor`: each vendor module; absent: each module, or each that has the function."""
+    """`vendor`: each vendor module; absent: each module, or each that has the function or struct."""
     of: Literal["init", "exit", "text", "data", "core", "total"] | None = None
     """`text` and `data` are what stays, `core` both of them."""
     function: str | None = None
     """With all parts and clones that the compiler makes of it."""
+    struct: str | None = None
+    """Or a union: as BTF or DWARF says."""
     optional: bool = False
-    """The function need not be there."""
+    """The function or struct need not be there."""
     reason: str = ""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
 
     def __post_init__(self) -> None:
-        if sum(one is not None for one in (self.of, self.function)) != 1:
-            raise ValueError("give one of of and function")
+        if sum(one is not None for one in (self.of, self.function, self.struct)) != 1:
+            raise ValueError("give one of of, function and struct")
 
 
 class VendorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
