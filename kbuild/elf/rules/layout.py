@@ -10,7 +10,7 @@ from typing import Literal
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.layout import part_sizes
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.rules.events import SUFFIX
+from kbuild.elf.names import stem
 from kbuild.elf.rules.spec import VENDOR, BudgetRule, SectionRule, SymbolRule
 from kbuild.elf.types import Types
 from kbuild.outcome import Status
@@ -108,7 +108,7 @@ def _function_size(image: ModuleImage, name: str) -> int | None:
     places = {
         (one.section, one.value): one.size
         for one in image.symbols
-        if one.kind == "func" and one.section in code and SUFFIX.sub("", one.name) == name
+        if one.kind == "func" and one.section in code and stem(one.name) == name
     }
     return sum(places.values()) if places else None
 
