@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, Entry, Place, State
@@ -102,28 +103,31 @@ class Joiner:
                 elif mine != theirs:
                     a.write(place, mine[0], either(mine[1], theirs[1]))
         for place in ragged:
-            self._join_bytes(a, b, place, either)
+            self._join_pieces(a, b, place, either)
         return same_behind
 
     def _is_ragged(self, state: State, entry: Entry | None, place: int, size: int) -> bool:
         """Whether a state has there other pieces than one of that size."""
         return entry[0] != size if entry is not None else state.overlaps(place, size)
 
-    def _join_bytes(self, a: State, b: State, place: int, either: Callable[[Value, Value], Value]) -> None:
-        """Join what was written in other pieces by one than by the other: byte by byte."""
-        start, end = place, place + 1
+    def _join_pieces(self, a: State, b: State, place: int, either: Callable[[Value, Value], Value]) -> None:
+        """Join what was written in other pieces by one than by the other: in the pieces that both can be cut into."""
+        start, end, cuts = place, place + 1, {place}
         while True:
-            found = {at for state in (a, b) for at in state.overlapping(start, end)}
-            first = min((at for at, _ in found), default=start)
-            last = max((at + size for at, size in found), default=end)
-            if (first, last) == (start, end):
+            found = {piece for state in (a, b) for piece in state.overlapping(start, end)}
+            cuts = {cut for at, size in found for cut in (at, at + size)}
+            if (min(cuts), max(cuts)) == (start, end):
                 break
-            start, end = min(first, start), max(last, end)
-        joined = [either(self._contents(a, at, 1), self._contents(b, at, 1)) for at in range(start, end)]
+            start, end = min(cuts), max(cuts)
+        pieces: list[tuple[int, int]] = []
+        for first, last in itertools.pairwise(sorted(cuts)):
+            size = last - first if last - first in MASK else 1
+            pieces += [(at, size) for at in range(first, last, size)]
+        joined = [either(self._contents(a, at, size), self._contents(b, at, size)) for at, size in pieces]
         for at, _ in list(a.overlapping(start, end)):
             a.remove(at)
-        for at, value in enumerate(joined, start):
-            a.write(at, 1, value)
+        for (at, size), value in zip(pieces, joined, strict=True):
+            a.write(at, size, value)
 
     def covers(self, a: State, b: State) -> bool:
         """Whether everything that b stands for, but its facts, is among what a stands for."""

@@ -437,7 +437,13 @@ class Machine:
 def _move(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     size = target.size or source.size
-    machine.put(state, target, truncated(machine.get(state, source, size), size))
+    value = machine.get(state, source, size)
+    if not isinstance(value, int) and value[2] > size:
+        value = truncated(value, size)
+    if target.kind == REGISTER and size >= 4:
+        state.registers[target.number] = value
+    else:
+        machine.put(state, target, value)
 
 
 def _extend_zero(machine: Machine, state: State, op: Op) -> None:

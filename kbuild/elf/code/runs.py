@@ -112,7 +112,7 @@ class Run:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """No search for garbage in circles: a run makes none, and the search is a fifteenth of its time."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -160,7 +160,7 @@ class Runs:
             if extent is not None:
                 flow.machine.watch(*extent, job.question.accessed)
             before = self._known(self._static)
-            with _uncollected():
+            with uncollected():
                 ends = flow.start(address, start)
             job.question.ended(ends)
             for trampoline, targets in flow.calls_to.updates.items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.runs import ENTRIES, Runs
+from kbuild.elf.code.runs import ENTRIES, Runs, uncollected
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.moduleset import ModuleSet
@@ -29,9 +29,11 @@ def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
     others = [rule for rule in every if _holds_for(rule.kernels, release)]
     with log.timed("rules", rules=len(orders) + len(others)):
         try:
-            yield from _orders(modules, rules, orders)
+            with uncollected():
+                found = [*_orders(modules, rules, orders)]
         except MalformedError as error:
             raise UserError(f"the rules cannot be asked of these modules: {error}") from None
+        yield from found
         names, types = vendors(modules, rules), Types(modules.kernel)
         for rule in others:
             for said in layout.answers(modules, rule, names, types):
