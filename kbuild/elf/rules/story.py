@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.walk import Step
-from kbuild.elf.contents import MalformedError
-from kbuild.elf.lines import SourceLines
+from kbuild.elf.places import Places
 from kbuild.elf.rules.orders import Answer
 
 
@@ -15,26 +14,7 @@ class Story:
     """Tells witnesses of one program."""
 
     def __init__(self, program: Program) -> None:
-        self._program = program
-        self._lines: dict[str, SourceLines] = {}
-
-    def place(self, address: int) -> str:
-        """`svm_init+0x1f (kvm-amd, .init.text)`, with file and line where there is debug information."""
-        name = self._program.name(address)
-        linked = self._program.module_at(address)
-        found = linked.section_at(address) if linked is not None else None
-        if name is None or linked is None or found is None:
-            return f"{address:#x}"
-        section, offset = found
-        text = f"{name} ({linked.name}, {section.name}"
-        lines = self._lines.get(linked.name)
-        if lines is None:
-            lines = self._lines[linked.name] = SourceLines(linked.elf)
-        try:
-            source = lines.at(section.index, offset)
-        except MalformedError:
-            source = None
-        return f"{text}, {source.file}:{source.line})" if source is not None else f"{text})"
+        self._places = Places(program)
 
     def tell(self, answer: Answer) -> Iterator[str]:
         """Lines from the entry to where the rule is broken; a call that returned on the way is one line."""
@@ -45,17 +25,19 @@ class Story:
             if step.kind == "return":
                 if len(open_calls) > 1:
                     open_calls.pop()
-                    open_calls[-1].append((depth - 1, f"{self._called(step)} returns to {self.place(step.site)}"))
+                    open_calls[-1].append(
+                        (depth - 1, f"{self._called(step)} returns to {self._places.told(step.site)}")
+                    )
             elif step.kind == "call":
-                open_calls.append([(depth, f"{self._called(step)} is called at {self.place(step.site)}")])
+                open_calls.append([(depth, f"{self._called(step)} is called at {self._places.told(step.site)}")])
             elif step.kind == "branch":
                 which = "taken" if step.taken else "not taken"
-                open_calls[-1].append((depth, f"branch {which} at {self.place(step.site)}"))
+                open_calls[-1].append((depth, f"branch {which} at {self._places.told(step.site)}"))
         for some in open_calls:
             for depth, text in some:
                 yield "  " * depth + text
         then = answer.rule.then.told([answer.witness.called]) if answer.witness.called else answer.then
-        yield "  " * (len(open_calls) - 1) + f"{then} at {self.place(answer.witness.end)}"
+        yield "  " * (len(open_calls) - 1) + f"{then} at {self._places.told(answer.witness.end)}"
         if answer.rule.first is not None:
             yield f"{answer.first} has not happened on this way"
 

@@ -1,0 +1,54 @@
+"""Places in code, by names: function and offset, module, section, and source line where there is debug information."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kbuild.elf.code.link import Name, Program
+from kbuild.elf.contents import MalformedError
+from kbuild.elf.lines import Source, SourceLines
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address in a module."""
+
+    name: Name
+    module: str
+    section: str
+    source: Source | None
+
+    def __str__(self) -> str:
+        """`svm_init+0x1f (kvm-amd, .init.text)`, with file and line where they are known."""
+        line = f", {self.source}" if self.source is not None else ""
+        return f"{self.name} ({self.module}, {self.section}{line})"
+
+
+class Places:
+    """Of one program."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._lines: dict[str, SourceLines] = {}
+
+    def at(self, address: int) -> Place | None:
+        """None: no module has a name there. Debug information that contradicts itself says no line."""
+        name = self._program.name(address)
+        linked = self._program.module_at(address)
+        found = linked.section_at(address) if linked is not None else None
+        if name is None or linked is None or found is None:
+            return None
+        section, offset = found
+        lines = self._lines.get(linked.name)
+        if lines is None:
+            lines = self._lines[linked.name] = SourceLines(linked.elf)
+        try:
+            source = lines.at(section.index, offset)
+        except MalformedError:
+            source = None
+        return Place(name, linked.name, section.name, source)
+
+    def told(self, address: int) -> str:
+        """The place in words, or the address."""
+        place = self.at(address)
+        return f"{address:#x}" if place is None else str(place)
