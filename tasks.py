@@ -243,6 +243,9 @@ INSPECTING = {
     "hazards": "also list what init code writes after it can have been read, what matters most first",
     "layout": "show what is large in each module, and which functions could be __init",
     "struct": "show size and members of a struct or union, from BTF or DWARF (may be repeated)",
+    "flow": "show what each module's init and exit call, as a tree folded to what the rules mention, or what leads on",
+    "full": "show all calls (with --flow)",
+    "dot": "write the calls as a graph for Graphviz into this file; - is standard output",
 }
 
 
@@ -256,6 +259,9 @@ def inspect(
     hazards: bool = False,
     layout: bool = False,
     struct: list[str] | None = None,
+    flow: bool = False,
+    full: bool = False,
+    dot: str | None = None,
     json: bool = False,
 ) -> None:
     """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
@@ -268,12 +274,26 @@ def inspect(
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
-        wanted = Wanted(tuple(rules or ()), against, hazards, layout or json, tuple(struct or ()))
+        if dot == "-" and json:
+            raise UserError("inspect: --json and --dot - both write to standard output: give --dot a file")
+        tree = flow or full
+        wanted = Wanted(
+            rules=tuple(rules or ()),
+            against=against,
+            hazards=hazards,
+            layout=layout or json,
+            structs=tuple(struct or ()),
+            flow=tree or dot is not None,
+        )
         data = inspect_folder(modules, kernel, wanted)
+        if dot is not None:
+            from kbuild.report.dot import write_dot
+
+            write_dot(data["flow"], dot)
         if json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
-        else:
-            render(data)
+        elif dot != "-":
+            render(data, flow=tree, full=full, by_rules=bool(rules))
         return exit_status(data["verdict"])
 
     _run(work)

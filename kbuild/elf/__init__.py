@@ -14,6 +14,7 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     functions.py  functions and where they are               reach.py      what init or exit code alone reaches
     layout.py     where the bytes are                        types.py      size and members of structs: btf.py
     code/         what code does                             rules/        what it should do
+    tree/         what init and exit call                    places.py     names of places in code
     folder.py     all of a folder's modules
 
 """

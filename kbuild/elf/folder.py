@@ -30,6 +30,8 @@ class Wanted:
     """What is in each module's code."""
     structs: tuple[str, ...] = ()
     """Names of those to describe."""
+    flow: bool = False
+    """What the init and exit of each module call."""
 
 
 def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str
     asked = _rules(wanted.rules)
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
     paths = find_modules(Path(modules).expanduser())
-    after = inspect(paths, image, asked)
+    after = inspect(paths, image, asked, flow=wanted.flow)
     data = to_json(after, layout=wanted.layout, structs=wanted.structs)
     if wanted.hazards:
         from kbuild.elf.hazards.find import find_hazards

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kbuild import log
 from kbuild.elf.exports import Export
@@ -27,6 +27,9 @@ from kbuild.elf.types import Types
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, verdict
 
+if TYPE_CHECKING:
+    from kbuild.elf.tree.model import Tree
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -34,6 +37,8 @@ class Inspection:
 
     modules: ModuleSet
     findings: tuple[Finding, ...]
+    trees: tuple[Tree, ...] | None = None
+    """What was run of init and exit; None: nothing had to be."""
 
     @property
     def verdict(self) -> Status:
@@ -86,22 +91,27 @@ def with_dependencies(paths: Sequence[Path], names: Collection[str]) -> list[Pat
     return sorted(by_key[key] for key in taken)
 
 
-def inspect(paths: Sequence[Path], kernel: KernelImage | None = None, rules: Rules | None = None) -> Inspection:
+def inspect(
+    paths: Sequence[Path], kernel: KernelImage | None = None, rules: Rules | None = None, *, flow: bool = False
+) -> Inspection:
     """Read the module files and say what is wrong with them, with each other, and with `kernel`; answer `rules`.
 
-    Raises UserError for a file that is no module, and for the same module twice.
+    `flow`: follow the init and exit of each module; without it, of those that rules are asked of. Raises UserError for
+    a file that is no module, and for the same module twice.
     """
     if not paths:
         raise UserError("no modules to inspect")
     with log.timed("inspect", modules=len(paths)) as extra:
         modules = ModuleSet.of((read_module(path) for path in paths), kernel)
         findings = tuple(finding for check in CHECKS for finding in check(modules))
-        if rules is not None:
+        trees: list[Tree] | None = None
+        if rules is not None or flow:
             from kbuild.elf.rules.check import check_rules
 
-            findings += tuple(check_rules(modules, rules))
+            answers, trees = check_rules(modules, rules or Rules(), flow=flow)
+            findings += tuple(answers)
         extra["findings"] = len(findings)
-    return Inspection(modules, findings)
+    return Inspection(modules, findings, None if trees is None else tuple(trees))
 
 
 def _unresolved_imports(modules: ModuleSet) -> Iterator[Finding]:
@@ -289,7 +299,16 @@ def to_json(inspection: Inspection, *, layout: bool = True, structs: Sequence[st
             }
             for finding in inspection.findings
         ],
+        "flow": _flow_json(inspection.trees),
     }
+
+
+def _flow_json(trees: Sequence[Tree] | None) -> list[dict[str, Any]] | None:
+    if trees is None:
+        return None
+    from kbuild.elf.tree.data import flow_json
+
+    return flow_json(trees)
 
 
 def _kernel_json(kernel: KernelImage | None) -> dict[str, Any] | None:

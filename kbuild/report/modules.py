@@ -7,13 +7,24 @@ from typing import IO, Any
 
 from kbuild.outcome import Status
 from kbuild.report.differences import render_differences
+from kbuild.report.flow import render_flow, render_summary
 from kbuild.report.hazards import render_hazards
 from kbuild.report.layout import render_layout, render_structs
 from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
 
 
-def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
-    """Print modules with their sizes and what they import and export, their layout if it is there, and the findings."""
+def render(
+    data: dict[str, Any],
+    stream: IO[str] | None = None,
+    *,
+    flow: bool = False,
+    full: bool = False,
+    by_rules: bool = False,
+) -> None:
+    """Print modules with their sizes and what they import and export, what else was asked for, and the findings.
+
+    `flow`: the init flow as trees, too, folded to what rules mention (`by_rules`) or leads on, or in full.
+    """
     console = console_for(stream or sys.stdout)
     sizes = table()
     for name in ("module", "text", "data", "init", "exit", "exports", "imports", "params", "from", "needs"):
@@ -48,6 +59,12 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
     render_structs(console, data["modules"])
     if "differences" in data:
         render_differences(data["differences"], console)
+    if flow:
+        console.print()
+        render_flow(data["flow"], console, full=full, by_rules=by_rules)
+    if data["flow"]:
+        console.print()
+        render_summary(data["flow"], console)
     for finding in data["findings"]:
         console.print(f"\n{word(Status(finding['status']))} ", end="")
         plain(console, finding["message"])

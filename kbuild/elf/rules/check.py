@@ -1,28 +1,35 @@
-"""Rules asked of a module set: findings with answers, and a witness where one is broken."""
+"""Rules asked of a module set: findings with answers, a witness where one is broken, and trees of what was run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.runs import ENTRIES, Runs, uncollected
+from kbuild.elf.code.runs import ENTRIES, Job, Run, Runs, Together, uncollected
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
+from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules import layout
 from kbuild.elf.rules.orders import Answer, Orders, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules
 from kbuild.elf.rules.story import Story
+from kbuild.elf.tree.collect import Collector
+from kbuild.elf.tree.model import Tree, Trees
 from kbuild.elf.types import Types
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
 from kbuild.versions import KernelRange
 
 
-def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
-    """One finding for each rule and each module that it is asked of. Raises UserError for a damaged module."""
+def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tuple[list[Finding], list[Tree]]:
+    """One finding for each rule and each module that it is asked of, and the trees of what was run for them.
+
+    `flow`: of each module's init and exit. Raises UserError for a damaged module.
+    """
     release = next((image.vermagic.partition(" ")[0] for image in modules.modules.values() if image.vermagic), None)
     orders = [rule for rule in rules.orders if _holds_for(rule.kernels, release)]
     every: tuple[layout.Rule, ...] = (*rules.symbols, *rules.sections, *rules.budgets)
@@ -30,14 +37,14 @@ def check_rules(modules: ModuleSet, rules: Rules) -> Iterator[Finding]:
     with log.timed("rules", rules=len(orders) + len(others)):
         try:
             with uncollected():
-                found = [*_orders(modules, rules, orders)]
+                findings, trees = _orders(modules, rules, orders, flow)
         except MalformedError as error:
-            raise UserError(f"the rules cannot be asked of these modules: {error}") from None
-        yield from found
+            raise UserError(f"the code of these modules cannot be followed: {error}") from None
         names, types = vendors(modules, rules), Types(modules.kernel)
         for rule in others:
-            for said in layout.answers(modules, rule, names, types):
-                yield _finding(rule, said.module, said.status, said.answer, said.why)
+            said = layout.answers(modules, rule, names, types)
+            findings += [_finding(rule, one.module, one.status, one.answer, one.why) for one in said]
+    return findings, trees
 
 
 def _holds_for(kernels: KernelRange, release: str | None) -> bool:
@@ -54,25 +61,19 @@ def vendors(modules: ModuleSet, rules: Rules) -> list[str]:
     return [image.name for image in images if any(used.name in wanted for used in image.imports)]
 
 
-def _orders(modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule]) -> Iterator[Finding]:
-    if not orders:
-        return
-    names = vendors(modules, rules)
+def _orders(
+    modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule], flow: bool
+) -> tuple[list[Finding], list[Tree]]:
+    names = vendors(modules, rules) if orders else []
+    skipped: list[Finding] = []
     if not names:
-        yield from (
-            _finding(rule, "set", Status.SKIP, None, "no module of the set is a vendor module") for rule in orders
-        )
-        return
+        why = "no module of the set is a vendor module"
+        skipped = [_finding(rule, "set", Status.SKIP, None, why) for rule in orders]
+        orders = ()
+    if not orders and not flow:
+        return skipped, []
     runs = Runs(Code(Program(modules)))
-    story = Story(runs.program)
-    answers: list[Answer] = []
-    for entry in ENTRIES:  # init first: exit finds what it has put into static calls
-        some = [rule for rule in orders if rule.entry == entry]
-        if entry == "exit" and not some:
-            continue
-        asked = [Orders(runs, name, entry, some, is_vendor=True) for name in names]
-        for one, run in zip(asked, runs.settle([one.job for one in asked]), strict=True):
-            answers += one.answers(run)
+    answers, trees = _entries(runs, names, orders, flow)
     for rule in orders:
         if rule.entry in ENTRIES:
             continue
@@ -83,8 +84,35 @@ def _orders(modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule]) -> It
         if not there:
             answers.append(Answer(rule, "set", "unreached", f"no module has a function {rule.entry}"))
     place = {rule.id: number for number, rule in enumerate(orders)}
-    for answer in sorted(answers, key=lambda answer: (place[answer.rule.id], answer.module)):
-        yield _answered(answer, story)
+    answers.sort(key=lambda answer: (place[answer.rule.id], answer.module))
+    story = Story(runs.program)
+    return [*skipped, *(_answered(answer, story) for answer in answers)], trees
+
+
+def _entries(
+    runs: Runs, names: Sequence[str], orders: Sequence[OrderRule], flow: bool
+) -> tuple[list[Answer], list[Tree]]:
+    """Run init and exit: of the vendor modules for the rules that ask for it, with `flow` of all modules."""
+    answers: list[Answer] = []
+    collected: list[tuple[Run, Collector]] = []
+    for entry in ENTRIES:  # init first: exit finds what it has put into static calls
+        some = [rule for rule in orders if rule.entry == entry]
+        vendor = names if some or flow or entry == "init" else ()
+        asked = [Orders(runs, name, entry, some, is_vendor=True) for name in vendor]
+        others = [name for name in runs.program.modules if name not in names] if flow else []
+        collectors = [Collector(runs.code, one.events) for one in asked] + [Collector(runs.code) for _ in others]
+        jobs = [
+            replace(one.job, question=Together([one.job.question, collector]))
+            for one, collector in zip(asked, collectors, strict=False)
+        ]
+        jobs += [Job(name, entry, one) for name, one in zip(others, collectors[len(asked) :], strict=True)]
+        every = runs.settle(jobs)
+        for one, run in zip(asked, every, strict=False):
+            answers += one.answers(run)
+        collected += [(run, one) for run, one in zip(every, collectors, strict=True) if run is not None]
+    entries = list(ENTRIES)
+    trees = Trees(runs).of(collected)
+    return answers, sorted(trees, key=lambda tree: (module_key(tree.module), entries.index(tree.entry)))
 
 
 def _answered(answer: Answer, story: Story) -> Finding:

@@ -10,12 +10,14 @@ from typing import Literal
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import Job, Run, Runs
 from kbuild.elf.rules.asked import Asked
-from kbuild.elf.rules.events import find
+from kbuild.elf.rules.events import Matches, find
 from kbuild.elf.rules.spec import OrderRule
 from kbuild.elf.rules.watcher import Watcher
 from kbuild.elf.rules.witness import Witness, find_witness
 
 Verdict = Literal["proved", "violated", "unreached", "unknown"]
+RuleEvent = tuple[str, str, Matches]
+"""A rule's id; `first`, `then` or `within`; and where that is."""
 
 MAX_NAMED = 5
 
@@ -54,6 +56,12 @@ class Orders:
         ]
         self.job = Job(module, entry, Watcher(runs.program, self._asked))
         """What has to be run."""
+
+    @property
+    def events(self) -> list[RuleEvent]:
+        """All that the rules mention."""
+        every = [(one, (("first", one.first), ("then", one.then), ("within", one.within))) for one in self._asked]
+        return [(one.rule.id, which, it) for one, parts in every for which, it in parts if it is not None]
 
     def answers(self, run: Run | None) -> list[Answer]:
         """In the order of the rules; `run` is of `job`."""
