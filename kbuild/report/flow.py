@@ -46,9 +46,10 @@ def render_flow(entries: Sequence[Data], console: Console, *, full: bool, by_rul
 
 def _summary(entry: Data) -> str:
     counts = entry["counts"]
-    parts = [f"{counts['functions']} functions", f"{counts['calls']} calls", f"{counts['unresolved']} unresolved"]
+    parts = [_plural(counts["functions"], "function"), _plural(counts["calls"], "call")]
+    parts.append(f"{counts['unresolved']} unresolved")
     if counts["candidates"]:
-        parts.append(f"{counts['candidates']} candidates of static calls")
+        parts.append(f"{_plural(counts['candidates'], 'candidate')} of static calls")
     return f"{entry['function']} ({entry['module']}, {entry['entry']}): {', '.join(parts)}"
 
 
@@ -73,7 +74,11 @@ def _add(tree: Tree, calls: Sequence[Data], module: str, *, full: bool, by_rules
 
 def _add_folded(tree: Tree, count: int) -> None:
     if count:
-        tree.add(f"[dim]… {count} more call{'s' if count > 1 else ''}[/]")
+        tree.add(f"[dim]… {_plural(count, 'more call')}[/]")
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _matters(node: Data, module: str, *, by_rules: bool) -> bool:

@@ -28,9 +28,13 @@ Data = dict[str, Any]
 
 @pytest.fixture(scope="module", params=["-O2", "-O1", "-Os", "-O0", "-O2 -mindirect-branch=thunk-extern"])
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return answer(tmp_path_factory.mktemp("tree"), *request.param.split())
+
+
+def answer(folder: Path, *flags: str) -> Data:
     """The whole answer, as a script gets it."""
-    path = tmp_path_factory.mktemp("tree") / "tree.ko"
-    subprocess.run(["gcc", *FLAGS, *request.param.split(), "-o", path, SOURCE], check=True)
+    path = folder / "tree.ko"
+    subprocess.run(["gcc", *FLAGS, *flags, "-o", path, SOURCE], check=True)
     data: Data = json.loads(outcome.to_json(to_json(inspect([path], flow=True))))
     return data
 
@@ -76,6 +80,14 @@ def test_an_entry_has_its_name_and_all_that_it_calls(compiled: Data) -> None:
     assert order["place"].startswith("tree_init+")
     kernel = calls(init, "before")[0]
     assert (kernel["module"], kernel["section"], kernel["calls"]) == ("kernel", None, [])
+
+
+def test_a_call_has_its_line_where_there_is_debug_information(tmp_path: Path) -> None:
+    data = answer(tmp_path, "-O1", "-g")
+    source = next(line for line in SOURCE.read_text().splitlines() if "create(" in line and "a_cache" in line)
+    number = SOURCE.read_text().splitlines().index(source) + 1
+    first = calls(entry(data, "tree", "init"), "create")[0]
+    assert first["source"].endswith(f"tree.c:{number}")
 
 
 def test_calls_come_in_the_order_in_which_they_can_happen(init: Data) -> None:

@@ -90,6 +90,8 @@ def count_of(calls: Iterable[Given]) -> int:
 
 
 def _constants(state: State, value: Any) -> Constants:
+    if isinstance(value, int):
+        return frozenset((value,))
     ranges = state.ranges(value)
     if len(ranges) > MAX_VALUES or any(low != high for low, high in ranges):
         return None
@@ -97,8 +99,8 @@ def _constants(state: State, value: Any) -> Constants:
 
 
 def _either(one: Constants, other: Constants) -> Constants:
-    if one is None or other is None:
-        return None
+    if one is None or other is None or one == other:
+        return one if other is not None else None
     both = one | other
     return both if len(both) <= MAX_VALUES else None
 
