@@ -104,7 +104,8 @@ def _entry(entry: Data) -> Text:
 def _label(node: Data) -> Text:
     from rich.text import Text
 
-    where = " ".join(part for part in (node["module"], node["section"]) if part)
+    # Of one that leads nobody knows where, where it is called is all that there is.
+    where = " ".join(part for part in (node["module"], node["section"]) if part) or f"at {node['place']}"
     source = f", {node['source']}" if node["source"] else ""
     style = "yellow" if node["unresolved"] is not None else ""
     return Text.assemble((called(node), style), (f"  {where}{source}", "dim"), *_marks(node), *_told(node["events"]))

@@ -196,6 +196,7 @@ def test_the_tree_is_folded_to_what_matters(compiled: Data) -> None:
     assert sum("──" in line for line in full.splitlines()) == sum(one["counts"]["nodes"] for one in compiled["flow"])
     assert re.search(r"^tree_init \(tree, init\): \d+ functions, \d+ calls, 2 unresolved$", folded, re.MULTILINE)
     assert "unresolved: target not known, through hook: at tree_exit+" in folded
+    assert re.search(r"── \? target not known through hook  at tree_exit\+0x", folded)
 
 
 STATEMENT = re.compile(
