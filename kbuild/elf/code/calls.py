@@ -44,12 +44,25 @@ class Call:
     """None: it could not be resolved."""
     name: Name | None
     arguments: tuple[Value | None, ...]
+    """What the registers hold that arguments are given in; None: nothing was put there since the last call."""
     depth: int
+    candidate: bool = False
+    """One of those that a static call may lead to, of which this way does not say to which."""
+    given_to: Call | None = None
+    """The call of the kernel that was given this function, and runs it."""
 
     @property
     def of_kernel(self) -> bool:
         """Whether it is a function of the kernel, which is not looked into."""
         return self.name is not None and self.name.module is None
+
+
+def thunk_register(symbol: str) -> int | None:
+    """The register that an indirect thunk calls through, or jumps; None: it is no such thunk."""
+    if not symbol.startswith(INDIRECT_THUNKS):
+        return None
+    found = register(getattr(Register, symbol.rpartition("_")[2].upper(), Register.NONE))
+    return found[0] if found else None
 
 
 class OnStack(Protocol):
@@ -86,8 +99,8 @@ class Calls:
             if not isinstance(found, int) or name is None:
                 break
             if name.symbol.startswith(INDIRECT_THUNKS):
-                number = register(getattr(Register, name.symbol.rpartition("_")[2].upper(), Register.NONE))
-                found = self._machine.register(state, number[0]) if number else None
+                number = thunk_register(name.symbol)
+                found = self._machine.register(state, number) if number is not None else None
             elif name.module is not None and name.symbol.startswith(TRAMPOLINE):
                 updated = state.static.get(found)
                 if updated is None:
@@ -111,7 +124,7 @@ class Calls:
         if None in candidates:
             return [Call(site, None, None, arguments, depth)]
         targets = [trampoline, *sorted(target for target in candidates if target is not None)]
-        return [Call(site, target, self._program.name(target), arguments, depth) for target in targets]
+        return [Call(site, target, self._program.name(target), arguments, depth, True) for target in targets]
 
     def _slot_of_kernel(self, target: Value | None) -> int | None:
         """The place of the pointer that a target was read from, if it is the kernel's own, as in `pv_ops`."""
@@ -167,12 +180,19 @@ class Calls:
         if symbol in NOTHING:
             return True
         if symbol in COPIES:
-            return self._copy(state, call.arguments)
-        if symbol == STATIC_CALL_UPDATE and isinstance(second, int) and third is not None:
+            done = self._copy(state, call.arguments)
+        elif symbol == STATIC_CALL_UPDATE and isinstance(second, int) and third is not None:
             state.update_static(second, third)
             self.updates.setdefault(second, set()).add(third if isinstance(third, int) else None)
-            return True
-        return False
+            state.registers[RAX] = None
+            done = True
+        else:
+            done = False
+        if done:
+            for number in LOST:
+                state.registers[number] = None
+            state.flags = None
+        return done
 
     def any_other(self, state: State, call: Call, caller: OnStack) -> None:
         """Do what a function of the kernel may do of which nothing is known."""
@@ -193,10 +213,12 @@ class Calls:
                 seen.add(argument)
                 called = state.copy()
                 for number in ARGUMENTS:
-                    called.registers[number] = None
-                called.registers[RDI] = call.arguments[known[1]] if known and known[0] == place else None
+                    called.registers[number] = self._machine.unknown(8, "argument")
+                if known and known[0] == place:
+                    called.registers[RDI] = call.arguments[known[1]]
                 name = self._program.name(argument)
-                yield Call(call.site, argument, name, (None,) * len(ARGUMENTS), call.depth + 1), called
+                given = tuple(called.registers[number] for number in ARGUMENTS)
+                yield Call(call.site, argument, name, given, call.depth + 1, given_to=call), called
 
     def _copy(self, state: State, arguments: tuple[Value | None, ...]) -> bool:
         target, source, count = arguments[:3]

@@ -316,9 +316,9 @@ class Flow:
     def _kernel(self, call: Call, state: State, frame: Frame) -> list[State]:
         """A function of the kernel: not looked into."""
         assert call.name is not None
+        self._observer.entered(state, call)
         if call.name.symbol in NO_RETURN:
             return []
-        self._observer.entered(state, call)
         if self.calls_to.known(state, call):
             return self._observer.returned(state, call)
         states = [state]

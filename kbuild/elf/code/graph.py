@@ -49,6 +49,8 @@ class Shape:
     order: dict[int, int] = field(default_factory=dict)
     """A block's address to its place: each one behind those that lead to it, but for where a loop begins. What
     follows a loop is behind all of it, and is looked at when the loop gives nothing new."""
+    follow: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """A block's address to those that it can go on at."""
     heads: frozenset[int] = frozenset()
     """Where loops begin: each way that comes back to a block goes through one of them."""
     results: tuple[int, ...] = (RAX,)
@@ -130,6 +132,7 @@ class Shapes:
         if loops:
             places, shape.heads = _loops_together(places, following)
         shape.order = {address: number for number, address in enumerate(places)}
+        shape.follow = following
         shape.results = tuple(sorted(results))
         # Some only save them behind a first look at what is to be done: then all in one block too.
         shape.pushes = max(map(self._pushes, done))

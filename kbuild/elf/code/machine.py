@@ -11,6 +11,7 @@ from collections.abc import Callable
 from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess
 
 from kbuild.elf.code.decode import (
+    ARGUMENTS,
     MEMORY,
     NUMBER,
     RAX,
@@ -406,7 +407,8 @@ class Machine:
         info = self._info.info(op.raw)
         for used in info.used_registers():
             if used.access in _WRITES and (found := register(used.register)) is not None:
-                state.registers[found[0]] = None
+                # An argument has been put there, if unknown: None would say that there is none.
+                state.registers[found[0]] = self.unknown(8, "written") if found[0] in ARGUMENTS else None
         for operand in op.operands:
             if operand.kind == MEMORY and isinstance(address := self.address(state, operand), int):
                 self._tell(state, "read", address, address + max(operand.size, 1))

@@ -323,10 +323,10 @@ class Walk:
 
     def _kernel(self, call: Call, then: int, place: _Place) -> _Place | None:
         assert call.name is not None
-        if call.name.symbol in NO_RETURN:
-            return None
         state = place.state
         self._observer.entered(state, call)
+        if call.name.symbol in NO_RETURN:
+            return None
         if not self._calls.known(state, call):
             for inner, called in self._calls.callbacks(state, call):
                 assert inner.target is not None
