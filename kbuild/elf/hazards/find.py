@@ -14,7 +14,7 @@ from kbuild.elf.hazards.objects import Object, Objects
 from kbuild.elf.hazards.watch import Access, Pair, Watch
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.names import stem
-from kbuild.elf.rules.story import Story
+from kbuild.elf.places import Places
 from kbuild.errors import UserError
 
 LEVELS = (
@@ -81,7 +81,7 @@ class _Teller:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._objects = Objects(program)
-        self._story = Story(program)
+        self._places = Places(program)
 
     def hazards(self, job: Job, pairs: Iterable[Pair]) -> list[dict[str, Any]]:
         """One for each object, function that reads, and function that writes."""
@@ -117,7 +117,7 @@ class _Teller:
         }
 
     def _access(self, one: Access) -> dict[str, Any]:
-        place = self._story.place
+        place = self._places.told
         name = self._program.name(one.value) if one.value is not None else None
         value = one.value if name is None else str(name)
         return {"at": place(one.site), "chain": [place(site) for site in one.chain], "value": value}

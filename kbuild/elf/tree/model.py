@@ -11,8 +11,8 @@ from kbuild.elf.code.calls import TRAMPOLINE
 from kbuild.elf.code.decode import CALL, INDIRECT_CALL, INDIRECT_JUMP, NEXT, TARGET, Code
 from kbuild.elf.code.graph import INDIRECT_THUNKS, Shape
 from kbuild.elf.code.runs import Run, Runs
+from kbuild.elf.names import stem
 from kbuild.elf.places import Place, Places
-from kbuild.elf.rules.events import SUFFIX
 from kbuild.elf.tree.arguments import Argument, Given, count_of, named
 from kbuild.elf.tree.collect import Collector, Seen, Why
 from kbuild.elf.tree.taken import Taken
@@ -50,7 +50,7 @@ class Node:
     @property
     def name(self) -> str | None:
         """Without what compilers add."""
-        return SUFFIX.sub("", self.symbol) if self.symbol is not None else None
+        return stem(self.symbol) if self.symbol is not None else None
 
     @property
     def of_kernel(self) -> bool:
