@@ -15,6 +15,7 @@ import msgspec
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.inspect import Inspection, to_json
 from kbuild.elf.names import plain_name
+from kbuild.elf.tree.differences import flow_differences
 from kbuild.errors import UserError
 
 Data = Mapping[str, Any]
@@ -55,12 +56,17 @@ def differences(before: Data, after: Data) -> dict[str, Any]:
         else:
             modules.append(_module(old[name], new[name]))
     _follow_between_modules(modules)
-    return {"modules": modules, "findings": _findings(before["findings"], after["findings"])}
+    return {
+        "modules": modules,
+        "flow": flow_differences(before["flow"] or (), after["flow"] or ()),
+        "findings": _findings(before["findings"], after["findings"]),
+    }
 
 
 def is_empty(found: Data) -> bool:
     """Whether nothing differs."""
-    return not found["findings"] and all(module["change"] == "same" for module in found["modules"])
+    same = all(module["change"] == "same" for module in found["modules"])
+    return same and not found["findings"] and not found["flow"]
 
 
 def _module(old: Data, new: Data) -> dict[str, Any]:

@@ -43,16 +43,17 @@ def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str
     asked = _rules(wanted.rules)
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
     paths = find_modules(Path(modules).expanduser())
-    after = inspect(paths, image, asked, flow=wanted.flow)
+    flow = wanted.flow or wanted.against is not None
+    after = inspect(paths, image, asked, flow=flow)
     data = to_json(after, layout=wanted.layout, structs=wanted.structs)
     if wanted.hazards:
         from kbuild.elf.hazards.find import find_hazards
 
         data["hazards"] = find_hazards(after.modules)
     if wanted.against is not None:
-        before = inspect(find_modules(Path(wanted.against).expanduser()), None, asked)
+        before = inspect(find_modules(Path(wanted.against).expanduser()), None, asked, flow=flow)
         # Without the kernel: what it says of modules that are not of its build is no difference between the builds.
-        data["differences"] = compare(before, after if image is None else inspect(paths, None, asked))
+        data["differences"] = compare(before, after if image is None else inspect(paths, None, asked, flow=flow))
         if wanted.hazards:
             from kbuild.elf.hazards.find import differences
 

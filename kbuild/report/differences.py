@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kbuild.report.calls import called
 from kbuild.report.hazards import hazard_line, hazard_places
 from kbuild.report.terminal import plain
 
@@ -25,6 +26,9 @@ def render_differences(found: dict[str, Any], console: Console) -> None:
             _module(module, console)
     if same:
         plain(console, f"\nsame bytes: {', '.join(same)}", style="dim")
+    for tree in found["flow"]:
+        plain(console, f"\n{_mark(tree)} {tree['function']}()  {tree['module']}, {tree['entry']}", style="bold")
+        _calls(tree["calls"], 1, console)
     if found["findings"]:
         plain(console, "\nfindings that differ:", style="bold")
     for one in found["findings"]:
@@ -59,6 +63,27 @@ def _module(module: dict[str, Any], console: Console) -> None:
         ("built with", [(one["change"], one["name"]) for one in module["traits"]]),
     ):
         _lines(kind, lines, console)
+
+
+def _calls(calls: Sequence[dict[str, Any]], depth: int, console: Console) -> None:
+    """Calls that differ, and those that lead there."""
+    for one in calls:
+        mark = " " if one["change"] == "same" else _mark(one)
+        text = called(one)
+        if "arguments" in one.get("before", ()):
+            text += f", was {called({**one, **one['before']})}"
+        text += "".join(
+            f", {key} {one['before'][key]} → {one[key]}" for key in ("section", "how") if key in one.get("before", ())
+        )
+        text += f"  {one['module']}" if one["module"] else ""
+        if one["change"] in MARKS and one["below"]:
+            text += f", and {one['below']} more below"
+        if one.get("again"):
+            text += ": as above"
+        plain(
+            console, f"{mark} {'  ' * depth}{text}", style=STYLES.get(one["change"], "dim" if mark == " " else "yellow")
+        )
+        _calls(one["calls"], depth + 1, console)
 
 
 def _lines(kind: str, lines: Sequence[tuple[str, str]], console: Console) -> None:

@@ -49,12 +49,12 @@ def differ(tmp_path: Path) -> Differ:
         for old, new in changes.items():
             assert old in text
             text = text.replace(old, new)
-        sides = [inspect(find_modules(compiled(*side))) for side in (("before", SOURCE), ("after", text))]
+        sides = [inspect(find_modules(compiled(*side)), flow=True) for side in (("before", SOURCE), ("after", text))]
         found = compare(sides[0], sides[1])
         stream = io.StringIO()
         render_differences(found, Console(file=stream, width=140))
         (module,) = found["modules"]
-        return {**module, "shown": stream.getvalue()}
+        return {**module, "flow": found["flow"], "shown": stream.getvalue()}
 
     return differ
 
@@ -113,6 +113,28 @@ def test_code_of_the_same_size(differ: Differ, old: str, new: str, function: str
 def test_imports(differ: Differ) -> None:
     module = differ({"+ one()": "+ two()"})
     assert [(one["change"], one["name"]) for one in module["imports"]] == [("went", "one"), ("came", "two")]
+
+
+def test_calls(differ: Differ) -> None:
+    """Once each, also where init calls the function that differs twice; what leads there is shown with it."""
+    module = differ(
+        {
+            '("text %d", 1)': '("text %d", 2)',
+            "moves(x) + one()": "moves(x) + two() + one()",
+            "return calls(1) + says()": "return calls(1) + says() + calls(2)",
+        }
+    )
+    (tree,) = module["flow"]
+    assert (tree["module"], tree["entry"], tree["change"]) == ("m", "init", "same")
+    headline, _, rest = module["shown"].partition("~ init_module()  m, init\n")
+    assert rest, headline
+    assert {line.rstrip() for line in rest.splitlines()} - {""} == {
+        "    calls(1)  m",
+        "+     two()  kernel",
+        "    says()  m",
+        '~     printk("text %d", 2), was printk("text %d", 1)  kernel',
+        "+   calls(2)  m, and 3 more below",
+    }
 
 
 @pytest.mark.kernel

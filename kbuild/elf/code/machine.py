@@ -6,7 +6,7 @@ Intel SDM, volume 2. Flags are kept as the operation that set them, and asked wh
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess
 
@@ -51,6 +51,8 @@ Access = Callable[[State, str, int, int], None]
 """Told of a read, a store, or that somebody else may have done either (`lent`), from an address to before another."""
 MAX_WRITTEN = 4096
 """Bytes of an instruction that does not say how many it writes: `xsave`."""
+MAX_FEW = 4
+"""Numbers that are looked at one by one."""
 MAX_REPEAT = 4096
 """Times that a string instruction is followed step by step."""
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
@@ -571,12 +573,28 @@ def _logic(name: str, function: Callable[[int, int], int]) -> Handler:
                 value = y if x == 0 else x
             else:
                 value = machine.derived(size, name, x, y, size)
+                _know_few(state, value, [function(one, other) for one in _few(state, x) for other in _few(state, y)])
         machine.put(state, target, value)
-        state.flags = ("result", value, 0, size)
-        if name != "add":
-            state.flags = ("and", value, value, size)
+        state.flags = ("and", value, value, size)
 
     return handler
+
+
+def _few(state: State, value: Value) -> list[int]:
+    """The numbers that a value can be, where these are a few; else none."""
+    if isinstance(value, int):
+        return [value]
+    ranges = state.known.get(value, ())
+    return [low for low, _ in ranges] if len(ranges) <= MAX_FEW and all(low == high for low, high in ranges) else []
+
+
+def _know_few(state: State, value: Unknown, numbers: Sequence[int]) -> None:
+    """`ok ? 0 : -ENOMEM` is compiled to a mask of all bits or none, and an `and`."""
+    if numbers:
+        ranges: Ranges = ()
+        for number in numbers:
+            ranges = union(ranges, ((number & MASK[value[2]],) * 2,))
+        state.know(value, intersection(state.ranges(value), ranges))
 
 
 def _step_by(number: int) -> Handler:
@@ -620,7 +638,12 @@ def _unary(name: str, function: Callable[[int], int]) -> Handler:
         (target,) = op.operands
         size = target.size
         x = machine.get(state, target, size)
-        value = function(x) & MASK[size] if isinstance(x, int) else machine.derived(size, name, x, size)
+        value: Value
+        if isinstance(x, int):
+            value = function(x) & MASK[size]
+        else:
+            value = machine.derived(size, name, x, size)
+            _know_few(state, value, list(map(function, _few(state, x))))
         machine.put(state, target, value)
         if name == "negate":
             state.flags = ("result", value, 0, size)

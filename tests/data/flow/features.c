@@ -52,6 +52,38 @@ used int holds_negative(void)
 	return 0;
 }
 
+static noinline int may_find_nothing(void)
+{
+	return an_object() ? 0 : -12;
+}
+
+static noinline int only_if_found(void)
+{
+	int r = may_find_nothing();
+
+	if (r)
+		return r;
+	first();
+	return 0;
+}
+
+/* The errno is made of a mask of all bits or none. */
+used int holds_masked_errno(void)
+{
+	if (only_if_found() < 0)
+		return 1;
+	then();
+	return something();
+}
+
+used int breaks_masked_errno(void)
+{
+	if (only_if_found() < -12)
+		return 1;
+	then();
+	return something();
+}
+
 used int holds_error_pointer(void)
 {
 	void *p = an_object();
