@@ -12,7 +12,7 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     lineprogram.py, dwarf.py   the debug information that says it
     references.py what stays and refers to init memory       lifetimes.py  whether that does harm
     functions.py  functions and where they are               reach.py      what init or exit code alone reaches
-    layout.py     where the bytes are                        types.py      size and members of structs: btf.py
+    layout.py     where the bytes are                        types.py      structs: structs.py, btf.py, dwarftypes.py
     code/         what code does                             rules/        what it should do
     tree/         what init and exit call                    places.py     names of places in code
     folder.py     all of a folder's modules

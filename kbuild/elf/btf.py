@@ -14,7 +14,7 @@ from typing import Literal
 
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.object import printable
-from kbuild.elf.structs import Member, StructLayout
+from kbuild.elf.structs import Member, StructLayout, qualified
 
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
@@ -179,13 +179,14 @@ class Btf:
             raise MalformedError("its BTF has a type that goes in a circle")
         btf, place, kind, name, other = self._type(number)
         if kind in _QUALIFIERS:
-            return _QUALIFIERS[kind] + btf._name(other, depth + 1)
+            return qualified(_QUALIFIERS[kind], btf._name(other, depth + 1))
         if kind == _PTR:
             inner = btf._name(other, depth + 1)
             return f"{inner}*" if inner.endswith("*") else f"{inner} *"
         if kind == _ARRAY:
             element, _, count = _TYPE.unpack_from(btf._types, place + _TYPE.size)
-            return f"{btf._name(element, depth + 1)}[{count}]"
+            of, bracket, inner = btf._name(element, depth + 1).partition("[")
+            return f"{of}[{count}]{bracket}{inner}"
         if kind == _FUNC_PROTO:
             return f"{btf._name(other, depth + 1)} ()"
         return _WORDS.get(kind, "") + (btf._string(name) if name else "{…}")

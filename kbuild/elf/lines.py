@@ -87,7 +87,7 @@ class SourceLines:
 
     @cached_property
     def _lines(self) -> bytes:
-        data = _content(self._elf, self._elf.by_name.get(".debug_line"))
+        data = debug_content(self._elf, self._elf.by_name.get(".debug_line"))
         if len(data) > MAX_LINES:
             raise MalformedError(f"line numbers of more than {MAX_LINES >> 20} MiB, which is the limit here")
         return data
@@ -179,7 +179,7 @@ class SourceLines:
 
     def _section(self, name: str) -> bytes:
         if name not in self._sections:
-            self._sections[name] = _content(self._elf, self._elf.by_name.get(name))
+            self._sections[name] = debug_content(self._elf, self._elf.by_name.get(name))
         return self._sections[name]
 
     @cached_property
@@ -201,8 +201,8 @@ class SourceLines:
     def _compilation_directories(self) -> tuple[str, ...]:
         """Where the compiler ran, up to DWARF 4: there `.debug_info` says it and `.debug_line` does not."""
         section = self._elf.by_name.get(".debug_info")
-        info = _content(self._elf, section)
-        abbreviations = _content(self._elf, self._elf.by_name.get(".debug_abbrev"))
+        info = debug_content(self._elf, section)
+        abbreviations = debug_content(self._elf, self._elf.by_name.get(".debug_abbrev"))
         tables = [one for one in self._elf.sections if one.kind == "RELA" and section and one.info == section.index]
         table = b"".join(map(self._elf.content, tables))
 
@@ -256,7 +256,7 @@ def _below(path: str, tops: Iterable[str]) -> str:
     return re.sub(r"^(\.\./)+", "", path)
 
 
-def _content(elf: ElfObject, section: Section | None) -> bytes:
+def debug_content(elf: ElfObject, section: Section | None) -> bytes:
     """A section's bytes, decompressed (Elf64_Chdr; System V ABI, "Section Compression")."""
     data = elf.content(section)
     if section is None or "C" not in section.flags:

@@ -36,3 +36,8 @@ class StructLayout(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
     """In the order of the source; behind one without a name those in it."""
     why: str | None = None
+
+
+def qualified(word: str, name: str) -> str:
+    """A type with `const` or the like before it; of an array compilers say it, and of its elements too."""
+    return name if name.startswith(word) else word + name

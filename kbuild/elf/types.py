@@ -5,11 +5,14 @@ from __future__ import annotations
 from kbuild.elf import contents
 from kbuild.elf.btf import Btf, SplitBtfError
 from kbuild.elf.contents import MalformedError
+from kbuild.elf.dwarftypes import DwarfTypes
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.kernel import KernelImage
 from kbuild.elf.object import ElfObject
 from kbuild.elf.structs import StructLayout
 from kbuild.errors import UserError
+
+_NOTHING = "the module has no type information, neither BTF (CONFIG_DEBUG_INFO_BTF_MODULES) nor DWARF"
 
 
 class Types:
@@ -19,33 +22,38 @@ class Types:
         self._kernel_btf = kernel.btf if kernel is not None else None
         self._has_kernel = kernel is not None
         self._base: Btf | None = None
-        self._modules: dict[str, tuple[ElfObject, Btf | str]] = {}
+        self._modules: dict[str, tuple[Btf | str, DwarfTypes | None]] = {}
 
     def struct(self, module: ModuleImage, name: str) -> StructLayout:
         """A struct or union of a module. `name`: with or without that word. Raises UserError for a damaged file."""
         plain = name.removeprefix("struct ").removeprefix("union ").strip()
         try:
-            _, btf = self._of(module)
+            btf, dwarf = self._of(module)
             found = btf.struct(plain) if isinstance(btf, Btf) else None
+            found = found or (dwarf.struct(plain) if dwarf is not None else None)
         except MalformedError as problem:
             raise UserError(f"{module.path}: {problem}") from None
         if found is not None:
             return found
-        why = btf if isinstance(btf, str) else f"no struct or union in its BTF is called {plain}"
+        sources = [*(["BTF"] if isinstance(btf, Btf) else []), *(["DWARF"] if dwarf is not None else [])]
+        why = f"no struct or union in its {' and '.join(sources)} is called {plain}" if sources else ""
+        if isinstance(btf, str) and (not sources or btf != _NOTHING):
+            why = f"{why}; {btf}" if why else btf
         return StructLayout(plain, None, None, None, (), why)
 
-    def _of(self, module: ModuleImage) -> tuple[ElfObject, Btf | str]:
+    def _of(self, module: ModuleImage) -> tuple[Btf | str, DwarfTypes | None]:
         known = self._modules.get(module.name)
         if known is None:
             elf = ElfObject(contents.decompressed(contents.read(module.path)))
-            known = self._modules[module.name] = elf, self._btf(elf)
+            dwarf = DwarfTypes(elf) if ".debug_info" in elf.by_name else None
+            known = self._modules[module.name] = self._btf(elf), dwarf
         return known
 
     def _btf(self, elf: ElfObject) -> Btf | str:
         """A module's BTF, or why there is none that can be read."""
         data = elf.content(elf.by_name.get(".BTF"))
         if not data:
-            return "the module has no type information: it was built without CONFIG_DEBUG_INFO_BTF_MODULES"
+            return _NOTHING
         if distilled := elf.content(elf.by_name.get(".BTF.base")):
             return Btf(data, Btf(distilled))
         if (alone := _fitting(data, None)) is not None:

@@ -28,7 +28,7 @@ SOURCE = (
     "typedef unsigned long gfn_t;\nenum what { one, two };\n"
     "struct item { struct item *next; int x; };\n"
     "struct desc { struct item list; char flag; enum what level; union { gfn_t word; char byte; }; "
-    "const char name[3][5];"
+    "const char name[15];"
     " int (*work)(struct item *); unsigned low:3, high:7; struct item *tail[]; };\n"
     "union either { struct desc desc; long numbers[40]; };\n"
     "unsigned sizes[] = { sizeof(struct desc), "
@@ -61,13 +61,22 @@ def check(module: ModuleImage, found: StructLayout) -> None:
     assert by_name["list"].type == "struct item"
     assert by_name["level"].type == "enum what"
     assert by_name["word"].type == "gfn_t"
-    assert by_name["name"].type.endswith("[5]")
+    assert by_name["name"].type == "const char[15]"
     assert by_name["tail"].type == "struct item *[0]"
 
 
-@pytest.mark.parametrize(("flag", "source"), [("-gbtf", "BTF")])
+@pytest.mark.parametrize(
+    ("flag", "source"),
+    [
+        ("-gbtf", "BTF"),
+        ("-gdwarf-5", "DWARF"),
+        ("-gdwarf-4", "DWARF"),
+        ("-gdwarf-3 -gstrict-dwarf", "DWARF"),
+        ("-g -gz=zlib", "DWARF"),
+    ],
+)
 def test_a_struct_is_as_the_compiler_has_it(compile_module: Compile, flag: str, source: str) -> None:  # noqa: F811
-    module = compile_module(SOURCE, flags=["-O2", flag])
+    module = compile_module(SOURCE, flags=["-O2", *flag.split()])
     types = Types(None)
     found = types.struct(module, "struct desc")
     assert found.source == source
@@ -75,6 +84,7 @@ def test_a_struct_is_as_the_compiler_has_it(compile_module: Compile, flag: str, 
     either = types.struct(module, "either")
     assert (either.kind, either.size) == ("union", 320)
     assert [one.offset for one in either.members] == [0, 0]
+    assert types.struct(module, "item").size == 16
     nothing = types.struct(module, "nothing")
     assert nothing.source is None
     assert "nothing" in str(nothing.why)
@@ -84,6 +94,21 @@ def test_without_type_information(compile_module: Compile) -> None:  # noqa: F81
     found = Types(None).struct(compile_module(SOURCE), "desc")
     assert found.source is None
     assert "no type information" in str(found.why)
+
+
+@pytest.mark.parametrize("flag", ["-gbtf", "-gdwarf-5", "-gdwarf-4"])
+def test_damaged_type_information_ends_in_one_line(compile_module: Compile, flag: str) -> None:  # noqa: F811
+    """Or in an answer; in both cases soon."""
+    module = compile_module(SOURCE, flags=["-O2", flag])
+    elf = ElfObject(module.path.read_bytes())
+    for name in (".BTF", ".debug_info", ".debug_abbrev", ".debug_str", ".rela.debug_info"):
+        section = elf.by_name.get(name)
+        for place in range(0, section.size if section else 0, 17):
+            for value in (b"\xff", b"\0", b"\x13"):
+                at = section.offset + place if section else 0
+                module.path.write_bytes(elf.data[:at] + value + elf.data[at + 1 :])
+                with contextlib.suppress(UserError):
+                    Types(None).struct(module, "desc")
 
 
 # A module's BTF that goes on where the kernel's ends (Documentation/bpf/btf.rst).
