@@ -7,9 +7,10 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   loaded.py    a section, relocated              state.py     registers and memory
   tables.py    what the kernel patches           join.py      two states made one
   decode.py    basic blocks                      machine.py   what instructions do
+  patches.py   which patch is there
   graph.py     a function's shape                calls.py     what a call means
   flow.py      all ways through, and who is told of them
-  runs.py      all runs over a module set
+  runs.py      all runs over a module set           budget.py    what they may cost
   walk.py      one way, without joins            model.py     whether it can be so
 
 Beside it, for a question that needs no ways through: who uses one object, and which parts of it.

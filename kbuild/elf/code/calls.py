@@ -11,13 +11,22 @@ from iced_x86 import Register
 from kbuild.elf.code.decode import ARGUMENTS, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, register
 from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES
 from kbuild.elf.code.link import Name, Program
-from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.machine import KERNEL_DATA, Machine
 from kbuild.elf.code.state import STACK, STACK_END, State
-from kbuild.elf.code.values import MASK, Ranges, Unknown, Value, union
+from kbuild.elf.code.values import MASK, SIGN, Ranges, Unknown, Value, union
 
 NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
-NOTHING = frozenset({"__fentry__", "__cfi_slowpath", "__sanitizer_cov_trace_pc"})
-COPIES = frozenset({"memcpy", "__memcpy", "memmove", "__memmove"})
+NOTHING = frozenset({"__fentry__", "__cfi_slowpath"})
+LOOKS_ON = (
+    *("__asan_load", "__asan_store", "__asan_report_", "__asan_handle_no_return", "__asan_set_shadow_"),
+    *("__tsan_read", "__tsan_write", "__tsan_unaligned_", "__tsan_volatile_", "__tsan_func_"),
+    *("__sanitizer_cov_", "__kasan_check_", "__kcsan_check_"),
+)
+"""Sanitizers' functions, by their names' beginning, that are told of accesses and write to nobody's data
+(mm/kasan/generic.c, kernel/kcsan/core.c, kernel/kcov.c)."""
+COPIES = frozenset(
+    {f"{sanitizer}{name}" for sanitizer in ("", "__", "__asan_", "__tsan_") for name in ("memcpy", "memmove")}
+)
 STATIC_CALL_UPDATE = "__static_call_update"
 TRAMPOLINE = "__SCT__"
 PROBES = "__traceiter_"
@@ -103,8 +112,8 @@ class Calls:
                 found = self._machine.register(state, number) if number is not None else None
             elif name.module is not None and name.symbol.startswith(TRAMPOLINE):
                 updated = state.static.get(found)
-                if updated is None:
-                    return self._static(found, site, arguments, depth)
+                if not isinstance(updated, int):
+                    return self._static(found, site, arguments, depth, updated=updated is not None)
                 found = updated
             elif name.symbol.startswith(PROBES):
                 return [Call(site, found, Name(None, name.symbol, 0), arguments, depth)]
@@ -117,13 +126,19 @@ class Calls:
             return [Call(site, slot, Name(None, str(self._program.kernel_name(slot)), 0), arguments, depth)]
         return [Call(site, None, None, arguments, depth)]
 
-    def _static(self, trampoline: int, site: int, arguments: tuple[Value | None, ...], depth: int) -> list[Call]:
-        """A static call that has not been updated on this way: it is as in the file, or as an earlier load left it."""
+    def _static(
+        self, trampoline: int, site: int, arguments: tuple[Value | None, ...], depth: int, *, updated: bool
+    ) -> list[Call]:
+        """A static call that has not been updated on this way: it is as in the file, or as an earlier load left it.
+
+        Or it has been, and ways with different updates were joined: then it is any of all.
+        """
         self.asked.add(trampoline)
         candidates = self.candidates.get(trampoline, frozenset())
         if None in candidates:
             return [Call(site, None, None, arguments, depth)]
-        targets = [trampoline, *sorted(target for target in candidates if target is not None)]
+        targets = [] if updated else [trampoline]
+        targets += sorted(target for target in candidates if target is not None)
         return [Call(site, target, self._program.name(target), arguments, depth, True) for target in targets]
 
     def _slot_of_kernel(self, target: Value | None) -> int | None:
@@ -131,21 +146,28 @@ class Calls:
         if target is None or isinstance(target, int) or target[1]:
             return None
         origin: Any = self._machine.symbols.origin[target[0]]
-        if not isinstance(origin, tuple) or len(origin) != 3 or origin[0] != "memory":
+        if not isinstance(origin, tuple) or len(origin) not in (3, 5) or origin[0] != "memory":
             return None
-        address = origin[1]
+        address = origin[2] if origin[1] == KERNEL_DATA else origin[1]
         return address if isinstance(address, int) and self._program.kernel_name(address) is not None else None
 
     def cases(self, value: Unknown, state: State) -> tuple[Unknown, dict[int, Ranges]] | None:
         """A switch: its index, and the numbers of it that lead to each target.
 
-        The entries are in a table that cannot change, and the index has known bounds.
+        The entries are in a table that cannot change, and the index has known bounds. They are addresses, or distances
+        from the table in four bytes, to which its address was added.
         """
         origin: Any = self._machine.symbols.origin[value[0]]
-        if not isinstance(origin, tuple) or len(origin) != 5 or origin[0] != "memory" or value[1:] != (0, 8):
+        size, start = 8, value[1]
+        if isinstance(origin, tuple) and origin[0] == "sign-extended" and origin[1][1:] == (0, 4):
+            size = 4
+            origin = self._machine.symbols.origin[origin[1][0]]
+        elif start:
+            return None
+        if value[2] != 8 or not isinstance(origin, tuple) or len(origin) != 5 or origin[0] != "memory" or origin[1] < 0:
             return None
         scaled: Any = self._machine.symbols.origin[origin[1]]
-        if not isinstance(scaled, tuple) or scaled[0] != "scaled" or scaled[2] != 8:
+        if origin[3] != size or not isinstance(scaled, tuple) or scaled[0] != "scaled" or scaled[2] != size:
             return None
         index: Unknown = scaled[1]
         ranges = state.ranges(index)
@@ -153,9 +175,11 @@ class Calls:
             return None
         found: dict[int, Ranges] = {}
         for number in (number for low, high in ranges for number in range(low, high + 1)):
-            target = self._machine.unwritten(state, (origin[2] + number * 8) & MASK[8], 8)
-            if not isinstance(target, int):
+            entry = self._machine.unwritten(state, (origin[2] + number * size) & MASK[8], size)
+            if not isinstance(entry, int):
                 return None
+            far = entry - (1 << 8 * size) if size < 8 and entry & SIGN[size] else entry
+            target = (start + far) & MASK[8]
             found[target] = union(found.get(target, ()), ((number, number),))
         return (index, found) if found else None
 
@@ -167,9 +191,12 @@ class Calls:
     def after(self, state: State, origin: object) -> None:
         """What a call leaves of registers and of memory that it was not told of."""
         self._machine.forget_behind(state)
-        for number in LOST:
-            state.registers[number] = None
+        self._scratch(state)
         state.registers[RAX] = self._machine.unknown(8, origin)
+
+    def _scratch(self, state: State) -> None:
+        for number in (RAX, *LOST):
+            state.registers[number] = None
         state.flags = None
 
     def known(self, state: State, call: Call) -> bool:
@@ -178,6 +205,9 @@ class Calls:
         symbol = call.name.symbol
         second, third = call.arguments[1:3]
         if symbol in NOTHING:
+            return True
+        if symbol.startswith(LOOKS_ON):
+            self._scratch(state)
             return True
         if symbol in COPIES:
             done = self._copy(state, call.arguments)
@@ -203,6 +233,11 @@ class Calls:
                 self._lend(state, argument, caller)
         self.after(state, ("result", call.name.symbol, call.site))
 
+    def given_anything(self, state: State) -> None:
+        """The kernel calls a function: whatever its arguments are, they can be anything."""
+        for number in ARGUMENTS:
+            state.registers[number] = self._machine.unknown(8, "argument")
+
     def callbacks(self, state: State, call: Call) -> Iterator[tuple[Call, State]]:
         """Functions of modules that the kernel was given, and may run before it returns: their calls and states."""
         assert call.name is not None
@@ -212,8 +247,7 @@ class Calls:
             if isinstance(argument, int) and argument not in seen and self._program.is_code(argument):
                 seen.add(argument)
                 called = state.copy()
-                for number in ARGUMENTS:
-                    called.registers[number] = self._machine.unknown(8, "argument")
+                self.given_anything(called)
                 if known and known[0] == place:
                     called.registers[RDI] = call.arguments[known[1]]
                 name = self._program.name(argument)

@@ -23,7 +23,7 @@ from iced_x86 import (
 )
 
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.tables import Tables, read_tables
+from kbuild.elf.code.tables import Patch, Tables, read_tables
 from kbuild.elf.code.values import MASK
 
 MAX_BLOCK_BYTES = 512
@@ -80,7 +80,7 @@ class Operand(msgspec.Struct, frozen=True, gc=False):
     index: int | None = None
     scale: int = 1
     segment: bool = False
-    """In a segment of its own: per-CPU data."""
+    """In a segment of its own: per-CPU data. Other prefixes say nothing of memory: `notrack` is one for DS."""
 
 
 class Op:
@@ -96,6 +96,8 @@ class Op:
         self.flow = _FLOW.get(raw.flow_control, STOP)
         self.condition = CONDITIONS.get(raw.condition_code)
         self.operands = tuple(_operand(raw, number) for number in range(raw.op_count))
+        if not self.operands and self.flow in (CALL, JUMP, BRANCH, INDIRECT_CALL, INDIRECT_JUMP):
+            self.flow = NEXT  # To the decoder, `vmcall` and its like are calls: whoever is called returns here.
 
 
 def register(number: int) -> tuple[int, int, bool] | None:
@@ -131,7 +133,7 @@ def _operand(raw: Instruction, place: int) -> Operand:
             base[0] if base else None,
             index[0] if index else None,
             raw.memory_index_scale,
-            raw.segment_prefix != Register.NONE,
+            raw.segment_prefix in (Register.FS, Register.GS),
         )
     if kind == OpKind.NEAR_BRANCH64:
         return Operand(TARGET, 8, raw.near_branch_target)
@@ -147,10 +149,12 @@ class Block:
     start: int
     ops: list[Op] = field(default_factory=list)
     follow: tuple[int, ...] = ()
-    entries: tuple[int, ...] = ()
-    """What may stand here in its place, when the kernel has patched it."""
+    patches: tuple[Patch, ...] = ()
+    """What may stand here in its place, when the kernel has patched it; of several that apply the last one does."""
     fault: int | None = None
     """The second place of `follow` is where it goes on after a fault, which may have set this register."""
+    unread: str | None = None
+    """Why it is not known what it does."""
 
 
 class Code:
@@ -167,6 +171,10 @@ class Code:
             return self._blocks[address]
         except KeyError:
             block = self._blocks[address] = self._decode(address)
+            if block is not None and block.ops:
+                module = self.program.module_at(address)
+                unread = self.program.unread(address, block.ops[-1].ip + block.ops[-1].raw.len - address)
+                block.unread = unread or (self.tables(module.name).unread if module is not None else None)
             return block
 
     def tables(self, module: str) -> Tables:
@@ -185,11 +193,11 @@ class Code:
         data = self.program.content(linked, section, offset, MAX_BLOCK_BYTES)
         tables = self.tables(linked.name)
         ends = tables.ends if section.name == ".altinstr_replacement" else {}
-        block = Block(address, entries=tuple(tables.others.get(address, ())))
+        block = Block(address)
         decoder = Decoder(64, data, ip=address)
         while True:
             here = decoder.ip
-            if block.ops and (here in ends or here in tables.others):
+            if block.ops and (here in ends or here in tables.patches):
                 block.follow = (ends.get(here, here),)
                 return block
             raw = decoder.decode() if decoder.can_decode else None
@@ -197,9 +205,15 @@ class Code:
                 # Cut where the section ends, or no code: nothing goes on. Cut where we cut it: it does.
                 if len(data) == MAX_BLOCK_BYTES and block.ops:
                     block.follow = (here,)
+                elif not block.ops:
+                    block.patches = tuple(tables.patches.get(here, ()))
                 return block
             op = Op(raw)
             op.next = ends.get(op.next, op.next)
+            if not block.ops:
+                block.patches = tuple(
+                    each.instead_of(op.flow == JUMP, op.next) for each in tables.patches.get(here, ())
+                )
             block.ops.append(op)
             if op.flow != NEXT:
                 return block

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kbuild.elf.code.budget import INSTRUCTION, Budget, size_of
 from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
@@ -29,6 +30,7 @@ from kbuild.elf.code.graph import RETURN_THUNKS, Shape, Shapes
 from kbuild.elf.code.join import Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.patches import ways
 from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
@@ -84,16 +86,27 @@ class Trouble:
     recursive: Counter[int] = field(default_factory=Counter)
     cut: Counter[int] = field(default_factory=Counter)
     """Blocks that came to no end."""
+    given_up: int | None = None
+    """A block, also among these: from there on nothing was looked at, for it had become too much."""
 
 
 class Flow:
     """An analysis of one program from one entry."""
 
-    def __init__(self, program: Program, code: Code, shapes: Shapes, knows: frozenset[str], observer: Observer) -> None:
+    def __init__(
+        self,
+        program: Program,
+        code: Code,
+        shapes: Shapes,
+        knows: frozenset[str],
+        observer: Observer,
+        budget: Budget | None = None,
+    ) -> None:
         self.program = program
         self.symbols = Symbols()
         self.machine = Machine(program, self.symbols, knows)
         self.trouble = Trouble()
+        self.budget = budget or Budget()
         self.steps = 0
         self.calls = 0
         self.edges: dict[Node, set[Node]] = {}
@@ -131,12 +144,13 @@ class Flow:
         caller = self.op
         kept = (top if isinstance(top, int) else 0) - 8 * shape.pushes
         frame = self.frame = Frame(entry, shape, kept, parent, depth, caller.ip if caller is not None else 0)
-        run = _Run(shape)
+        run = _Run(shape, self.budget)
         exits: list[State] = []
         run.add(entry, state)
         while (address := run.next()) is not None:
             for one in self._merged(run, address):
                 self._block(address, one, run, exits, frame)
+        run.end()
         self.op, self.frame = caller, parent
         for state in exits:
             self._come(state, -entry, (RAX,))
@@ -151,6 +165,9 @@ class Flow:
     def _merged(self, run: _Run, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
         states = run.take(address)
+        if not self.budget.spend(sum(map(size_of, states))):
+            self._give_up(address)
+            return []
         again = address in run.visited
         run.visited.add(address)
         for state in states:
@@ -177,6 +194,7 @@ class Flow:
                     continue
                 state = self._joiner.join(before, state, widen=rounds >= WIDEN_AFTER)
             run.seen[key] = (state.copy(), rounds + 1)
+            run.hold(state, before)
             waiting.append(state)
         return waiting
 
@@ -202,12 +220,25 @@ class Flow:
 
     def _block(self, address: int, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
         block = self._code.block(address)
+        cost = INSTRUCTION * len(block.ops) if block is not None else 0
+        if not self.budget.spend(cost + size_of(state)):
+            self._give_up(address)
+            return
         if block is None:
             self.trouble.unresolved[address] += 1
             self._observer.lost(state, address)
             return
-        for other in block.entries:
-            run.add(other, state.copy())
+        if block.unread is not None:
+            self.machine.unread.add(block.unread)
+            self._observer.lost(state, address)
+            return
+        if block.patches:
+            *patched, (to, state) = ways(self.machine, state, block)
+            for other, one in patched:
+                run.add(other, one)
+            if to != address:
+                run.add(to, state)
+                return
         machine = self.machine
         for op in block.ops:
             self.steps += 1
@@ -222,6 +253,11 @@ class Flow:
             if last and number and block.fault is not None:
                 machine.fault(state, block.fault)
             run.add(following, state if last else state.copy())
+
+    def _give_up(self, address: int) -> None:
+        if self.trouble.given_up is None:
+            self.trouble.given_up = address
+            self.trouble.cut[address] += 1
 
     def _leave(self, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
         """The last instruction of a block."""
@@ -336,15 +372,28 @@ class Flow:
 class _Run:
     """One run of a function: what is to be looked at, and what was."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, budget: Budget) -> None:
         self.shape = shape
+        self._budget = budget
+        self._held = 0
         self.seen: dict[tuple[int, Node], tuple[State, int]] = {}
         self.visited: set[int] = set()
         self._waiting: dict[int, list[State]] = {}
         self._queue: list[tuple[int, int]] = []
 
+    def hold(self, state: State, instead: State | None) -> None:
+        """Count a state that is kept until the function has been run."""
+        more = size_of(state) - (size_of(instead) if instead is not None else 0)
+        self._held += more
+        self._budget.held += more
+
+    def end(self) -> None:
+        """Nothing is kept any more."""
+        self._budget.held -= self._held
+
     def add(self, address: int, state: State) -> None:
         """Look at a block, coming with this state."""
+        self._budget.held += size_of(state)
         there = self._waiting.get(address)
         if there is None:
             self._waiting[address] = [state]
@@ -358,4 +407,6 @@ class _Run:
 
     def take(self, address: int) -> list[State]:
         """The states with which it waits."""
-        return self._waiting.pop(address)
+        states = self._waiting.pop(address)
+        self._budget.held -= sum(map(size_of, states))
+        return states

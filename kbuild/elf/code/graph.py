@@ -148,7 +148,7 @@ class Shapes:
         if block is None:
             return []
         _note_results(block, results)
-        following = [*block.entries, *block.follow]
+        following = [*(patch.to for patch in block.patches), *block.follow]
         last = block.ops[-1] if block.ops else None
         if last is None:
             return following

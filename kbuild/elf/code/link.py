@@ -41,9 +41,10 @@ class Name(msgspec.Struct, frozen=True, gc=False):
 
 
 class Linked:
-    """One module in the address space."""
+    """One module in the address space. Raises MalformedError where it needs more of it than a module can have."""
 
     def __init__(self, image: ModuleImage, elf: ElfObject, base: int) -> None:
+        begin = base
         self.image = image
         self.name = image.name
         self.elf = elf
@@ -56,6 +57,9 @@ class Linked:
             if "A" in section.flags and section.part != "not loaded":
                 align = max(section.align, 16)
                 base = (base + align - 1) // align * align
+                if base + section.size - begin > contents.MAX_BYTES:
+                    text = f"{image.name}: section {section.name} of {section.size:#x} bytes, aligned to {align:#x}"
+                    raise contents.MalformedError(f"{text}: more than a module can have")
                 self.starts.append(base)
                 self.loaded.append(section)
                 self.base[section.index] = base
@@ -128,6 +132,11 @@ class Program:
     def extent(self) -> tuple[int, int]:
         """Where the modules begin and end."""
         return MODULES, max((linked.end for linked in self._ordered), default=MODULES)
+
+    @property
+    def code_bytes(self) -> int:
+        """How much code there is."""
+        return sum(section.size for linked in self._ordered for section in linked.loaded if "X" in section.flags)
 
     def module_at(self, address: int) -> Linked | None:
         """The module that an address is in."""
@@ -207,6 +216,19 @@ class Program:
         if offset + size > section.size:
             return None
         return self.content(linked, section, offset, size)
+
+    def unread(self, address: int, size: int) -> str | None:
+        """Why bytes cannot be taken for what they will be; they have been read."""
+        linked = self.module_at(address)
+        place = linked.section_at(address) if linked is not None else None
+        if linked is None or place is None:
+            return None
+        section, offset = place
+        found = self._loaded(linked, section).unread(offset, offset + size)
+        if found is None:
+            return None
+        where = f"{section.name}+{found[0]:#x} ({linked.name})"
+        return f"the relocation at {where} is of type {found[1]}, which the module loader does not know"
 
     def content(self, linked: Linked, section: Section, offset: int = 0, size: int = MASK) -> bytes:
         """A section's bytes with its relocations applied, from an offset on."""

@@ -10,6 +10,7 @@ from kbuild.elf.contents import MalformedError
 from kbuild.elf.object import ElfObject, Section
 
 R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64 = 1, 2, 4, 10, 11, 24
+_KNOWN = frozenset({0, R_64, R_PC32, R_PLT32, R_32, R_32S, R_PC64})
 _PC_BIAS = 4
 """What a call's addend takes off: it counts from the end of its four bytes."""
 _PAGE = 1024
@@ -31,6 +32,7 @@ class LoadedSection:
         self._data = bytearray(section.size) if section.kind == "NOBITS" else bytearray(elf.content(section))
         self._entries = sorted(elf.relocation_entries(section)) if section.kind != "NOBITS" else []
         self._done: set[int] = set()
+        self._has_unknown = any(info & 0xFFFFFFFF not in _KNOWN for _, info, _ in self._entries)
 
     def read(self, start: int, end: int) -> bytes:
         """Its bytes from an offset to before another, or to its end."""
@@ -40,6 +42,18 @@ class LoadedSection:
                     self._done.add(page)
                     self._fill(page * _PAGE)
         return bytes(memoryview(self._data)[start:end])
+
+    def unread(self, start: int, end: int) -> tuple[int, int] | None:
+        """The first relocation between two offsets that is not understood: its offset and type."""
+        if not self._has_unknown:
+            return None
+        first = bisect.bisect_right(self._entries, (start - _LONGEST, _MASK, 0))
+        for offset, info, _ in self._entries[first:]:
+            if offset >= end:
+                break
+            if info & 0xFFFFFFFF not in _KNOWN:
+                return offset, info & 0xFFFFFFFF
+        return None
 
     def targets(self) -> Iterator[tuple[int, int]]:
         """Offsets that the loader fills in, ascending, and the addresses that they are about."""

@@ -14,6 +14,7 @@ from kbuild.elf.code.decode import (
     ARGUMENTS,
     MEMORY,
     NUMBER,
+    PRESERVED,
     RAX,
     RBP,
     RBX,
@@ -27,7 +28,7 @@ from kbuild.elf.code.decode import (
     Operand,
     register,
 )
-from kbuild.elf.code.link import Program
+from kbuild.elf.code.link import KERNEL, MODULES, Program
 from kbuild.elf.code.state import STACK, STACK_END, WORD, Place, State
 from kbuild.elf.code.values import (
     EVERYTHING,
@@ -55,6 +56,10 @@ MAX_FEW = 4
 """Numbers that are looked at one by one."""
 MAX_REPEAT = 4096
 """Times that a string instruction is followed step by step."""
+KERNEL_DATA = -2
+"""In place of a symbol: the kernel's own data is like what is behind a pointer of which nothing is known."""
+SETTLED = frozenset({"boot_cpu_data", "x86_hyper_type", "nr_cpu_ids", "__per_cpu_offset", "page_offset_base"})
+"""Data of the kernel that stays as it is once it has booted (arch/x86/kernel/setup.c, cpu/common.c, setup_percpu.c)."""
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
 _FLAG = ((0, 1),)
 
@@ -67,12 +72,14 @@ class Machine:
         self.program = program
         self.symbols = symbols
         self._knows = knows
+        self.unread: set[str] = set()
+        """Why something that was read is not known."""
         self._info = InstructionInfoFactory()
         self._watched = (1, 0)
         self._told: Access | None = None
         self._low: dict[int, tuple[int, Value]] = {}
         """Unknowns of which the low bytes are known: a write to a part of a register."""
-        self._files: dict[tuple[int, int], tuple[bool, int | None]] = {}
+        self._files: dict[tuple[int, int], tuple[bool, Value | None]] = {}
 
     def watch(self, start: int, end: int, told: Access) -> None:
         """Tell of each access to what lies between, to its last byte."""
@@ -149,7 +156,9 @@ class Machine:
         if isinstance(address, int):
             if self._watched[0] <= address < self._watched[1]:
                 self._tell(state, "read", address, address + size)
-            return self.contents(state, address, size)
+            if not self._may_change(address):
+                return self.contents(state, address, size)
+            address = (KERNEL_DATA, address, 8)
         symbol, start, _ = address
         kept = state.behind.get((symbol, start))
         if kept is not None and kept[0] >= size:
@@ -213,7 +222,7 @@ class Machine:
                     return self.derived(size, "memory", address, size, since)
         return self.derived(size, "memory", address, size) if number is None else number
 
-    def _in_file(self, address: int, size: int) -> tuple[bool, int | None]:
+    def _in_file(self, address: int, size: int) -> tuple[bool, Value | None]:
         """Whether what is there cannot change, and what it is at the start; None: that is not known."""
         found = self._files.get((address, size))
         if found is None:
@@ -222,16 +231,29 @@ class Machine:
             constant = place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
             is_known = constant or (linked is not None and linked.name in self._knows)
             data = self.program.read(address, size) if is_known else None
-            found = constant, int.from_bytes(data, "little") if data is not None else None
-            self._files[address, size] = found
+            unread = self.program.unread(address, size) if data is not None else None
+            value: Value | None = int.from_bytes(data, "little") if data is not None else None
+            if unread is not None:
+                self.unread.add(unread)
+                value = self.derived(size, unread, address)
+            found = self._files[address, size] = constant, value
         return found
+
+    def _may_change(self, address: int) -> bool:
+        """Whether that is the kernel's, which may write to it whenever it is called."""
+        name = self.program.kernel_name(address) if KERNEL <= address < MODULES else None
+        return name is not None and name.symbol not in SETTLED
 
     def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
         """Write there."""
         if address is None or size not in MASK:
             state.epoch = self.symbols.new("epoch")
             return
-        if isinstance(address, int):
+        if isinstance(address, int) and self._may_change(address):
+            self._forget(state, address, size, KERNEL_DATA)
+            state.write((KERNEL_DATA, address), size, value)
+            self._tell(state, "store", address, address + size)
+        elif isinstance(address, int):
             self._forget(state, address, size)
             state.write(address, size, value)
             if self._watched[0] <= address < self._watched[1]:
@@ -699,6 +721,15 @@ def _environment(*outputs: int) -> Handler:
     return handler
 
 
+def _leave_for_others(machine: Machine, state: State, _op: Op) -> None:
+    """The hypervisor, or a guest, does what it likes with registers and what they point to."""
+    machine.forget_behind(state)
+    for number in range(16):
+        if number not in (RSP, *PRESERVED):
+            state.registers[number] = machine.unknown(8, "environment")
+    state.flags = None
+
+
 def _bit_test(machine: Machine, state: State, op: Op) -> None:
     target, number = op.operands
     size = target.size
@@ -854,6 +885,7 @@ _HANDLERS: dict[int, Handler] = {
         ),
         _nothing,
     ),
+    **dict.fromkeys((Mnemonic.VMCALL, Mnemonic.VMMCALL, Mnemonic.VMRUN, Mnemonic.SYSCALL), _leave_for_others),
     **dict.fromkeys(_STRINGS, _string),
     **{number: _set for name, number in vars(Mnemonic).items() if name.startswith("SET") and name != "SETSSBSY"},
     **{number: _move_if for name, number in vars(Mnemonic).items() if name.startswith("CMOV")},

@@ -13,7 +13,7 @@ from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, 
 Condition = tuple[Unknown, Ranges]
 MAX_REPAIRS = 200
 
-FREE = frozenset({"written by others", "environment", "memory", "result", "unresolved"})
+FREE = frozenset({"written by others", "environment", "memory", "result", "unresolved", "argument", "cpu feature"})
 """What an unknown may come from that can be anything: the kernel, the machine, memory at the start."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from kbuild.elf.code.budget import Budget
 from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
@@ -132,6 +133,8 @@ class Runs:
         self.shapes = Shapes(code)
         self._static: dict[int, set[int | None]] = {}
         """What static calls were updated to by init code, by their trampolines; None: to something unknown."""
+        self._budgets: dict[Job, Budget] = {}
+        """However often it is run."""
 
     def entry(self, module: str, name: str) -> int | None:
         """The address of a module's `init`, `exit`, or a function of it."""
@@ -152,9 +155,11 @@ class Runs:
             return None
         knows = frozenset({job.module}) if job.entry == "init" else frozenset[str]()
         start = State.at_entry((0,) * job.question.marks)
+        budget = self._budgets.setdefault(job, Budget(self.program.code_bytes))
         while True:
-            flow = Flow(self.program, self.code, self.shapes, knows, job.question)
+            flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget)
             flow.calls_to.candidates = self._static
+            flow.calls_to.given_anything(start)
             job.question.begin(flow, 0)
             extent = job.question.extent()
             if extent is not None:
@@ -167,11 +172,11 @@ class Runs:
                 self._static.setdefault(trampoline, set()).update(targets)
             relied_on = self._known(flow.calls_to.asked)
             # Done again until nothing new comes: then what it took for granted is what it found.
-            if relied_on <= before:
+            if relied_on <= before or budget.exceeded:
                 return Run(job, address, start, flow, tuple(ends), relied_on)
 
     def _known(self, trampolines: Iterable[int]) -> frozenset[tuple[int, int | None]]:
         return frozenset((one, target) for one in trampolines for target in self._static.get(one, ()))
 
     def _is_stale(self, run: Run) -> bool:
-        return self._known(run.flow.calls_to.asked) != run.relied_on
+        return not run.flow.budget.exceeded and self._known(run.flow.calls_to.asked) != run.relied_on

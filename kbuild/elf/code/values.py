@@ -32,11 +32,18 @@ SWAPPED = dict(_MIRRORED) | {b: a for a, b in _MIRRORED}
 """The same condition with its operands the other way round; those that compare."""
 
 
+MAX_WEIGHT = 128
+"""Operations that one unknown is made of; of more it is not known how it came to be."""
+TOO_DEEP = "made in too many steps"
+
+
 class Symbols:
     """Names of unknowns, for one analysis."""
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
+        self._weights: dict[int, int] = {}
+        """By symbol, of those that are made of others: of how many, each as often as it is needed."""
         self.origin: list[Hashable] = []
         """By symbol: what it is, for a person and for whoever asks where it came from."""
 
@@ -45,8 +52,19 @@ class Symbols:
         number = self._numbers.get(origin)
         if number is None:
             number = self._numbers[origin] = len(self.origin)
-            self.origin.append(origin)
+            weight = self._weight(origin)
+            if weight <= MAX_WEIGHT:
+                self._weights[number] = weight
+            # Whoever computes it does each step, and files are untrusted: x + x, of that again the sum, and so on.
+            self.origin.append(origin if weight <= MAX_WEIGHT else TOO_DEEP)
         return number
+
+    def _weight(self, origin: object) -> int:
+        if not isinstance(origin, tuple):
+            return 0
+        if len(origin) == 3 and isinstance(origin[0], int) and isinstance(origin[2], int):
+            return self._weights.get(origin[0], 1)
+        return 1 + sum(self._weight(part) for part in origin if isinstance(part, tuple))
 
     def new(self, origin: Hashable) -> int:
         """An unknown that is no other."""

@@ -31,6 +31,7 @@ from kbuild.elf.code.decode import (
 from kbuild.elf.code.flow import MAX_DEPTH, Observer
 from kbuild.elf.code.graph import RETURN_THUNKS, Shapes
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.patches import ways
 from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 
@@ -163,12 +164,17 @@ class Walk:
     def _run(self, place: _Place) -> _Place | None:
         """Go on to the next block; None: this way ends."""
         block = self._code.block(place.address)
-        if block is None:
+        if block is None or block.unread is not None:
             return None
         state = place.state
         state.at = (place.address, (), state.marks)
-        if not place.index and not place.chosen:
-            self._fork([replace(place, address=other, state=state.copy()) for other in block.entries])
+        if block.patches and not place.index and place.chosen is None:
+            found = ways(self._machine, state, block)
+            patched = [replace(place, address=to, state=one) for to, one in found if to != block.start]
+            if found[-1][0] != block.start:
+                return self._first_of(patched)
+            self._fork(patched)
+            state = place.state = found[-1][1]
         for index in range(place.index, len(block.ops)):
             op = block.ops[index]
             place.index = index

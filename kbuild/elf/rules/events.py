@@ -17,6 +17,8 @@ from kbuild.elf.names import stem
 from kbuild.elf.object import Symbol
 from kbuild.elf.rules.spec import VENDOR, Event
 
+PREFIXES = ("__cfi_", "__pfx_")
+"""Names of what stands before a function: its type's hash (kCFI), or room for a call thunk (objtool --prefix)."""
 MAX_STRING = 256
 
 
@@ -85,7 +87,8 @@ def _named(linked: Linked, names: Sequence[str]) -> Iterator[Symbol]:
     for name in names:
         if any(letter in name for letter in "*?["):
             match = re.compile(fnmatch.translate(name)).match
-            numbers.update(number for there in stems if match(there) for number in stems[there])
+            found = (there for there in stems if match(there) and not there.startswith(PREFIXES))
+            numbers.update(number for there in found for number in stems[there])
         else:
             numbers.update(stems.get(name, ()))
     return (linked.elf.symbols[number] for number in sorted(numbers))

@@ -85,6 +85,11 @@ class Orders:
                 return answer("violated", f"{one.then} may come before {one.first or one.within}", found)
             return answer("unknown", f"no way to {one.then} was found that does not contradict itself: {why}")
         program = self._runs.program
+        if flow.machine.unread:
+            return answer("unknown", min(flow.machine.unread))
+        if flow.trouble.given_up is not None:
+            where = _places(program, Counter([flow.trouble.given_up]))
+            return answer("unknown", f"there are too many ways to follow them all: given up at {where}")
         if flow.trouble.cut:
             return answer("unknown", f"the analysis came to no end: {_places(program, flow.trouble.cut)}")
         if one.perhaps:

@@ -1,0 +1,145 @@
+"""Protects the analysis of init code against files that are cut, changed or made to mislead it: each is answered."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kbuild.elf.code import budget
+from kbuild.elf.image import parse_module
+from kbuild.elf.inspect import inspect
+from kbuild.elf.object import ElfObject, Section
+from kbuild.elf.rules.spec import Event, OrderRule, Rules, VendorRule
+from kbuild.errors import UserError
+from tests.unit.test_corpus import FLAGS, FUNCTIONS, compiled
+
+RULES = Rules(
+    VendorRule(("something",)),
+    tuple(
+        OrderRule(id=f"x{number}", first=Event(call="first"), then=Event(call="then"), entry=name)
+        for number, name in enumerate(FUNCTIONS)
+    ),
+)
+TABLES = (".altinstructions", "__jump_table", "__bug_table", "__ex_table", ".rodata")
+BYTES = (0, 1, 0x7F, 0x80, 0x90, 0xC3, 0xCC, 0xE9, 0xEB, 0xFF)
+
+
+def changed(original: bytes, chance: random.Random) -> bytes:
+    """One file cut, or changed in its headers, its symbols, its relocations, a table of the kernel's, or its code."""
+    data = bytearray(original)
+    sections = [one for one in ElfObject(original).sections if one.size and one.kind not in ("NOBITS", "NULL")]
+
+    def of(wanted: list[Section]) -> tuple[int, int]:
+        one = chance.choice(wanted or sections)
+        return one.offset, one.offset + one.size
+
+    where = {
+        "header": (0, 64),
+        "sections": (int.from_bytes(data[40:48], "little"), len(data)),
+        "symbols": of([one for one in sections if one.kind == "SYMTAB"]),
+        "relocations": of([one for one in sections if one.kind == "RELA"]),
+        "tables": of([one for one in sections if one.name.removeprefix(".rela") in TABLES]),
+        "code": of([one for one in sections if "X" in one.flags]),
+        "any": of(sections),
+    }
+    how = chance.choice(["cut", *where, "code", "tables"])
+    if how == "cut":
+        return bytes(data[: chance.randrange(len(data))])
+    low, high = where[how]
+    for _ in range(chance.choice((1, 1, 2, 4, 16, 64))):
+        at = chance.randrange(low, high)
+        match chance.randrange(4):
+            case 0:
+                data[at] ^= 1 << chance.randrange(8)
+            case 1:
+                data[at] = chance.choice(BYTES)
+            case 2:
+                data[at] = chance.randrange(256)
+            case _:
+                number = chance.choice((1, 1 << 31, 1 << 63, (1 << 64) - 1, chance.randrange(len(data))))
+                data[at : at + 8] = struct.pack("<Q", number)[: len(data) - at]
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled("gcc -O2", tmp_path_factory.mktemp("hostile") / "flow.ko")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_changed_file_is_answered_or_refused_in_one_line(original: Path, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    content = original.read_bytes()
+    path = tmp_path / "flow.ko"
+    outcomes: set[str | None] = set()
+    for _ in range(40):
+        path.write_bytes(changed(content, chance))
+        try:
+            findings = inspect([path], None, RULES).findings
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.add("refused")
+        else:
+            outcomes |= {one.answer for one in findings}
+    assert {"refused", "proved", "violated"} <= outcomes
+
+
+HEAD = """
+.section .modinfo, "a"
+.asciz "name=odd"
+.section .gnu.linkonce.this_module, "aw"
+.skip 64
+.text
+.globl init_module
+.type init_module, @function
+init_module:
+"""
+
+
+def odd(tmp_path: Path, code: str) -> Path:
+    source, path = tmp_path / "odd.s", tmp_path / "odd.ko"
+    source.write_text(f"{HEAD}{code}\n.size init_module, . - init_module\n")
+    subprocess.run(["gcc", *FLAGS, "-o", path, source], check=True)
+    parse_module(path.read_bytes(), path)
+    return path
+
+
+RULE = Rules(
+    VendorRule(("then",)),
+    (OrderRule(id="x", first=Event(call="first"), then=Event(call="then")),),
+)
+ASK = "cmp $7, %rax\nje 1f\ncall first\n1: call then\nret"
+
+
+def answer(path: Path) -> tuple[str | None, str]:
+    (found,) = (one for one in inspect([path], None, RULE).findings if one.rule == "x")
+    return found.answer, found.message
+
+
+def test_values_that_take_for_ever_to_compute_are_not_computed(tmp_path: Path) -> None:
+    """x + x, the sum again of that, a hundred times: in steps that are each easy."""
+    said, why = answer(
+        odd(tmp_path, "call something\n" + "lea 1(%rax,%rbx), %rcx\nxor %rcx, %rax\nadd %rax, %rax\n" * 99 + ASK)
+    )
+    assert said in ("violated", "unknown"), why
+
+
+def test_ways_without_number_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions that each call the next one twice: 2^30 calls."""
+    code = "call f0\n" + ASK
+    for number in range(30):
+        code += f"\n.type f{number}, @function\nf{number}: call f{number + 1}\ncall something\ncall f{number + 1}\nret"
+    monkeypatch.setattr(budget, "LEAST_WORK", 2_000_000)
+    said, why = answer(odd(tmp_path, code + "\n.type f30, @function\nf30: ret"))
+    assert said == "unknown", why
+    assert "there are too many ways to follow them all: given up at odd: f" in why
+
+
+def test_a_section_of_more_than_there_is_memory_is_refused(tmp_path: Path) -> None:
+    path = odd(tmp_path, "call then\ncall first\nret\n.pushsection .bss\n.skip 0x7fffffffff\n.popsection")
+    with pytest.raises(UserError, match=r"odd: section \.bss of 0x7fffffffff bytes.*more than a module can have"):
+        inspect([path], None, RULE)
