@@ -11,8 +11,8 @@ INSTRUCTION = 32
 """What doing one costs, in places of a state that are looked at."""
 LEAST_WORK = 20_000_000
 """What is always allowed for all runs from one entry: some seconds."""
-WORK_PER_BYTE = 400
-"""What is allowed besides, for each byte of code; the modules of a distribution's KVM need less than half of it."""
+WORK_PER_BYTE = 2000
+"""What is allowed besides, for each byte of code: so it takes time in proportion to the module, at the very most."""
 MAX_HELD = 16_000_000
 """Places in all states that are kept at once: about a GB."""
 
