@@ -320,7 +320,8 @@ def test_hosts_boot_while_an_edit_of_a_module_is_built(
 
     status, events, _ = gate("does not compile\n")
     assert status == 10
-    assert {event.get("host") for event in events if event["event"] == "boot.whole.start"} == {*VENDORS}
+    # They begin one after the other, and make may have come to its end before that.
+    assert {event.get("host") for event in events if event["event"] == "boot.whole.start"} <= {*VENDORS}
     assert not (shared_tool.latest() / "hosts").exists()
     assert shared_tool.processes() == {}
 
