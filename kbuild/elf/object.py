@@ -1,15 +1,16 @@
 """An ELF object for x86-64: sections, symbols, relocations, with every offset and size checked before it is used.
 
-Tables have tens of thousands of entries: they are read with `struct`, in bulk.
+pyelftools reads the headers; the tables behind them, tens of thousands of entries, are read with `struct`, in bulk.
 Layouts: System V ABI, "Object Files"; AMD64 supplement, "Relocation".
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -26,17 +27,6 @@ MAX_RELOCATIONS = 1 << 20
 _HEADER_BYTES = 64
 _SECTION_HEADER_BYTES = 64
 _FLAGS = tuple(zip("WAXMSILGC", (0x1, 0x2, 0x4, 0x10, 0x20, 0x40, 0x80, 0x200, 0x800), strict=True))
-_FIRST = ("NULL", "PROGBITS", "SYMTAB", "STRTAB", "RELA", "HASH", "DYNAMIC", "NOTE", "NOBITS", "REL", "SHLIB", "DYNSYM")
-_SECTION_KINDS = dict(enumerate(_FIRST)) | {
-    14: "INIT_ARRAY",
-    15: "FINI_ARRAY",
-    16: "PREINIT_ARRAY",
-    17: "GROUP",
-    18: "SYMTAB_SHNDX",
-    19: "RELR",
-    0x6FFFFFF6: "GNU_HASH",
-    0x70000001: "X86_64_UNWIND",
-}
 _KINDS: tuple[SymbolKind, ...] = ("notype", "object", "func", "section", "file", "common", "tls")
 _BINDINGS: tuple[SymbolBinding, ...] = ("local", "global", "weak")
 
@@ -237,28 +227,37 @@ def _headers(data: bytes) -> tuple[bool, tuple[Section, ...]]:
         raise MalformedError("its section headers are not all there: the file is cut off or broken")
     if not 0 < names_index < count:
         raise MalformedError(f"the section names are said to be in section {names_index} of {count}")
-    headers = struct.iter_unpack("<IIQQQQIIQQ", data[offset : offset + count * _SECTION_HEADER_BYTES])
-    return kind == 1, _sections(data, [*headers], names_index)
+    return kind == 1, _sections(data, names_index)
 
 
-def _sections(data: bytes, headers: list[tuple[int, ...]], names_index: int) -> tuple[Section, ...]:
-    names_at, names_size = headers[names_index][4:6]
-    table = data[names_at : names_at + names_size]
+def _sections(data: bytes, names_index: int) -> tuple[Section, ...]:
+    from elftools.elf.elffile import ELFFile
+
+    try:
+        elf = ELFFile(io.BytesIO(data))
+        headers = [cast("dict[str, int | str]", section.header) for section in elf.iter_sections()]
+        names = headers[names_index]
+        table = data[int(names["sh_offset"]) :][: int(names["sh_size"])]
+    except Exception as error:
+        # pyelftools and construct raise whatever a broken header makes them stumble over.
+        raise MalformedError(f"its headers cannot be read: {type(error).__name__}: {error}".splitlines()[0]) from None
     sections = []
-    for index, (name_at, kind, flags, address, start, size, link, info, align, _) in enumerate(headers):
-        name = cstring(table, name_at) if index else ""
+    for index, header in enumerate(headers):
+        kind = header["sh_type"]
+        numbers = {key: value for key, value in header.items() if isinstance(value, int)}
+        name = cstring(table, numbers["sh_name"]) if index else ""
         section = Section(
             index,
             name,
-            size,
-            _SECTION_KINDS.get(kind, f"{kind:#x}"),
-            "".join(letter for letter, bit in _FLAGS if flags & bit),
-            part_of(name, bool(flags & 2)),
-            address,
-            start,
-            link,
-            info,
-            align,
+            numbers["sh_size"],
+            kind.removeprefix("SHT_") if isinstance(kind, str) else f"{kind:#x}",
+            "".join(letter for letter, bit in _FLAGS if numbers["sh_flags"] & bit),
+            part_of(name, bool(numbers["sh_flags"] & 2)),
+            numbers["sh_addr"],
+            numbers["sh_offset"],
+            numbers["sh_link"],
+            numbers["sh_info"],
+            numbers["sh_addralign"],
         )
         inside = section.offset <= len(data) and section.size <= len(data) - section.offset
         if not inside and section.kind not in ("NULL", "NOBITS"):
