@@ -300,7 +300,7 @@ class _Gate:
             found = inspect(paths, kernel)
             inspection = replace(found, findings=tuple(self._mark(found.findings)))
             self.run.record.findings += inspection.findings
-            write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection)))
+            write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection, layout=False)))
             stage.status = inspection.verdict
             images = inspection.modules.modules.values()
             exports = sum(len(image.exports) for image in images)

@@ -106,11 +106,10 @@ def _constant_size(instruction: Instruction) -> int:
 
 def _meaning(program: Program, address: int, size: int) -> object:
     """What is at an address, as it is called in any build; None where nothing is: then it is a number."""
-    linked = program.module_at(address)
-    place = linked.section_at(address) if linked is not None else None
-    if linked is None or place is None:
+    place = program.place(address)
+    if place is None:
         return program.kernel_name(address)
-    section, offset = place
+    linked, section, offset = place
     if "S" in section.flags and "M" in section.flags:
         text = program.content(linked, section, offset)
         return text[: text.find(b"\0")]

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import msgspec
 
+from kbuild.elf.names import LOADER_CALLS
 from kbuild.elf.object import ElfObject, Part, Symbol
 
 COLD = ".cold"
 """What a compiler puts behind a function's name for the part of it that seldom runs."""
-ENTRIES = ("init_module", "cleanup_module")
-"""Functions that the loader calls, by the names that it finds them by (include/linux/module.h)."""
 _COLD_SECTIONS = (".text.unlikely", ".text.cold", ".text..unlikely", ".text..cold")
 _NO_FUNCTIONS = ("__pfx_", "__cfi_", ".L")
 """Names of what lies before a function, room for the kernel to patch (include/linux/linkage.h; kcfi), and of labels."""
@@ -64,7 +63,7 @@ class Pieces:
             section = elf.sections[symbol.section]
             if "X" in section.flags and section.part != "not loaded" and not symbol.name.startswith(_NO_FUNCTIONS):
                 key = (symbol.section, symbol.value)
-                best[key] = min(best.get(key, symbol), symbol, key=lambda one: (one.name in ENTRIES, one.name))
+                best[key] = min(best.get(key, symbol), symbol, key=lambda one: (one.name in LOADER_CALLS, one.name))
         self._by_section: dict[int, list[Piece]] = {}
         for (index, start), symbol in sorted(best.items(), key=lambda one: one[0]):
             section = elf.sections[index]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+LOADER_CALLS = ("init_module", "cleanup_module")
+"""The functions that the loader calls, by the names that it finds them by (include/linux/module.h)."""
 _SUFFIX = re.compile(r"(?:\.(?:constprop|isra|part|cold|llvm|lto_priv)(?:\.\d+)*)+$")
 """What a compiler puts behind a function's name when it makes another one of it."""
 _NUMBER = re.compile(r"(?<=.)\.\d+(?=\.|$)")

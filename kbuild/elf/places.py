@@ -34,11 +34,10 @@ class Places:
     def at(self, address: int) -> Place | None:
         """None: no module has a name there. Debug information that contradicts itself says no line."""
         name = self._program.name(address)
-        linked = self._program.module_at(address)
-        found = linked.section_at(address) if linked is not None else None
-        if name is None or linked is None or found is None:
+        found = self._program.place(address)
+        if name is None or found is None:
             return None
-        section, offset = found
+        linked, section, offset = found
         lines = self._lines.get(linked.name)
         if lines is None:
             lines = self._lines[linked.name] = SourceLines(linked.elf)

@@ -13,8 +13,9 @@ from typing import Literal
 
 import msgspec
 
-from kbuild.elf.functions import COLD, ENTRIES, Function, Piece, Pieces
+from kbuild.elf.functions import COLD, Function, Piece, Pieces
 from kbuild.elf.image import ModuleImage
+from kbuild.elf.names import LOADER_CALLS
 from kbuild.elf.object import ElfObject, Section
 from kbuild.elf.references import Owners, references_to
 
@@ -140,8 +141,8 @@ class _References:
                 known.add(symbol.name.removeprefix(_BY_NAME).rpartition("__")[0])
         for symbol in self._elf.symbols:
             piece = self._pieces.at(symbol.section, symbol.value)
-            if piece is not None and symbol.name in ENTRIES:
-                self.entries[piece] = _BASES[ENTRIES.index(symbol.name)]
+            if piece is not None and symbol.name in LOADER_CALLS:
+                self.entries[piece] = _BASES[LOADER_CALLS.index(symbol.name)]
             if piece is not None and symbol.name in known:
                 piece.stays = True
         for section in self._code:

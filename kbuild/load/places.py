@@ -115,8 +115,10 @@ class Place:
                 started.machine.resume()
                 reply = started.session.command(Verb.FETCH)
                 extra.update(answer=str(reply.answer))
-        except KbuildError:
-            return None  # modules with debug information may be larger than the disk: an initramfs holds them
+        except KbuildError as error:
+            # Modules with debug information may be larger than the disk: an initramfs holds them.
+            log.get().info("boot.ahead-unused", reason=str(error))
+            return None
         if not isinstance(reply.answer, Result) or reply.answer.errno:
             return None
         started.start.log += [*reply.earlier, *reply.log]

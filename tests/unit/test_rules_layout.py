@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from kbuild.elf.image import ModuleImage
@@ -38,11 +39,11 @@ def said(modules: Sequence[ModuleImage], rules: Rules) -> dict[str, tuple[Status
 
 
 def sections(**options: object) -> Rules:
-    return Rules(vendor=VENDOR, sections=(SectionRule(id="x", **options),))  # type: ignore[arg-type]
+    return Rules(vendor=VENDOR, sections=(msgspec.convert({"id": "x", **options}, SectionRule),))
 
 
 def budgets(**options: object) -> Rules:
-    return Rules(vendor=VENDOR, budgets=(BudgetRule(id="x", **options),))  # type: ignore[arg-type]
+    return Rules(vendor=VENDOR, budgets=(msgspec.convert({"id": "x", **options}, BudgetRule),))
 
 
 def test_sections(modules: list[ModuleImage]) -> None:

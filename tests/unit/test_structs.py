@@ -8,6 +8,7 @@ import struct
 import subprocess
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from kbuild.elf.image import ModuleImage, read_module
@@ -190,7 +191,7 @@ def with_content(module: ModuleImage, data: bytes) -> ModuleImage:
 
 
 def budget(modules: Sequence[ModuleImage], **options: object) -> list[tuple[str | None, Status, str]]:
-    rules = Rules(budgets=(BudgetRule(id="x", **options),))  # type: ignore[arg-type]
+    rules = Rules(budgets=(msgspec.convert({"id": "x", **options}, BudgetRule),))
     found = inspect([module.path for module in modules], None, rules).findings
     return [(one.module, one.status, one.message) for one in found if one.rule == "x"]
 

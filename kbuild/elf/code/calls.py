@@ -274,7 +274,6 @@ class Calls:
                 caller = caller.parent
             self._machine.forget(state, address, STACK if caller is None else caller.top)
             return
-        linked = self._program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        if place is not None and "W" in place[0].flags:
+        place = self._program.place(address)
+        if place is not None and "W" in place[1].flags:
             self._machine.forget(state, address, self._program.object_end(address))

@@ -185,11 +185,10 @@ class Code:
         return tables
 
     def _decode(self, address: int) -> Block | None:
-        linked = self.program.module_at(address)
-        place = linked.section_at(address) if linked else None
-        if linked is None or place is None or "X" not in place[0].flags:
+        place = self.program.place(address)
+        if place is None or "X" not in place[1].flags:
             return None
-        section, offset = place
+        linked, section, offset = place
         data = self.program.content(linked, section, offset, MAX_BLOCK_BYTES)
         tables = self.tables(linked.name)
         ends = tables.ends if section.name == ".altinstr_replacement" else {}

@@ -16,7 +16,7 @@ from kbuild.elf import contents
 from kbuild.elf.code.loaded import LoadedSection
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.names import stem
+from kbuild.elf.names import LOADER_CALLS, stem
 from kbuild.elf.object import ElfObject, Section, Symbol
 
 MODULES = 0xFFFF_FFFF_C000_0000
@@ -99,7 +99,7 @@ class Linked:
 
 def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:
     """A function's own name rather than the loader's alias for it, or a label in it."""
-    return symbol.kind == "notype", symbol.name in ("init_module", "cleanup_module"), symbol.size == 0
+    return symbol.kind == "notype", symbol.name in LOADER_CALLS, symbol.size == 0
 
 
 class Program:
@@ -177,11 +177,21 @@ class Program:
         self._names[address] = found
         return found
 
+    def place(self, address: int) -> tuple[Linked, Section, int] | None:
+        """The module and section that an address is in, and the offset in it."""
+        linked = self.module_at(address)
+        found = linked.section_at(address) if linked is not None else None
+        return (linked, *found) if linked is not None and found is not None else None
+
     def is_code(self, address: int) -> bool:
         """Whether a module has code there."""
-        linked = self.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        return place is not None and "X" in place[0].flags
+        place = self.place(address)
+        return place is not None and "X" in place[1].flags
+
+    def is_constant(self, address: int) -> bool:
+        """Whether a module has something there that cannot change once it is linked."""
+        place = self.place(address)
+        return place is not None and ("W" not in place[1].flags or place[1].name.startswith(".data.rel.ro"))
 
     def symbol(self, module: str, name: str) -> int | None:
         """The address of a symbol that a module defines."""
@@ -193,13 +203,13 @@ class Program:
 
     def object_end(self, address: int) -> int:
         """Where the object that an address is in ends; without one, where the next one begins."""
-        linked = self.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        if linked is None or place is None:
+        place = self.place(address)
+        if place is None:
             return address
+        linked, section, offset = place
         addresses, symbols = linked.names
         index = bisect.bisect_right(addresses, address) - 1
-        end = address - place[1] + place[0].size
+        end = address - offset + section.size
         if index >= 0 and addresses[index] + symbols[index].size > address:
             return addresses[index] + symbols[index].size
         return min(end, addresses[index + 1]) if index + 1 < len(addresses) else end
@@ -208,22 +218,20 @@ class Program:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes as they are when the module was just loaded; None where there are none."""
-        linked = self.module_at(address)
-        place = linked.section_at(address) if linked else None
-        if linked is None or place is None:
+        place = self.place(address)
+        if place is None:
             return None
-        section, offset = place
+        linked, section, offset = place
         if offset + size > section.size:
             return None
         return self.content(linked, section, offset, size)
 
     def unread(self, address: int, size: int) -> str | None:
         """Why bytes cannot be taken for what they will be; they have been read."""
-        linked = self.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        if linked is None or place is None:
+        place = self.place(address)
+        if place is None:
             return None
-        section, offset = place
+        linked, section, offset = place
         found = self._loaded(linked, section).unread(offset, offset + size)
         if found is None:
             return None

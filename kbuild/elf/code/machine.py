@@ -227,8 +227,7 @@ class Machine:
         found = self._files.get((address, size))
         if found is None:
             linked = self.program.module_at(address)
-            place = linked.section_at(address) if linked is not None else None
-            constant = place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))
+            constant = self.program.is_constant(address)
             is_known = constant or (linked is not None and linked.name in self._knows)
             data = self.program.read(address, size) if is_known else None
             unread = self.program.unread(address, size) if data is not None else None
@@ -795,9 +794,8 @@ def _string(machine: Machine, state: State, op: Op) -> None:
     target, source = machine.register(state, RDI), machine.register(state, RSI)
     if not isinstance(count, int) or count > MAX_REPEAT or not isinstance(target, int):
         if isinstance(target, int):
-            linked = machine.program.module_at(target)
-            place = linked.section_at(target) if linked else None
-            machine.forget(state, target, target - place[1] + place[0].size if place else target + 4096)
+            place = machine.program.place(target)
+            machine.forget(state, target, target - place[2] + place[1].size if place is not None else target + 4096)
         else:
             machine.forget_behind(state)
         for number in (RCX, RDI, *([RSI] if moves else [])):

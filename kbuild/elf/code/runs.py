@@ -16,8 +16,10 @@ from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.state import State
+from kbuild.elf.names import LOADER_CALLS
 
-ENTRIES = {"init": "init_module", "exit": "cleanup_module"}
+ENTRIES = dict(zip(("init", "exit"), LOADER_CALLS, strict=True))
+"""What a run begins at, with the name of its function."""
 
 
 class Question:
@@ -165,8 +167,7 @@ class Runs:
             if extent is not None:
                 flow.machine.watch(*extent, job.question.accessed)
             before = self._known(self._static)
-            with uncollected():
-                ends = flow.start(address, start)
+            ends = flow.start(address, start)
             job.question.ended(ends)
             for trampoline, targets in flow.calls_to.updates.items():
                 self._static.setdefault(trampoline, set()).update(targets)

@@ -8,7 +8,7 @@ from typing import Any
 from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.runs import Job, Run, Runs
+from kbuild.elf.code.runs import Job, Run, Runs, uncollected
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.hazards.objects import Object, Objects
 from kbuild.elf.hazards.watch import Access, Pair, Watch
@@ -41,7 +41,8 @@ def find_hazards(modules: ModuleSet) -> dict[str, Any]:
             names = _order(modules, [name for name in runs.program.modules if runs.entry(name, "init") is not None])
             watches = [Watch(runs.program) for _ in names]
             jobs = [Job(name, "init", watch) for name, watch in zip(names, watches, strict=True)]
-            done = runs.settle(jobs)
+            with uncollected():
+                done = runs.settle(jobs)
         except MalformedError as error:
             raise UserError(f"hazards cannot be looked for in these modules: {error}") from None
         teller = _Teller(runs.program)

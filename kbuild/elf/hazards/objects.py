@@ -9,6 +9,7 @@ from typing import Literal
 
 from kbuild.elf.code.link import Linked, Program
 from kbuild.elf.names import plain_name
+from kbuild.elf.rules.events import string_at
 
 Kind = Literal["parameter", "ro_after_init", "data", "kernel", "once", "per-cpu"]
 
@@ -17,7 +18,6 @@ _PARAMETER = 40
 _ARGUMENT = 32
 _CONSTANT = 64
 """More than sizeof(struct kparam_array), and than that of kparam_string."""
-_NAME = 128
 _ONCE = re.compile(r"__already_done|__warned|__already_printed|_rs(\.|$)")
 """Flags and rate limits of macros that print (include/linux/once.h, printk.h)."""
 
@@ -50,9 +50,8 @@ class Objects:
         name = self._program.name(address)
         if name is None:
             return None
-        linked = self._program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        section = place[0].name if place is not None else None
+        place = self._program.place(address)
+        section = place[1].name if place is not None else None
         parameter = self._parameters.get(address - name.offset) or self._parameters.get(address)
         kind: Kind = "data"
         if name.module is None:
@@ -73,31 +72,17 @@ class Objects:
             if section.name == "__param":
                 start = linked.base[section.index]
                 for entry in range(start, start + section.size // _PARAMETER * _PARAMETER, _PARAMETER):
-                    name = self._string(self._pointer(entry))
+                    name = string_at(self._program, self._pointer(entry)) or ""
                     argument = self._pointer(entry + _ARGUMENT)
-                    if self._is_constant(argument):
+                    if self._program.is_constant(argument):
                         # A string or an array: a constant that says where it is, how long, and how many there are.
                         ends = min(self._program.object_end(argument), argument + _CONSTANT)
                         kept = [self._pointer(place) for place in range(argument, ends - 7, 8)]
                     else:
                         kept = [argument]
                     for address in kept:
-                        if self._program.module_at(address) is not None and not self._is_constant(address):
+                        if self._program.module_at(address) is not None and not self._program.is_constant(address):
                             yield address, name
 
     def _pointer(self, address: int) -> int:
         return int.from_bytes(self._program.read(address, 8) or b"", "little")
-
-    def _string(self, address: int) -> str:
-        linked = self._program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        if linked is None or place is None:
-            return ""
-        section, offset = place
-        text = self._program.content(linked, section)[offset : offset + _NAME]
-        return text.partition(b"\0")[0].decode("utf-8", "replace")
-
-    def _is_constant(self, address: int) -> bool:
-        linked = self._program.module_at(address)
-        place = linked.section_at(address) if linked is not None else None
-        return place is not None and ("W" not in place[0].flags or place[0].name.startswith(".data.rel.ro"))

@@ -174,16 +174,11 @@ class Watch(Question):
         """Whether it is an object's that can be written to."""
         known = self._is_data.get(address)
         if known is None:
-            linked = self._program.module_at(address)
-            if linked is None:
-                known = self._program.kernel_name(address) is not None
+            program = self._program
+            if program.module_at(address) is None:
+                known = program.kernel_name(address) is not None
             else:
-                place = linked.section_at(address)
-                known = (
-                    place is not None
-                    and "W" in place[0].flags
-                    and "X" not in place[0].flags
-                    and not place[0].name.startswith(".data.rel.ro")
-                )
+                outside = program.place(address) is None
+                known = not (outside or program.is_constant(address) or program.is_code(address))
             self._is_data[address] = known
         return known

@@ -100,11 +100,10 @@ def _exports(program: Program, name: str) -> bool:
 
 def string_at(program: Program, address: object) -> str | None:
     """The string that an argument points to, where it cannot change."""
-    linked = program.module_at(address) if isinstance(address, int) else None
-    place = linked.section_at(address) if linked is not None and isinstance(address, int) else None
-    if linked is None or place is None or "W" in place[0].flags or "X" in place[0].flags:
+    place = program.place(address) if isinstance(address, int) else None
+    if place is None or "W" in place[1].flags or "X" in place[1].flags:
         return None
-    section, offset = place
+    linked, section, offset = place
     text = program.content(linked, section, offset, MAX_STRING)
     end = text.find(b"\0")
     return text[:end].decode("utf-8", "replace") if end >= 0 else None

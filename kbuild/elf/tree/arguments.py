@@ -114,12 +114,11 @@ def named(program: Program, values: Constants) -> tuple[Argument, ...]:
 def _named(program: Program, value: int) -> Argument:
     if STACK_END < value <= STACK:
         return Argument(on_stack=True)
-    linked = program.module_at(value)
-    place = linked.section_at(value) if linked is not None else None
-    if linked is None or place is None:
+    place = program.place(value)
+    if place is None:
         name = program.kernel_name(value)
         return Argument(number=value) if name is None else Argument(symbol=name.symbol, offset=name.offset)
-    section = place[0]
+    linked, section, _ = place
     text = string_at(program, value)
     name = program.name(value)
     inside = name is not None and _is_in_object(linked, value)
