@@ -6,11 +6,12 @@ import sys
 from typing import IO, Any
 
 from kbuild.outcome import Status
+from kbuild.report.answers import render_answers, render_findings
 from kbuild.report.differences import render_differences
 from kbuild.report.flow import render_flow, render_summary
 from kbuild.report.hazards import render_hazards
 from kbuild.report.layout import render_layout, render_structs
-from kbuild.report.terminal import MAX_EVIDENCE, console_for, plain, table, word
+from kbuild.report.terminal import console_for, plain, table, word
 
 
 def render(
@@ -65,12 +66,6 @@ def render(
     if data["flow"]:
         console.print()
         render_summary(data["flow"], console)
-    for finding in data["findings"]:
-        console.print(f"\n{word(Status(finding['status']))} ", end="")
-        plain(console, finding["message"])
-        plain(console, f"  id: {finding['id']}", style="dim")
-        for line in finding["witness"][:MAX_EVIDENCE]:
-            plain(console, f"    {line}")
-        if len(finding["witness"]) > MAX_EVIDENCE:
-            plain(console, f"    … {len(finding['witness']) - MAX_EVIDENCE} more lines with --json", style="dim")
+    render_answers(data["findings"], console)
+    render_findings(data["findings"], console)
     console.print(f"\n{word(Status(data['verdict']))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,9 +13,10 @@ from rich.progress import Progress, TextColumn
 
 from kbuild.outcome import Finding, Known, Status, to_json
 from kbuild.record import Record, Stage
+from kbuild.report.answers import MAX_WITNESS, render_answers, render_findings
 from kbuild.report.data import summary
 from kbuild.report.live import Bars, Lines
-from kbuild.report.terminal import render
+from kbuild.report.terminal import console_for, render
 from kbuild.transcript import LogLine, StepResult, Transcript
 
 
@@ -138,3 +140,48 @@ def test_a_long_boot_says_so_once_in_a_log_and_all_the_time_on_a_terminal() -> N
             assert [task.fields["what"] for task in progress.tasks] == [f"boots, {shown:.0f} of about 60 s"]
         bars.order("bochs-vmx", "vendor-alone", None, None)
         assert [task.fields["what"] for task in progress.tasks] == ["vendor-alone"]
+
+
+def answer(rule: str, module: str, what: str | None, status: str, witness: int = 0) -> dict[str, Any]:
+    return {
+        "id": f"inspect:rule:{module}:{rule}",
+        "rule": rule,
+        "module": module,
+        "answer": what,
+        "status": status,
+        "known": None,
+        "message": f"{rule}: {module}: {what}: [bold]why[/bold]",
+        "witness": [f"line {number}" for number in range(witness)],
+    }
+
+
+def test_answers_are_a_table_and_only_what_is_wrong_is_told() -> None:
+    stream = io.StringIO()
+    console = console_for(stream)
+    findings = [
+        answer("first-rule", "kvm-amd", "proved", "PASS"),
+        answer("first-rule", "kvm-intel", "violated", "FAIL", witness=100),
+        answer("second-rule", "kvm", "unreached", "PASS"),
+        answer("third-rule", "set", None, "SKIP"),
+    ]
+    render_answers(findings, console)
+    render_findings(findings, console)
+    text = stream.getvalue()
+    assert [line.split() for line in text.splitlines()[1:4]] == [
+        ["rule", "kvm", "kvm-amd", "kvm-intel"],
+        ["first-rule", "-", "proved", "violated"],
+        ["second-rule", "unreached", "-", "-"],
+    ]
+    assert "FAIL first-rule: kvm-intel: violated: [bold]why[/bold]" in text
+    assert "SKIP third-rule" in text
+    assert "first-rule: kvm-amd" not in text
+    # Where it begins, and where it ends.
+    assert "line 0\n" in text
+    assert "line 99\n" in text
+    assert f"… {100 - MAX_WITNESS} more lines" in text
+
+
+def test_nothing_is_said_of_rules_where_none_was_asked() -> None:
+    stream = io.StringIO()
+    render_answers([answer("crc-mismatch", "kvm", None, "FAIL")], console_for(stream))
+    assert stream.getvalue() == ""
