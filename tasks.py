@@ -154,7 +154,7 @@ def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, *
     """
     for key in ("tree", "profile"):
         options[key] = options.get(key) or ctx.kbuild[key]
-    for one, several in (("order", "orders"), ("host", "hosts"), ("patch", "patches")):
+    for one, several in (("order", "orders"), ("host", "hosts"), ("patch", "patches"), ("rules", "rules")):
         if one in options:
             options[several] = tuple(options.pop(one))
     options["cache_gb"] = ctx.kbuild.cache_gb
@@ -323,18 +323,20 @@ def load(
     _judge("load", **locals())
 
 
+RULES = {"rules": "only these rules: names in profiles/rules/ or paths of .toml files (may be repeated)"}
 PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive: linux-image-…-amd64, or NAME=VERSION"}
 
 
 @task(
-    iterable=["patch", "order", "host"],
-    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **VERBOSE, **JSON},
+    iterable=["patch", "order", "host", "rules"],
+    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **RULES, **VERBOSE, **JSON},
 )
 def gate(
     ctx: Context,
     patch: list[str],
     order: list[str],
     host: list[str],
+    rules: list[str],
     package: str | None = None,
     modules: str | None = None,
     kernel: str | None = None,

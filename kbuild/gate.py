@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -32,10 +33,12 @@ from kbuild.configure.tree import Tree, open_tree
 from kbuild.dmesg.signatures import Signatures
 from kbuild.dmesg.signatures import load as load_signatures
 from kbuild.elf.image import file_module_name, module_key, read_module
-from kbuild.elf.inspect import find_modules, inspect, with_dependencies
+from kbuild.elf.inspect import find_modules, inspect_set, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
 from kbuild.elf.kernel import KernelImage, read_kernel
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.counts import is_answer, told
+from kbuild.elf.rules.spec import Rules, read_rules
 from kbuild.errors import KbuildError, UserError, os_errors
 from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
@@ -44,7 +47,7 @@ from kbuild.load.agent import build_agent
 from kbuild.load.order import VENDOR_MODULES, Order, check_references, read_order, resolve
 from kbuild.load.places import Places
 from kbuild.load.request import Cancellation, LoadRequest
-from kbuild.load.runner import run_load
+from kbuild.load.runner import loading
 from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
 from kbuild.profile import Profile, read_profile, reference, resolve_reference
@@ -73,6 +76,7 @@ class GateRequest:
     kernel: str | None = None
     orders: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
     """Only these; empty: the profile's."""
     no_known: bool = False
     cache_gb: float | str | None = None
@@ -123,14 +127,15 @@ def _peak_memory_kb() -> int:
 
 
 def _profile(request: GateRequest) -> Profile:
-    """The profile, with the user's choice of orders and hosts in place of its own."""
+    """The profile, with the user's choice of orders, hosts and rules in place of its own."""
     profile = read_profile(request.profile)
-    for kind, names in (("orders", request.orders), ("hosts", request.hosts)):
+    chosen = (("order", "orders", request.orders), ("host", "hosts", request.hosts), ("rules", "rules", request.rules))
+    for option, kind, names in chosen:
         if names:
             files = [resolve_reference(kind, name, Path.cwd()) for name in names]
             for name, file in zip(names, files, strict=True):
                 if file is None:
-                    raise UserError(f"--{kind[:-1]} {name}: no such file, here or in profiles/{kind}/")
+                    raise UserError(f"--{option} {name}: no such file, here or in profiles/{kind}/")
             profile = msgspec.structs.replace(profile, **{kind: tuple(files)})
     return profile
 
@@ -170,6 +175,7 @@ class _Gate:
     def _go(self) -> None:
         record = self.run.record
         wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
+        rules = read_rules(self.profile.rules) if self.request.task == "gate" else None
         if self.request.package or self.request.modules or self.request.task == "load":
             kernel, image, paths = self._shipped(wanted.orders if wanted else ())
         elif (files := self._build(wanted)) is not None:
@@ -178,8 +184,11 @@ class _Gate:
         else:
             wanted = None
         if wanted is not None:
-            modules = self._inspect(paths, image) if self.request.task == "gate" else module_set(paths, image)
-            self._load(kernel, modules, wanted)
+            modules = ModuleSet.of(map(read_module, paths), image)
+            with self._loading(kernel, modules, wanted) as transcripts:
+                if rules is not None:
+                    self._inspect(kernel, modules, rules)  # while hosts boot
+                self._load(wanted, transcripts)
         judged = {stage.name for stage in record.stages if stage.status not in (None, Status.SKIP)}
         # Only what could have occurred is missed: a load that was not run says nothing about its findings.
         record.known_not_seen = [one for one in self.not_seen if one.finding.split(":")[0] in judged]
@@ -295,36 +304,64 @@ class _Gate:
 
         return tell
 
-    def _inspect(self, paths: list[Path], kernel: KernelImage) -> ModuleSet:
+    def _inspect(self, kernel: Path, modules: ModuleSet, rules: Rules) -> None:
         with self._stage("inspect") as stage:
-            found = inspect(paths, kernel)
-            inspection = replace(found, findings=tuple(self._mark(found.findings)))
+            found = inspect_set(modules, rules if self.profile.rules else None)
+            marked = self._mark(self._with_command(kernel, finding) for finding in found.findings)
+            inspection = replace(found, findings=tuple(marked))
             self.run.record.findings += inspection.findings
+            self.run.record.rules = inspection.rules
             write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection, layout=False)))
             stage.status = inspection.verdict
-            images = inspection.modules.modules.values()
+            images = modules.modules.values()
             exports = sum(len(image.exports) for image in images)
             imports = sum(len(image.imports) for image in images)
             traits = list(dict.fromkeys(trait for image in images for trait in image.traits))
-            stage.summary = ", ".join([f"{len(images)} modules", f"{exports} exports", f"{imports} imports", *traits])
-        return inspection.modules
+            parts = [f"{len(images)} modules", f"{exports} exports", f"{imports} imports", *traits]
+            stage.summary = ", ".join([*parts, *([told(inspection.rules)] if inspection.rules else [])])
 
-    def _load(self, kernel: Path, modules: ModuleSet, files: _LoadFiles) -> None:
+    def _with_command(self, kernel: Path, finding: Finding) -> Finding:
+        """A rule that is not kept, with the command that asks it again."""
+        if not is_answer(finding) or not finding.status.counts:
+            return finding
+        rules = [word for path in self.profile.rules for word in ("--rules", reference("rules", path))]
+        return msgspec.structs.replace(finding, reproduce=pasteable([*self._again("inspect", kernel), *rules]))
+
+    def _again(self, task: str, kernel: Path) -> list[str]:
+        """The beginning of a command that does it again with what the run keeps, wherever that came from."""
+        folder = self.run.folder / "artifacts"
+        start = [str(PROJECT / "scripts/inv"), task]
+        return [*start, "--modules", str(folder), "--kernel", str(folder / kernel.name)]
+
+    @contextmanager
+    def _loading(self, kernel: Path, modules: ModuleSet, files: _LoadFiles) -> Iterator[Callable[[], list[Transcript]]]:
+        """Begin to load: hosts boot while the caller does something else.
+
+        What keeps it from beginning is raised where the transcripts are asked for: it is no reason to judge less.
+        """
+        transcripts: Callable[[], list[Transcript]]
+        with ExitStack() as stack:
+            try:
+                with log.context(stage="load"):
+                    release = (modules.kernel and modules.kernel.release) or ""
+                    request = self._load_request(kernel, release, modules, files)
+                    transcripts = stack.enter_context(loading(request, self.reporter, self.places))
+            except KbuildError as error:
+                transcripts = partial(_refuse, error)
+            yield transcripts
+
+    def _load(self, files: _LoadFiles, transcripts: Callable[[], list[Transcript]]) -> None:
         record = self.run.record
         with self._stage("load") as stage:
-            release = (modules.kernel and modules.kernel.release) or ""
-            request = self._load_request(kernel, release, modules, files)
-            record.hosts = {spec.id: describe_host(spec) for spec in request.hosts if not missing_for(spec)}
-            record.transcripts = [self._judge(one) for one in run_load(request, self.reporter, self.places)]
+            record.hosts = {spec.id: describe_host(spec) for spec in files.hosts if not missing_for(spec)}
+            record.transcripts = [self._judge(one) for one in transcripts()]
             record.findings += [finding for one in record.transcripts for finding in one.findings]
             stage.status = worst(one.status for one in record.transcripts)
             passed = sum(one.status == Status.PASS for one in record.transcripts)
-            stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(request.hosts)} hosts"
+            stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(files.hosts)} hosts"
 
     def _load_request(self, kernel: Path, release: str, modules: ModuleSet, files: _LoadFiles) -> LoadRequest:
-        # The run keeps what it judged, whatever becomes of the folder that it came from.
-        folder = self.run.folder / "artifacts"
-        start = [str(PROJECT / "scripts/inv"), "load", "--modules", str(folder), "--kernel", str(folder / kernel.name)]
+        start = self._again("load", kernel)
         if self.request.profile != GateRequest.profile:
             start += ["--profile", str(self.profile.path.resolve())]
         named = {one.id: reference("orders", path) for one, path in zip(files.orders, self.profile.orders, strict=True)}
@@ -398,9 +435,8 @@ class _Gate:
         return kernel, image, paths
 
 
-def module_set(paths: Iterable[Path], kernel: KernelImage) -> ModuleSet:
-    """Modules that are only to be loaded."""
-    return ModuleSet.of(map(read_module, paths), kernel)
+def _refuse(error: KbuildError) -> NoReturn:
+    raise error
 
 
 def requested_symbols(profile: Profile) -> Request:

@@ -27,6 +27,11 @@ class Status(StrEnum):
     DONE = "DONE"
     SKIP = "SKIP"
 
+    @property
+    def counts(self) -> bool:
+        """Whether a finding with this outcome counts against what was judged; the others inform."""
+        return self in (Status.FAIL, Status.ERROR, Status.MISS)
+
 
 _RANK = {status: rank for rank, status in enumerate(Status)}
 
@@ -57,7 +62,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One fact that counts for or against, with its evidence.
 
     `id` is `stage:kind:subject:cause` and the same in every run: no address, time or path of this
-    machine may be part of it. FAIL, ERROR and MISS count; DONE informs.
+    machine may be part of it. FAIL, ERROR and MISS count; the others inform: a rule that is kept is a PASS.
     """
 
     id: str
@@ -110,14 +115,15 @@ def mark_known(
 ) -> tuple[list[Finding], list[Known]]:
     """Mark the findings that are known for this kernel version.
 
-    Returns all findings, and the declarations that hold for this kernel and did not occur. Whether
-    they were looked for at all is the caller's to know.
+    Returns all findings, and the declarations that hold for this kernel and did not occur, which a rule that is kept
+    after all did not either. Whether they were looked for at all is the caller's to know.
     """
     current = [k for k in known if kernel in k.kernels and (k.expires is None or today <= k.expires)]
     marked: list[Finding] = []
     seen: set[str] = set()
     for finding in findings:
-        match = next((k for k in current if k.matches(finding)), None)
+        kept = finding.status in (Status.PASS, Status.SKIP)
+        match = None if kept else next((k for k in current if k.matches(finding)), None)
         if match is not None:
             seen.add(match.finding)
             finding = msgspec.structs.replace(finding, known=match.reason)

@@ -32,6 +32,13 @@ class BuildSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A compiler warning in files below these counts as FAIL; elsewhere it is shown."""
 
 
+class InspectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[inspect]`"""
+
+    rules: tuple[str, ...] = ()
+    """Names in `rules/`, or paths relative to the profile: what is asked of the modules."""
+
+
 class LoadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[load]`"""
 
@@ -48,6 +55,7 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     configure: ConfigureSettings
     load: LoadSettings
     build: BuildSettings = BuildSettings()
+    inspect: InspectSettings = InspectSettings()
     known: tuple[Known, ...] = ()
 
 
@@ -58,6 +66,7 @@ class Profile(msgspec.Struct, frozen=True):
     path: Path
     settings: ProfileFile
     fragments: tuple[Path, ...]
+    rules: tuple[Path, ...]
     orders: tuple[Path, ...]
     hosts: tuple[Path, ...]
 
@@ -80,6 +89,7 @@ def read_profile(name: str) -> Profile:
     """Read a profile and resolve what it names. Raises UserError in one line with file, line and key."""
     path = find_profile(name)
     settings = toml.read(path, ProfileFile)
+    _refuse_twice(path, "inspect.rules", settings.inspect.rules)
     _refuse_twice(path, "load.orders", settings.load.orders)
     _refuse_twice(path, "load.hosts", settings.load.hosts)
     return Profile(
@@ -87,6 +97,7 @@ def read_profile(name: str) -> Profile:
         path=path,
         settings=settings,
         fragments=_resolve(path, "configure.fragments", "fragments", settings.configure.fragments),
+        rules=_resolve(path, "inspect.rules", "rules", settings.inspect.rules),
         orders=_resolve(path, "load.orders", "orders", settings.load.orders),
         hosts=_resolve(path, "load.hosts", "hosts", settings.load.hosts),
     )

@@ -69,6 +69,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     hosts: dict[str, str] = {}
     """Host id to the emulator's own version line."""
     stages: list[Stage] = []
+    rules: dict[str, Any] | None = None
+    """How many were asked and what came out: `kbuild.elf.rules.counts`."""
     findings: list[Finding] = []
     known_not_seen: list[Known] = []
     """Declared for this kernel, looked for and not found."""

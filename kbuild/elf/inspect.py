@@ -22,6 +22,7 @@ from kbuild.elf.kernel import KernelImage
 from kbuild.elf.layout import layout_of, part_sizes
 from kbuild.elf.lifetimes import lifetimes
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.counts import Scope, counts, scope
 from kbuild.elf.rules.spec import Rules
 from kbuild.elf.types import Types
 from kbuild.errors import UserError
@@ -39,6 +40,13 @@ class Inspection:
     findings: tuple[Finding, ...]
     trees: tuple[Tree, ...] | None = None
     """What was run of init and exit; None: nothing had to be."""
+    scope: Scope | None = None
+    """Which rules were asked; None: none were to be."""
+
+    @property
+    def rules(self) -> dict[str, Any] | None:
+        """How many rules were asked, and what came out (`counts`)."""
+        return None if self.scope is None else counts(self.scope, self.findings)
 
     @property
     def verdict(self) -> Status:
@@ -94,15 +102,22 @@ def with_dependencies(paths: Sequence[Path], names: Collection[str]) -> list[Pat
 def inspect(
     paths: Sequence[Path], kernel: KernelImage | None = None, rules: Rules | None = None, *, flow: bool = False
 ) -> Inspection:
-    """Read the module files and say what is wrong with them, with each other, and with `kernel`; answer `rules`.
+    """Read the module files, and inspect them as `inspect_set` does.
 
-    `flow`: follow the init and exit of each module; without it, of those that rules are asked of. Raises UserError for
-    a file that is no module, and for the same module twice.
+    Raises UserError for a file that is no module, and for the same module twice.
     """
     if not paths:
         raise UserError("no modules to inspect")
-    with log.timed("inspect", modules=len(paths)) as extra:
-        modules = ModuleSet.of((read_module(path) for path in paths), kernel)
+    return inspect_set(ModuleSet.of((read_module(path) for path in paths), kernel), rules, flow=flow)
+
+
+def inspect_set(modules: ModuleSet, rules: Rules | None = None, *, flow: bool = False) -> Inspection:
+    """Say what is wrong with the modules, with each other, and with their kernel; answer `rules`.
+
+    `flow`: follow the init and exit of each module; without it, of those that rules are asked of. Raises UserError for
+    a module that is damaged.
+    """
+    with log.timed("inspect", modules=len(modules.modules)) as extra:
         findings = tuple(finding for check in CHECKS for finding in check(modules))
         trees: list[Tree] | None = None
         if rules is not None or flow:
@@ -111,7 +126,8 @@ def inspect(
             answers, trees = check_rules(modules, rules or Rules(), flow=flow)
             findings += tuple(answers)
         extra["findings"] = len(findings)
-    return Inspection(modules, findings, None if trees is None else tuple(trees))
+    asked = None if rules is None else scope(modules, rules)
+    return Inspection(modules, findings, None if trees is None else tuple(trees), asked)
 
 
 def _unresolved_imports(modules: ModuleSet) -> Iterator[Finding]:
@@ -299,6 +315,7 @@ def to_json(inspection: Inspection, *, layout: bool = True, structs: Sequence[st
             }
             for finding in inspection.findings
         ],
+        "rules": inspection.rules,
         "flow": _flow_json(inspection.trees),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from functools import cached_property, partial
 
@@ -28,25 +29,33 @@ from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
 
-def run_load(request: LoadRequest, reporter: Reporter, places: Places | None = None) -> list[Transcript]:
-    """Run every order on every host and return the transcripts, hosts and orders as they were asked for.
+@contextlib.contextmanager
+def loading(
+    request: LoadRequest, reporter: Reporter, places: Places | None = None
+) -> Iterator[Callable[[], list[Transcript]]]:
+    """Run every order on every host, while the caller does something else.
 
-    `places` may have machines that were booted ahead. On Ctrl-C all machines end first; then
-    KeyboardInterrupt is raised on.
+    What the context gives waits for all of it, and returns the transcripts, hosts and orders as they were asked for.
+    `places` may have machines that were booted ahead. Where the context ends early, by Ctrl-C or for what the caller
+    found, all machines end first.
     """
     with contextlib.ExitStack() as stack:
         if places is None:
             places = stack.enter_context(Places(request.hosts, len(request.orders)))
         hosts = {spec.id: _Host(request, spec, reporter, places) for spec in request.hosts}
         work = [place.submit(partial(hosts[place.spec.id].work, place)) for place in places]
-        try:
+
+        def transcripts() -> list[Transcript]:
             for done in as_completed(work):
                 done.result()
+            return [transcript for host in hosts.values() for transcript in host.transcripts()]
+
+        try:
+            yield transcripts
         except BaseException:
             # Each place's thread sees its machine end; leaving the places waits for all of them.
             request.cancellation.cancel()
             raise
-    return [transcript for host in hosts.values() for transcript in host.transcripts()]
 
 
 class _Host:

@@ -24,6 +24,8 @@ STYLES = {
 }
 MAX_EVIDENCE = 12
 """Lines of evidence shown for a finding; the record has all."""
+WITNESS_HEAD = 2
+"""Of these, lines from the beginning of a witness that has more."""
 MAX_PLACES = 8
 """Further places shown for a finding that came in several."""
 _REGISTERS = re.compile(r"(?:R(?!IP: 0010)[A-Z0-9]{2}|EFLAGS|ORIG_RAX|[CDEFGS]S|CR\d|DR\d|PKRU|Code): ")
@@ -120,7 +122,7 @@ def _matrix(record: Record) -> Table:
 
 
 def _findings(console: Console, record: Record) -> None:
-    counting = [f for f in record.findings if f.known is None and f.status != Status.DONE]
+    counting = [f for f in record.findings if f.known is None and f.status.counts]
     for group in _groups(counting):
         _finding(console, group)
     told = {(f.host, f.order) for f in counting}
@@ -143,15 +145,26 @@ def _findings(console: Console, record: Record) -> None:
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Findings that say the same of several hosts, orders and steps, together; worst first."""
+    """Findings that say the same of several hosts, orders and steps, or modules and rules, together; worst first."""
     groups: dict[tuple[Status, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.status, finding.message), []).append(finding)
+        groups.setdefault((finding.status, _what(finding)), []).append(finding)
     return sorted(groups.values(), key=lambda group: list(Status).index(group[0].status))
 
 
+def _what(finding: Finding) -> str:
+    """Of what a finding says, that which may be the same elsewhere."""
+    if finding.answer is None:
+        return finding.message
+    if finding.witness:
+        return (
+            f"{finding.rule}: {finding.answer}"  # Its way is its own, but for that through the other vendor's module.
+        )
+    return finding.message.removeprefix(f"{finding.rule}: {finding.module}: ").partition(" (")[0]
+
+
 def _finding(console: Console, group: Sequence[Finding]) -> None:
-    """What happened, its evidence and the command for the first place; the other places by name."""
+    """What happened, its evidence or witness and the command for the first place; the other places by name."""
     finding = group[0]
     console.print(f"\n{word(finding.status)} ", end="")
     plain(console, f"{_place(finding)}: {finding.message}" if finding.host else finding.message)
@@ -160,15 +173,28 @@ def _finding(console: Console, group: Sequence[Finding]) -> None:
         more = [f"and {len(group) - 1 - MAX_PLACES} more"] if len(group) - 1 > MAX_PLACES else []
         plain(console, f"  also: {'; '.join([*places, *more])}")
     plain(console, f"  id: {finding.id}", style="dim")
-    lines = [line for line in finding.evidence if not _REGISTERS.match(line)]
-    for line in lines[:MAX_EVIDENCE]:
-        plain(console, f"    {line}")
-    if left := len(finding.evidence) - min(len(lines), MAX_EVIDENCE):
-        plain(console, f"    … {left} more lines in the record", style="dim")
+    evidence(console, finding.evidence, finding.witness, "in the record")
     if finding.reproduce:
         plain(console, f"  again: {finding.reproduce}")
 
 
+def evidence(console: Console, lines: Sequence[str], witness: Sequence[str], where: str) -> None:
+    """Evidence from its beginning, a witness from both ends, for it ends with what happened too early; not all of it.
+
+    `where`: where the rest is.
+    """
+    told = witness or [line for line in lines if not _REGISTERS.match(line)]
+    left = len(witness or lines) - min(len(told), MAX_EVIDENCE)
+    head = WITNESS_HEAD if witness and left else MAX_EVIDENCE
+    for line in told[:head]:
+        plain(console, f"    {line}")
+    if left:
+        plain(console, f"    … {left} more lines {where}", style="dim")
+    for line in told[len(told) - (MAX_EVIDENCE - head) :]:
+        plain(console, f"    {line}")
+
+
 def _place(finding: Finding) -> str:
     step = f"step {finding.step}" if finding.step else ""
-    return ", ".join(part for part in (finding.host, finding.order, step) if part)
+    where = ", ".join(part for part in (finding.host, finding.order, step) if part)
+    return where or f"{finding.rule}: {finding.module}"

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.paths import PROJECT
 from tests.integration.conftest import Tool
 
 pytestmark = pytest.mark.kernel
@@ -114,6 +115,82 @@ def diff(source: Path, changes: Mapping[str, Callable[[str], str]]) -> str:
         assert new != old
         lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
     return "".join(lines)
+
+
+@pytest.fixture
+def masks_reset_once(kernel_source: Path, tmp_path: Path) -> Path:
+    """A patch that resets the masks while kvm.ko loads: harmless where only one vendor's module is ever loaded."""
+
+    def change(text: str) -> str:
+        text = text.replace("\tkvm_mmu_reset_all_pte_masks();\n\n\tpte_list", "\tpte_list")
+        first = "\tkvm_mmu_spte_module_init();\n"
+        return text.replace(first, f"{first}\tkvm_mmu_reset_all_pte_masks();\n")
+
+    path = tmp_path / "masks.patch"
+    path.write_text(diff(kernel_source, {"mmu/mmu.c": change}))
+    return path
+
+
+def test_what_no_load_shows_fails_by_its_rule(
+    shared_tool: Tool,
+    passed: dict[str, Any],  # noqa: ARG001 (the hosts are known to load it)
+    masks_reset_once: Path,
+) -> None:
+    """mmu.c, kvm_mmu_vendor_module_init(): masks need to be reset when a potentially different vendor module is loaded.
+
+    Each host can load one vendor's only.
+    """
+    rule = "pte-masks-before-hardware-setup"
+    done = shared_tool.run("gate", "--patch", masks_reset_once, "--rules", "kvm", "--order", "vendor-alone", "--json")
+    assert done.returncode == 10, done.stderr
+    data = json.loads(done.stdout)
+    assert {stage["name"]: stage["status"] for stage in data["stages"]} == {
+        "tree": "DONE",
+        "configure": "PASS",
+        "build": "PASS",
+        "inspect": "FAIL",
+        "load": "PASS",
+    }
+    found = {one["id"]: one for one in data["findings"] if one["status"] == "FAIL"}
+    assert {f"inspect:rule:{module}:{rule}" for module in ("kvm-amd", "kvm-intel")} <= found.keys()
+    told = found[f"inspect:rule:kvm-amd:{rule}"]
+    assert told["answer"] == "violated"
+    assert "svm_init" in told["witness"][0]
+    assert told["witness"][-1] == "kvm_mmu_reset_all_pte_masks() has not happened on this way"
+
+    shown = shared_tool.run("report", data["run"])
+    assert shown.returncode == 10
+    assert f"FAIL {rule}: kvm-amd: violated: " in shown.stdout
+    assert f"also: {rule}: kvm-intel" in shown.stdout
+    assert told["witness"][-1] in shown.stdout
+    again = subprocess.run(["sh", "-c", told["reproduce"]], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 10, again.stderr
+    assert f"id: {told['id']}" in again.stdout
+
+
+def test_a_rule_that_is_known_to_be_broken_does_not_count(
+    shared_tool: Tool, passed: dict[str, Any], tmp_path: Path
+) -> None:
+    """6.1 makes the cache before hardware_setup(), as mmu-setup-thread.toml says of all released kernels."""
+    default = (PROJECT / "profiles/default.toml").read_text()
+    known = "".join(
+        f'[[known]]\nfinding = "inspect:rule:*:pte-list-desc-cache-{name}"\nreason = "as it was released"\n'
+        for name in ("after-tdp-is-known", "after-hardware-setup", "that-nobody-asks-for")
+    )
+    profile = tmp_path / "profile.toml"
+    profile.write_text(f"{default}\n{known}")
+    folder = Path(passed["folder"]) / "artifacts"
+    ask = ("gate", "--modules", folder, "--kernel", folder / "bzImage", "--profile", profile, "--json")
+    one = ("--order", "vendor-alone", "--host", "qemu-svm", "--rules", "mmu-setup-thread")
+    done = shared_tool.run(*ask, *one)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data["rules"]["answers"] == {"known": 2, "proved": 1}
+    assert [one["known"] for one in data["findings"] if one["answer"] == "violated"] == ["as it was released"] * 4
+    assert [one["finding"] for one in data["known_not_seen"]] == [
+        "inspect:rule:*:pte-list-desc-cache-that-nobody-asks-for"
+    ]
+    assert shared_tool.run(*ask, *one, "--no-known").returncode == 10
 
 
 @pytest.fixture(scope="session")

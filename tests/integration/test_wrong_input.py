@@ -34,6 +34,8 @@ def refusal(tool: Tool, *arguments: str | Path) -> str:
         (["gate", "--quiet", "--patch", "/etc/passwd", "--package", "linux-image-amd64"], "is built already"),
         (["gate", "--quiet", "--profile", "nothing"], "no such profile; known: default"),
         (["gate", "--quiet", "--order", "nothing"], "--order nothing: no such file"),
+        (["gate", "--quiet", "--rules", "nothing"], "--rules nothing: no such file, here or in profiles/rules/"),
+        (["gate", "--quiet", "--rules", "kvm", "--rules", "kvm"], "the rule 'pte-masks-before-hardware-setup' is in"),
         (["load", "--quiet", "--modules", "/usr/share/doc", "--kernel", "/dev/null"], "has no modules"),
         (["inspect", "--modules", "/usr/share/doc"], "has no modules"),
         (["explain", "KVM_INTLE"], "KVM_INTEL"),
@@ -65,6 +67,14 @@ def test_a_profile_with_a_wrong_key(tool: Tool, tmp_path: Path) -> None:
     profile.write_text(text)
     line = 1 + text.splitlines().index('host = ["qemu-svm", "bochs-vmx"]')
     assert refusal(tool, "gate", "--profile", profile, "--quiet").startswith(f"{profile}:{line}: load.host: ")
+
+
+def test_a_profile_with_rules_that_are_nowhere(tool: Tool, tmp_path: Path) -> None:
+    profile = tmp_path / "p.toml"
+    text = PROFILE.format(title="a test", fragments='"base"', local_version="-x") + '[inspect]\nrules = ["kmv"]\n'
+    profile.write_text(text)
+    said = refusal(tool, "gate", "--profile", profile, "--quiet")
+    assert said.startswith(f"{profile}:{text.count(chr(10))}: inspect.rules: no file for 'kmv'; ")
 
 
 @pytest.mark.parametrize(

@@ -64,5 +64,13 @@ def test_known_for_other_kernels_and_expired_ones_count() -> None:
     assert mark_known([finding("a:b:c:d")], [Known("a:b:c:d", "r", expires=TODAY)], "6.1", TODAY)[0][0].known
 
 
+def test_a_rule_that_is_kept_after_all_is_no_known_finding() -> None:
+    known = Known("inspect:rule:kvm-intel:x", "r")
+    for status, marked in ((Status.FAIL, "r"), (Status.ERROR, "r"), (Status.PASS, None), (Status.SKIP, None)):
+        found, missing = mark_known([finding("inspect:rule:kvm-intel:x", status)], [known], "6.1", TODAY)
+        assert found[0].known == marked
+        assert bool(missing) == (marked is None)
+
+
 def test_id_parts_keep_their_borders() -> None:
     assert finding_id("load", "crash", "kvm_amd", "BUG: at a:1").count(":") == 3

@@ -78,6 +78,46 @@ def test_known_findings_are_shown_with_their_reason() -> None:
     assert "FAIL qemu-svm" not in text
 
 
+def ruled(rule: str, module: str, answer: str, why: str, witness: tuple[str, ...] = ()) -> Finding:
+    """Of a rule, as the stage says it."""
+    statuses = {"proved": Status.PASS, "violated": Status.FAIL, "unreached": Status.FAIL, "unknown": Status.ERROR}
+    return Finding(
+        id=f"inspect:rule:{module}:{rule}",
+        status=statuses[answer],
+        rule=rule,
+        module=module,
+        answer=answer,
+        message=f"{rule}: {module}: {answer}: {why} (because of {rule})",
+        witness=witness,
+        reproduce=f"inv inspect --rules {rule}",
+    )
+
+
+def test_a_broken_rule_is_told_with_both_ends_of_its_witness_and_a_kept_one_is_not() -> None:
+    way = tuple(f"branch {number}" for number in range(30))
+    broken = [ruled("one", module, "violated", "b() may come before a()", way) for module in ("kvm-amd", "kvm-intel")]
+    text = shown(record(verdict=Status.FAIL, findings=[*broken, ruled("two", "kvm-amd", "proved", "it never does")]))
+    assert text.count("may come before") == 1
+    assert "also: one: kvm-intel\n" in text
+    assert text.count("branch ") == 12
+    assert "branch 0\n" in text
+    assert "branch 29\n" in text, "it ends with what happened too early"
+    assert "… 18 more lines in the record" in text
+    assert "again: inv inspect --rules one" in text
+    assert "it never does" not in text
+
+
+def test_rules_that_break_for_one_reason_are_told_once() -> None:
+    """After a BUG() in its init function nothing of what a vendor module's rules are about can happen."""
+    unreached = [ruled(rule, "kvm-amd", "unreached", "misc_register() cannot happen") for rule in ("one", "two")]
+    unknown = [ruled(rule, "kvm-amd", "unknown", "what is called there is not known: f+0x1") for rule in ("x", "y")]
+    text = shown(record(verdict=Status.FAIL, findings=[*unreached, *unknown]))
+    assert text.count("cannot happen") == 1
+    assert "also: two: kvm-amd" in text
+    assert text.count("f+0x1") == 1
+    assert "also: y: kvm-amd" in text
+
+
 def test_text_from_elsewhere_is_no_markup() -> None:
     text = shown(record(verdict=Status.FAIL, findings=[finding("one", message="[bold]x[/bold] [/] [link=http://a]")]))
     assert "[bold]x[/bold] [/] [link=http://a]" in text

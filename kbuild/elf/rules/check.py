@@ -14,6 +14,7 @@ from kbuild.elf.findings import STAGE
 from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules import layout
+from kbuild.elf.rules.counts import KIND, holds_for, release_of
 from kbuild.elf.rules.orders import Answer, Orders, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules
 from kbuild.elf.rules.story import Story
@@ -22,7 +23,6 @@ from kbuild.elf.tree.model import Tree, Trees
 from kbuild.elf.types import Types
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
-from kbuild.versions import KernelRange
 
 
 def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tuple[list[Finding], list[Tree]]:
@@ -30,10 +30,10 @@ def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tupl
 
     `flow`: of each module's init and exit. Raises UserError for a damaged module.
     """
-    release = next((image.vermagic.partition(" ")[0] for image in modules.modules.values() if image.vermagic), None)
-    orders = [rule for rule in rules.orders if _holds_for(rule.kernels, release)]
+    release = release_of(modules)
+    orders = [rule for rule in rules.orders if holds_for(rule.kernels, release)]
     every: tuple[layout.Rule, ...] = (*rules.symbols, *rules.sections, *rules.budgets)
-    others = [rule for rule in every if _holds_for(rule.kernels, release)]
+    others = [rule for rule in every if holds_for(rule.kernels, release)]
     with log.timed("rules", rules=len(orders) + len(others)):
         try:
             with uncollected():
@@ -45,13 +45,6 @@ def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tupl
             said = layout.answers(modules, rule, names, types)
             findings += [_finding(rule, one.module, one.status, one.answer, one.why) for one in said]
     return findings, trees
-
-
-def _holds_for(kernels: KernelRange, release: str | None) -> bool:
-    try:
-        return release is None or release in kernels
-    except ValueError:
-        return True
 
 
 def vendors(modules: ModuleSet, rules: Rules) -> list[str]:
@@ -138,7 +131,7 @@ def _finding(
     because = f" ({rule.reason})" if rule.reason and status != Status.PASS else ""
     said = f"{answer}: " if answer else ""
     return Finding(
-        id=finding_id(STAGE, "rule", module, rule.id),
+        id=finding_id(STAGE, KIND, module, rule.id),
         status=status,
         rule=rule.id,
         module=module,

@@ -141,6 +141,9 @@ class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("give one of of, function and struct")
 
 
+Rule = OrderRule | SymbolRule | SectionRule | BudgetRule
+
+
 class VendorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[vendor]`: which modules `entry = "init"` is asked of."""
 
@@ -167,14 +170,18 @@ class Rules(msgspec.Struct, frozen=True):
     sections: tuple[SectionRule, ...] = ()
     budgets: tuple[BudgetRule, ...] = ()
 
+    @property
+    def every(self) -> tuple[Rule, ...]:
+        """Of any kind."""
+        return (*self.orders, *self.symbols, *self.sections, *self.budgets)
+
 
 def read_rules(paths: tuple[Path, ...]) -> Rules:
     """Read rule files. Raises UserError in one line, also for an id that is there twice."""
     files = [toml.read(path, RuleFile) for path in paths]
     seen: dict[str, Path] = {}
     for path, file in zip(paths, files, strict=True):
-        every: tuple[OrderRule | SymbolRule | SectionRule | BudgetRule, ...]
-        every = (*file.order, *file.symbol, *file.section, *file.budget)
+        every: tuple[Rule, ...] = (*file.order, *file.symbol, *file.section, *file.budget)
         for name in (rule.id for rule in every):
             if name in seen:
                 raise UserError(f"{path}: the rule '{name}' is in {seen[name]} already")

@@ -1,0 +1,70 @@
+"""Protects what a profile names: found beside it or among ours, each once, or refused in one line that says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kbuild.elf.rules.spec import read_rules
+from kbuild.errors import UserError
+from kbuild.profile import SHIPPED, read_profile
+
+PROFILE = """\
+title = "t"
+
+[configure]
+fragments = ["base"]
+
+[load]
+orders = ["vendor-alone"]
+hosts = ["qemu-svm"]
+"""
+RULE = '[[symbol]]\nid = "x"\nname = "f"\nmodule = "kvm"\nsection = ".text"\n'
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    path = tmp_path / "p.toml"
+    path.write_text(PROFILE)
+    return path
+
+
+def refusal(profile: Path, inspect: str) -> str:
+    profile.write_text(f"{PROFILE}\n[inspect]\n{inspect}\n")
+    with pytest.raises(UserError) as caught:
+        read_profile(str(profile))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_profile_without_rules_asks_none(profile: Path) -> None:
+    assert read_profile(str(profile)).rules == ()
+
+
+def test_rules_beside_the_profile_come_before_ours(profile: Path) -> None:
+    profile.write_text(f'{PROFILE}\n[inspect]\nrules = ["kvm", "./mine.toml", "mmu-setup-thread"]\n')
+    (profile.parent / "rules").mkdir()
+    mine = profile.parent / "rules/kvm.toml", profile.parent / "./mine.toml"
+    for number, path in enumerate(mine):
+        path.write_text(RULE.replace('"x"', f'"x{number}"'))
+    rules = read_profile(str(profile)).rules
+    assert rules == (*mine, SHIPPED / "rules/mmu-setup-thread.toml")
+    assert {rule.id for rule in read_rules(rules).symbols} == {"x0", "x1"}
+
+
+@pytest.mark.parametrize(
+    ("inspect", "expected"),
+    [
+        (
+            'rules = ["nothing"]',
+            "inspect.rules: no file for 'nothing'; expected a path, or one of rules/: kvm, mmu-setup-thread",
+        ),
+        ('rules = ["kvm", "kvm"]', "inspect.rules: 'kvm' is named twice; expected each once"),
+        ('rules = "kvm"', "inspect.rules: expected `array`, got `str`"),
+        ('rule = ["kvm"]', "inspect.rule: no such key; known here: rules"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(profile: Path, inspect: str, expected: str) -> None:
+    line = len(PROFILE.splitlines()) + 3
+    assert refusal(profile, inspect).startswith(f"{profile}:{line}: {expected}")
