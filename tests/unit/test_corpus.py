@@ -24,7 +24,7 @@ from kbuild.elf.rules.spec import Event, OrderRule, Rules, read_rules
 from kbuild.paths import PROJECT
 
 FOLDER = PROJECT / "tests/data/flow"
-SOURCES = ("features.c", "mechanisms.c")
+SOURCES = ("features.c", "mechanisms.c", "joins.c")
 LINES = (line.partition("#")[0].strip() for line in (FOLDER / "builds.txt").read_text().splitlines())
 BUILDS = [line for line in LINES if line]
 # What shapes the code in arch/x86/Makefile; each build may say otherwise behind it.

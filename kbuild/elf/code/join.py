@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, Entry, Place, State
-from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, union
+from kbuild.elf.code.values import EITHER, EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, union
 
 JOINED = "joined epoch"
 Contents = Callable[[State, int, int], Value]
@@ -39,7 +39,7 @@ class Joiner:
             found = pairs.get((x, y))
             if found is None:
                 size = max(_size(x), _size(y))
-                found = pairs[x, y] = (self._symbols.new("either"), 0, size)
+                found = pairs[x, y] = (self._symbols.new(EITHER), 0, size)
                 if not widen:
                     ranges = union(a.ranges(x), b.ranges(y))
                     if ranges != EVERYTHING[size]:
@@ -99,7 +99,7 @@ class Joiner:
                     if mine is not None:
                         a.remove(place)
                 elif mine[0] != theirs[0]:
-                    a.write(place, mine[0], (self._symbols.new("either"), 0, mine[0]))
+                    a.write(place, mine[0], (self._symbols.new(EITHER), 0, mine[0]))
                 elif mine != theirs:
                     a.write(place, mine[0], either(mine[1], theirs[1]))
         for place in ragged:
@@ -130,26 +130,29 @@ class Joiner:
             a.write(at, size, value)
 
     def covers(self, a: State, b: State) -> bool:
-        """Whether everything that b stands for, but its facts, is among what a stands for."""
+        """Whether everything that b stands for, but its facts, is among what a stands for.
+
+        It is where a's unknowns can be given numbers for which a is what b is. The same as b's are given to all but
+        those that a join has made: such a one may stand for something else than in b, if for the same at all places.
+        """
         if a.marks != b.marks or not b.open.keys() <= a.open.keys() or (a.flags is not None and a.flags != b.flags):
             return False
-        # A name that the join itself has made stands for anything: nothing else that a knows hangs on it.
         names = [(a.epoch, b.epoch), *((since, b.open.get(place)) for place, since in a.open.items())]
-        if any(mine != other and self._symbols.origin[mine] != JOINED for mine, other in names):
+        renamed = {mine for mine, other in names if mine != other}
+        if any(self._symbols.origin[mine] != JOINED for mine in renamed):
             return False
         meant: dict[int, Value] = {}
+        same: list[Value] = []
 
         def fits(x: Value | None, y: Value | None) -> bool:
-            if x is None or x == y:
+            if x is None:
                 return True
-            if y is None or isinstance(x, int):
+            if x == y:
+                same.append(x)
+                return True
+            if y is None or isinstance(x, int) or x[1] or self._symbols.origin[x[0]] != EITHER:
                 return False
-            if self._symbols.origin[x[0]] != "either" or x[1]:
-                return False
-            if meant.setdefault(x[0], y) != y:
-                return False
-            ranges = a.known.get(x)
-            return ranges is None or _within(b.ranges(y), ranges)
+            return meant.setdefault(x[0], y) == y and _within(b.ranges(y), EVERYTHING[x[2]])
 
         if not all(map(fits, a.registers, b.registers)):
             return False
@@ -159,10 +162,38 @@ class Joiner:
         # What a knows of an unknown that both have, b has to know too.
         for value in learnt:
             ranges = a.known.get(value)
-            if ranges is not None and self._symbols.origin[value[0]] != "either":
+            if ranges is not None and value[0] not in meant:
                 theirs = b.known.get(value)
                 if theirs is None or not _within(theirs, ranges):
                     return False
+        renamed |= meant.keys()
+        return not renamed or self._hangs_on_nothing(a, b, renamed, same, meant)
+
+    def _hangs_on_nothing(
+        self, a: State, b: State, renamed: Set[int], same: Sequence[Value], meant: Mapping[int, Value]
+    ) -> bool:
+        """Whether what stands for something else in b is neither at another place of a, where b has the same as a, nor
+        in what was made of it, and whether b knows of it what a does."""
+        free: set[int] = set()
+
+        def is_free(value: Value) -> bool:
+            return isinstance(value, int) or not self._symbols.is_made_of(value[0], renamed, free)
+
+        if not all(map(is_free, same)) or not all(map(is_free, a.flags[1:3] if a.flags is not None else ())):
+            return False
+        if not all(is_free((symbol, 0, 8)) for symbol in {symbol for symbol, _ in a.behind}):
+            return False
+        if not all(is_free(to) for at, to in a.static.items() if b.static.get(at) == to):
+            return False
+        for place, entry in itertools.chain[tuple[Place, Entry]](a.memory.items(), a.stack.items(), a.behind.items()):
+            if not is_free(entry[1]) and b.entry(place) == entry:
+                return False
+        for value, ranges in a.known.items():
+            if value[0] in meant:
+                if not _within(b.ranges(_seen_as(meant[value[0]], value)), ranges):
+                    return False
+            elif not is_free(value):
+                return False
         return True
 
     def _covers_place(self, a: State, b: State, place: Place, fits: Callable[[Value, Value], bool]) -> bool:
@@ -174,7 +205,11 @@ class Joiner:
                 return False
             # Of bytes that a has written in other pieces, each of its own pieces is asked.
             return theirs is None or all(
-                a.overlaps(at, 1) or self._contents(a, at, 1) == self._contents(b, at, 1)
+                a.overlaps(at, 1)
+                or (
+                    self._contents(a, at, 1) == self._contents(b, at, 1)
+                    and fits(self._contents(a, at, 1), self._contents(b, at, 1))
+                )
                 for at in range(place + (mine[0] if mine is not None else 0), place + theirs[0])
             )
         if place[0] == STATIC_CALL:
@@ -184,6 +219,14 @@ class Joiner:
         if mine is None:
             return theirs is None or a.epoch != b.epoch
         return theirs is not None and mine[0] == theirs[0] and fits(mine[1], theirs[1])
+
+
+def _seen_as(value: Value, like: Unknown) -> Value:
+    """What an unknown with an offset and of a size is, where the unknown itself is that value."""
+    _, offset, size = like
+    if isinstance(value, int):
+        return (value + offset) & MASK[size]
+    return (value[0], (value[1] + offset) & MASK[size], size) if size <= value[2] else (-1, 0, size)
 
 
 def _within(inner: Ranges, outer: Ranges) -> bool:

@@ -31,6 +31,7 @@ from kbuild.elf.code.decode import (
 from kbuild.elf.code.link import KERNEL, MODULES, Program
 from kbuild.elf.code.state import STACK, STACK_END, WORD, Place, State
 from kbuild.elf.code.values import (
+    EITHER,
     EVERYTHING,
     MASK,
     NEGATED,
@@ -383,7 +384,7 @@ class Machine:
             return (_FLAG if true else ()), (() if true else _FLAG), None
         # Two unknowns: what the comparison says is an unknown too, the same one each time.
         positive = condition in ("e", "b", "l", "be", "le")
-        truth = self.derived(1, "compare", x, y, condition if positive else NEGATED[condition])
+        truth = self.derived(1, "compare", x, y, condition if positive else NEGATED[condition], size)
         ranges = intersection(state.ranges(truth), _FLAG)
         true_ranges, false_ranges = intersection(ranges, ((1, 1),)), intersection(ranges, ((0, 0),))
         return (true_ranges, false_ranges, truth) if positive else (false_ranges, true_ranges, truth)
@@ -692,7 +693,7 @@ def _move_if(machine: Machine, state: State, op: Op) -> None:
     elif not holds or x == y:
         machine.put(state, target, x)
     else:
-        value = machine.unknown(target.size, "either")
+        value = machine.unknown(target.size, EITHER)
         # It stays where the condition fails, which may say something of it; likewise what it becomes.
         stays = fails if about == x else state.ranges(x)
         ranges = union(stays, holds if about == y else state.ranges(y))

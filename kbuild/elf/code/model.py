@@ -136,8 +136,7 @@ class _Model:
                 return number
             case ("high", x):
                 return (self.number(x) >> 8) & 0xFF
-            case ("compare", x, y, str(condition)):
-                size = max((part[2] for part in (x, y) if not isinstance(part, int)), default=8)
+            case ("compare", x, y, str(condition), int(size)):
                 return int(is_within(self.number(x), satisfying(condition, self.number(y), size)))
             case ("set", str(condition), (kind, x, y, int(size))):
                 return int(self._holds(condition, kind, x, y, size))
@@ -191,6 +190,14 @@ class _Model:
                 yield from self._invert(x, wanted & MASK[x[2]])
             case ("scaled", x, int(scale)):
                 yield from self._invert(x, wanted // scale)
+            case ("multiply", x, y, int(width)):
+                for one, other in ((x, self.number(y)), (y, self.number(x))):
+                    if other % 2:
+                        yield from self._invert(one, wanted * pow(other, -1, MASK[width] + 1))
+                    elif other and not wanted % other:
+                        yield from self._invert(one, wanted // other)
+                    else:
+                        yield from self._invert(one, 1)
             case ("shl", x, int(count), int()):
                 yield from self._invert(x, wanted >> (count & 63))
             case ("shr", x, int(count), int(width)):
@@ -210,7 +217,7 @@ class _Model:
                     shift += 8 * count
             case ("high", x):
                 yield from self._invert(x, (self.number(x) & ~0xFF00) | (wanted & 0xFF) << 8)
-            case ("compare", x, y, str()) | ("set", str(), (_, x, y, int())):
+            case ("compare", x, y, str(), int()) | ("set", str(), (_, x, y, int())):
                 for one, other in ((x, self.number(y)), (y, self.number(x))):
                     for near in (other, other + 1, other - 1, 0, -1):
                         yield from self._invert(one, near)

@@ -9,7 +9,7 @@ What is known of an unknown are the ranges that it can lie in, as unsigned numbe
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Set
 from functools import lru_cache
 
 Unknown = tuple[int, int, int]
@@ -32,6 +32,8 @@ SWAPPED = dict(_MIRRORED) | {b: a for a, b in _MIRRORED}
 """The same condition with its operands the other way round; those that compare."""
 
 
+EITHER = "either"
+"""The origin of an unknown that may be one value or another: where ways were joined."""
 MAX_WEIGHT = 128
 """Operations that one unknown is made of; of more it is not known how it came to be."""
 TOO_DEEP = "made in too many steps"
@@ -70,6 +72,35 @@ class Symbols:
         """An unknown that is no other."""
         self.origin.append(origin)
         return len(self.origin) - 1
+
+    def is_made_of(self, symbol: int, names: Set[int], free: set[int]) -> bool:
+        """Whether an unknown is among these, or may be made of one of them.
+
+        `free`: of which it is known that they are not, for one and the same `names`; more are put there.
+        """
+        least, waiting, seen = min(names), [symbol], set[int]()
+        while waiting:
+            one = waiting.pop()
+            # What it is made of was there before it.
+            if one < least or one in free or one in seen:
+                continue
+            seen.add(one)
+            origin = self.origin[one]
+            if one in names or origin == TOO_DEEP:
+                return True
+            # Names of memory are plain numbers in it; so any number below its own may be a name.
+            waiting += [number for number in _numbers(origin) if number < one]
+        free |= seen
+        return False
+
+
+def _numbers(origin: object) -> Iterator[int]:
+    """All numbers in an origin."""
+    if isinstance(origin, int):
+        yield origin
+    elif isinstance(origin, tuple):
+        for part in origin:
+            yield from _numbers(part)
 
 
 def truncated(value: Value, size: int) -> Value:

@@ -1,0 +1,233 @@
+/*
+ * What hangs together where ways meet, and in loops what no longer does when they come round: a value that was joined, its
+ * copies, what was made of it, what is behind it, and memory that others may write to. holds_... and breaks_... as in
+ * features.c.
+ */
+#define noinline __attribute__((__noinline__))
+#define used __attribute__((__used__))
+#define always_inline inline __attribute__((__always_inline__))
+
+void first(void);
+void then(void);
+int something(void);
+unsigned int a_number(void);
+long a_long_number(void);
+void *an_object(void);
+void fill_in(int *what);
+
+static int kept, lent_here;
+
+struct node {
+	struct node *next;
+	int value;
+};
+
+used int breaks_joined_copy(void)
+{
+	int one = something(), copy;
+
+	if (something())
+		one = something();
+	copy = one;
+	while (something()) {
+		if (one != copy)
+			then();
+		one = something();
+	}
+	first();
+	then();
+	return copy;
+}
+
+used int holds_joined_copy(void)
+{
+	int one = something(), copy;
+
+	if (something())
+		one = something();
+	copy = one;
+	while (something()) {
+		if (one != copy)
+			then();
+		one = copy = something();
+	}
+	first();
+	then();
+	return copy;
+}
+
+used int breaks_joined_copy_in_memory(void)
+{
+	int one = something();
+
+	if (something())
+		one = something();
+	kept = one;
+	while (something()) {
+		if (one != kept)
+			then();
+		one = something();
+	}
+	first();
+	then();
+	return 0;
+}
+
+used int breaks_made_of_joined(void)
+{
+	int one = something(), product;
+
+	if (something())
+		one = something();
+	product = one * one;
+	while (something()) {
+		if (product != one * one)
+			then();
+		one = something();
+	}
+	first();
+	then();
+	return product;
+}
+
+used int holds_made_of_joined(void)
+{
+	int one = something(), product;
+
+	if (something())
+		one = something();
+	while (something()) {
+		product = one * one;
+		something();
+		if (product != one * one)
+			then();
+		one = something();
+	}
+	first();
+	then();
+	return 0;
+}
+
+used int breaks_joined_low_part(void)
+{
+	long one = a_long_number();
+
+	if (something())
+		one = a_long_number();
+	if ((int)one != 5)
+		return 0;
+	while (something()) {
+		if ((int)one != 5)
+			then();
+		one = a_long_number();
+	}
+	first();
+	then();
+	return one >> 32;
+}
+
+used int breaks_joined_narrow(void)
+{
+	unsigned long one = a_number();
+
+	if (something())
+		one = a_number();
+	while (something()) {
+		if (one > 0xffffffff)
+			then();
+		one = a_long_number();
+	}
+	first();
+	then();
+	return one >> 32;
+}
+
+used int breaks_joined_pointer(void)
+{
+	struct node *node = an_object();
+
+	if (something())
+		node = an_object();
+	node->value = 1;
+	do {
+		if (node->value != 1)
+			then();
+		node = node->next;
+	} while (node);
+	first();
+	then();
+	return 0;
+}
+
+used int breaks_memory_behind_pointer(void)
+{
+	int *there = an_object(), before;
+
+	if (something())
+		something();
+	before = *there;
+	do {
+		if (*there != before)
+			then();
+	} while (something());
+	first();
+	then();
+	return 0;
+}
+
+used int breaks_memory_that_was_given_away(void)
+{
+	int before;
+
+	if (something())
+		fill_in(&lent_here);
+	before = lent_here;
+	do {
+		if (lent_here != before)
+			then();
+		fill_in(&lent_here);
+	} while (something());
+	first();
+	then();
+	return 0;
+}
+
+/* The same two numbers, compared as 32 bits and as 64. */
+
+static always_inline int less_as_int(unsigned int a, unsigned int b)
+{
+	__asm__ goto("cmp %1, %0\njl %l[yes]" : : "r"(a), "r"(b) : "cc" : yes);
+	return 0;
+yes:
+	return 1;
+}
+
+static always_inline int less_as_long(unsigned long a, unsigned long b)
+{
+	__asm__ goto("cmp %1, %0\njl %l[yes]" : : "r"(a), "r"(b) : "cc" : yes);
+	return 0;
+yes:
+	return 1;
+}
+
+used int breaks_compared_as_long(void)
+{
+	unsigned int a = a_number(), b = a_number();
+
+	if (less_as_int(a, b))
+		first();
+	if (less_as_long(a, b))
+		then();
+	return 0;
+}
+
+used int holds_compared_as_long(void)
+{
+	unsigned int a = a_number(), b = a_number();
+
+	if (less_as_long(a, b))
+		first();
+	if (less_as_long(a, b))
+		then();
+	return 0;
+}
