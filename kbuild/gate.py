@@ -44,7 +44,9 @@ from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
 from kbuild.hosts.spec import describe as describe_host
 from kbuild.load.agent import build_agent
-from kbuild.load.order import VENDOR_MODULES, Order, check_references, read_order, resolve
+from kbuild.load.orders.format import VENDOR_MODULES, Order
+from kbuild.load.orders.plan import resolve
+from kbuild.load.orders.read import check_references, read_order
 from kbuild.load.places import Places
 from kbuild.load.request import Cancellation, LoadRequest
 from kbuild.load.runner import loading

@@ -13,7 +13,8 @@ from kbuild.dmesg.record import Record
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
-from kbuild.load.order import SUCCESS, Expectation, Order
+from kbuild.load.orders.format import SUCCESS, Expectation
+from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.load.protocol import LogRecord, Result
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
@@ -35,12 +36,13 @@ class Ledger:
     request: LoadRequest
     spec: HostSpec
     boot: Boot
-    order: Order
-    """Resolved for the host's CPU."""
+    order: Plan
     steps: list[StepResult] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    at: int = 0
-    """The order's own step that is under way, from 1."""
+    at: PlannedStep | None = None
+    """The order's own step that is under way."""
+    said: dict[str, str] = field(default_factory=dict)
+    """The signatures that the log of the order had so far, each with its first line."""
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of the agent's commands to the index of their step."""
     _console: list[str] = field(default_factory=list)
@@ -91,11 +93,21 @@ class Ledger:
         """
         matches, records = judged or self._classify(reply)
         subject = subject or result.module or result.action
-        place = f"{self.order.id}/{self.at}-{result.action}"
+        place = f"{self.order.id}/{self.at.place if self.at else 0}-{result.action}"
         expected = expectation.log
-        allowed = {*expected.must, *expected.may}
+        allowed = {*expected.must, *expected.may, *expected.must_not}
         findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result))]
-        said = {match.signature for match in matches}
+        said = self._note(matches, records)
+        findings += [
+            Finding(
+                id=finding_id("load", "log-unwanted", subject, f"{place}/{name}"),
+                status=Status.FAIL,
+                message=f"{_what(result)}: the log has a line of '{name}' ({expectation.why})",
+                evidence=(said[name],),
+            )
+            for name in expected.must_not
+            if name in said
+        ]
         findings += [
             Finding(
                 id=finding_id("load", "log-missing", subject, f"{place}/{name}"),
@@ -118,6 +130,7 @@ class Ledger:
             result,
             status=verdict((f for f in findings if f.status != Status.DONE), [result.status]),
             reason=reason,
+            detail=result.detail | ({"during": self.at.during} if self.at and self.at.during else {}),
             seconds=(reply.answer.us / 1e6) if isinstance(reply.answer, Result) else round(reply.seconds, 6),
             log=bounded(log_lines(records), reply.console.dropped if reply.end is not None else 0),
             log_lost=reply.lost,
@@ -155,6 +168,7 @@ class Ledger:
             step = self.steps[index]
             records = from_agent(mine)
             matches = classify(records, self.request.signatures, self.request.release)
+            self._note(matches, records)
             subject = step.module or step.action
             findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}"))
             findings = _told(findings, subject, f"{self.order.id}/{step.number}-after")
@@ -185,6 +199,14 @@ class Ledger:
             name = finding_id("load", "broken-line", subject, place)
             findings.append(Finding(id=name, status=status, message=message, evidence=raw))
         return findings
+
+    def _note(self, matches: Sequence[Match], records: Sequence[Record]) -> dict[str, str]:
+        """Remember what the log said; gives the signatures of these matches, each with its first line."""
+        said: dict[str, str] = {}
+        for match in matches:
+            said.setdefault(match.signature, records[match.records[0]].text)
+        self.said = said | self.said
+        return said
 
     def _classify(self, reply: Reply) -> tuple[list[Match], list[Record]]:
         records = records_of(reply)

@@ -17,7 +17,7 @@ from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.text import ModuleText, module_texts
 from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
-from kbuild.load.order import Order
+from kbuild.load.orders.format import Order
 from kbuild.versions import parse_version
 
 
@@ -106,3 +106,17 @@ class LoadRequest:
         return frozenset(
             symbol.name for image in self.modules.modules.values() for symbol in image.symbols if symbol.section
         )
+
+    @cached_property
+    def parameters(self) -> dict[str, frozenset[str]]:
+        """The parameters of each module, by its kernel's name, for `has_parameter`: names with `_`.
+
+        `__param` is the table that the kernel looks through (include/linux/moduleparam.h, __module_param_call()); not
+        all that is in it is in `.modinfo` too.
+        """
+        found: dict[str, frozenset[str]] = {}
+        for key, image in self.modules.modules.items():
+            table = {section.index for section in image.sections if section.name == "__param"}
+            names = (symbol.name for symbol in image.symbols if symbol.section in table)
+            found[key] = frozenset(name.removeprefix("__param_") for name in names if name.startswith("__param_"))
+        return found

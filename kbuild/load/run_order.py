@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 
 from kbuild import log
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
+from kbuild.load.checks import Checks
+from kbuild.load.conversation import Conversation, StopError
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.ledger import Ledger
-from kbuild.load.order import SUCCESS, Expectation, Facts, NoneHolds, Order, Step, choose, holds, kernel_name
-from kbuild.load.protocol import Result, SmokeKind, State, Verb, errno_name, expected_output, parse_state
+from kbuild.load.orders.conditions import NoneHolds, choose, holds
+from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
+from kbuild.load.orders.plan import Plan, PlannedStep
+from kbuild.load.protocol import SmokeKind, State, Verb, errno_name, expected_output
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
-from kbuild.outcome import Finding, Status, finding_id
+from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
-
-
-class _StopError(Exception):
-    """The order cannot go on: later steps would mean nothing."""
 
 
 class OrderRun:
     """An order that is being run in a boot. `run()` gives its transcript."""
 
     def __init__(
-        self, request: LoadRequest, spec: HostSpec, knowledge: Knowledge, boot: Boot, order: Order, before: State
+        self, request: LoadRequest, spec: HostSpec, knowledge: Knowledge, boot: Boot, plan: Plan, before: State
     ) -> None:
-        """`order` is resolved for the host's CPU; `before` is the host's state before it."""
+        """`before` is the host's state before the order."""
         self._request = request
         self._spec = spec
         self._knowledge = knowledge
-        self._session = boot.session
-        self._order = order
-        self._before = before
-        self._seen: State | None = before
-        """The host's state, as long as nothing was done to it since it was read."""
-        self._facts = Facts(request.release, spec.vendor, request.symbols.__contains__)
-        self._ledger = Ledger(request, spec, boot, order)
+        self._plan = plan
+        self._facts = plan.facts
+        self._ledger = Ledger(request, spec, boot, plan)
+        self._talk = Conversation(boot.session, self._ledger, before)
+        self._checks = Checks(self._talk, self._ledger)
         self._loaded: set[str] = set()
         self._added: list[str] = []
         """Modules that were loaded because others depend on them, in order."""
@@ -48,21 +45,22 @@ class OrderRun:
     def run(self) -> Transcript:
         """Run all steps, as far as it makes sense."""
         try:
-            for number, step in enumerate(self._order.steps, 1):
-                self._ledger.at = number
-                if holds(step.when, self._facts):
-                    self._step(step)
+            for planned in self._plan.steps:
+                self._ledger.at = planned
+                if holds(planned.step.when, self._facts):
+                    self._step(planned)
             self._unload_added()
-            after, _ = self._read_state("state after the order", settled=True)
-            self.clean = not self._before.difference(after)
-        except _StopError:
+            after, _ = self._talk.state("state after the order", settled=True)
+            self.clean = not self._talk.before.difference(after)
+        except StopError:
             pass
         return self._ledger.transcript()
 
     # Steps.
 
-    def _step(self, step: Step) -> None:
-        with log.context(step=self._ledger.at):
+    def _step(self, planned: PlannedStep) -> None:
+        step = planned.step
+        with log.context(step=planned.place):
             match step.action:
                 case "load":
                     assert step.load is not None
@@ -74,7 +72,9 @@ class OrderRun:
                     for kind in step.smoke or ():
                         self._smoke(SmokeKind(kind), self._expectation(step))
                 case _:
-                    self._check(step)
+                    if step.check == "footprint":
+                        self._unload_added()
+                    self._checks.run(step)
 
     def _expectation(self, step: Step) -> Expectation:
         chosen = choose(step, self._facts)
@@ -87,7 +87,7 @@ class OrderRun:
                 reason=chosen.message,
             )
             self._ledger.keep(result, Reply(0), kind="no-expectation")
-            raise _StopError
+            raise StopError
         return chosen
 
     def _load(self, step: Step, module: str) -> None:
@@ -96,7 +96,7 @@ class OrderRun:
             if kernel_name(needed) not in self._loaded:
                 self._call(Verb.LOAD, needed, {}, SUCCESS, added=f"{module} depends on it")
                 self._added.append(kernel_name(needed))
-        self._call(Verb.LOAD, module, step.parameters, expectation)
+        self._call(Verb.LOAD, module, step.given, expectation)
 
     def _unload(self, module: str, expectation: Expectation, added: str | None = None) -> None:
         self._call(Verb.UNLOAD, module, {}, expectation, added)
@@ -117,8 +117,8 @@ class OrderRun:
             arguments = (f"{self._request.modules[module].name}.ko", *(f"{k}={v}" for k, v in params.items()))
         else:
             arguments = (name,)
-        reply = self._command(verb, *arguments)
-        got = self._answered(reply, verb.value, name)
+        reply = self._talk.command(verb, *arguments)
+        got = self._talk.answered(reply, verb.value, name)
         if got.errno == 0:
             (self._loaded.add if verb is Verb.LOAD else self._loaded.discard)(name)
         detail: dict[str, str] = {}
@@ -140,7 +140,7 @@ class OrderRun:
         )
         self._ledger.keep(result, reply, expectation, kind="errno")
         if status != Status.PASS:
-            raise _StopError
+            raise StopError
         if verb is Verb.LOAD and got.errno == 0:
             self._knowledge.note(f"load:{name}", self._request.kind, self._request.run)
 
@@ -162,8 +162,8 @@ class OrderRun:
 
     def _smoke(self, kind: SmokeKind, expectation: Expectation) -> None:
         value = secrets.randbits(64)
-        reply = self._command(Verb.SMOKE, kind.value, str(value))
-        got = self._answered(reply, "smoke", kind.value)
+        reply = self._talk.command(Verb.SMOKE, kind.value, str(value))
+        got = self._talk.answered(reply, "smoke", kind.value)
         wanted = expected_output(kind, value)
         detail = {"kind": kind.value, "input": f"{value:#x}"}
         if got.output is not None:
@@ -198,104 +198,3 @@ class OrderRun:
         self._ledger.keep(result, reply, expectation, kind="smoke", subject=kind.value)
         if status == Status.PASS and got.errno == 0:
             self._knowledge.note(f"smoke:{kind}", self._request.kind, self._request.run)
-
-    # Checks.
-
-    def _check(self, step: Step) -> None:
-        match step.check:
-            case "parameters":
-                self._check_parameters(step)
-            case "footprint":
-                self._unload_added()
-                self._check_footprint()
-            case _:
-                self._check_state(step)
-
-    def _check_parameters(self, step: Step) -> None:
-        assert step.module is not None
-        for name, wanted in step.parameters.items():
-            reply = self._command(Verb.PARAM, step.module, name)
-            got = self._answered(reply, "check", step.module)
-            reads = got.value if got.errno == 0 else None
-            reason = None
-            if reads != wanted:
-                shown = f"'{reads}'" if reads is not None else errno_name(got.errno)
-                reason = f"parameter {step.module}.{name}: expected '{wanted}', reads {shown}"
-            detail = {name: str(reads)}
-            self._checked(reply, step.module, reason, detail, kind="parameter", subject=f"{step.module}.{name}")
-
-    def _check_footprint(self) -> None:
-        after, reply = self._read_state("footprint", settled=True)
-        left = self._before.difference(after)
-        if self._ledger.failed:
-            # The taint is an echo of what the log has told already.
-            left = [what for what in left if not what.startswith("taint/")]
-        owners = self._request.signatures.owners
-        findings: list[Finding] = []
-        for what in left:
-            owner = owners.get(what.rsplit("/", 1)[-1])
-            whose = f"; it is {owner}()'s to remove" if owner else ""
-            message = f"{what} is not as it was before the order{whose}"
-            findings.append(
-                Finding(id=finding_id("load", "leftover", what, self._order.id), status=Status.FAIL, message=message)
-            )
-        reason = f"not as before the order: {', '.join(left)}" if left else None
-        detail = {"what": "footprint"}
-        self._checked(reply, None, reason, detail, kind="leftover", subject="footprint", leftovers=findings)
-
-    def _check_state(self, step: Step) -> None:
-        state, reply = self._read_state(step.check or "")
-        if step.check == "kvm-device":
-            wanted, got, subject = step.present is not False, "dev/kvm" in state.facts, "/dev/kvm"
-            reason = None if wanted == got else f"{subject} is {'there' if got else 'not there'}"
-        else:
-            subject = step.module or ""
-            there = state.facts.get(f"sysfs/{subject}", "absent")
-            reason = None if there == step.state else f"module {subject}: expected {step.state}, is {there}"
-        self._checked(reply, step.module, reason, {"what": str(step.check)}, kind="state", subject=subject)
-
-    def _checked(
-        self,
-        reply: Reply,
-        module: str | None,
-        reason: str | None,
-        detail: dict[str, str],
-        *,
-        kind: str,
-        subject: str,
-        leftovers: Sequence[Finding] = (),
-    ) -> None:
-        """Keep what a check saw; with a `reason` it was not as it should be."""
-        status = Status.PASS if reason is None else Status.FAIL
-        number = self._ledger.next_number
-        result = StepResult(number=number, action="check", module=module, status=status, reason=reason, detail=detail)
-        self._ledger.keep(result, reply, kind=kind, subject=subject, leftovers=leftovers)
-
-    def _read_state(self, why: str, *, settled: bool = False) -> tuple[State, Reply]:
-        """The host's state. `settled`: it should be as before the order, and gets a moment to become so."""
-        if self._seen is not None and (self._seen.hash == self._before.hash or not settled):
-            return self._seen, Reply(self._session.last_number)
-        reply = self._command(Verb.STATE, *([self._before.hash] if settled else []))
-        got = self._answered(reply, "check", why)
-        state = self._before if got.same else parse_state(reply.items)
-        if got.hash != state.hash:
-            reason = f"{why}: a part of the host's state was lost on the way"
-            result = StepResult(number=self._ledger.next_number, action="check", status=Status.ERROR, reason=reason)
-            self._ledger.keep(result, reply, kind="protocol")
-            raise _StopError
-        self._seen = state
-        return state, reply
-
-    def _command(self, verb: Verb, *arguments: str) -> Reply:
-        if verb not in (Verb.STATE, Verb.PARAM):
-            self._seen = None
-        reply = self._session.command(verb, *arguments)
-        self._ledger.attach(reply.earlier)
-        return reply
-
-    def _answered(self, reply: Reply, action: str, module: str) -> Result:
-        """The command's result; where there is none the order stops."""
-        if isinstance(reply.answer, Result):
-            return reply.answer
-        self._ledger.keep_without_answer(reply, action, module)
-        raise _StopError

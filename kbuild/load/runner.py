@@ -19,7 +19,9 @@ from kbuild.hosts.spec import HostSpec, check, describe, digest
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.knowledge import Knowledge
-from kbuild.load.order import VENDOR_MODULES, Order, applies, resolve
+from kbuild.load.orders.conditions import Facts
+from kbuild.load.orders.format import VENDOR_MODULES
+from kbuild.load.orders.plan import Plan, make_plans
 from kbuild.load.places import Place, Places
 from kbuild.load.protocol import Result, State, Verb, parse_state
 from kbuild.load.request import LoadRequest
@@ -67,8 +69,15 @@ class _Host:
         self._reporter = reporter
         self._not_booted = {place for place in places if place.spec.id == spec.id}
         self._boots = len(self._not_booted)
-        self._orders = [resolve(order, spec.vendor) for order in request.orders]
-        self._transcripts = {order.id: one for order in self._orders if (one := self._skip(order))}
+        facts = Facts(
+            request.release,
+            spec.vendor,
+            request.symbols.__contains__,
+            gives=spec.gives,
+            parameters=request.parameters,
+        )
+        self._orders = [plan for order in request.orders for plan in make_plans(order, facts)]
+        self._transcripts = {plan.id: self._skipped(plan) for plan in self._orders if plan.skip}
         self._waiting = deque(order for order in self._orders if order.id not in self._transcripts)
         self._lock = threading.Lock()
         if self._waiting and (missing := check(spec)):
@@ -85,7 +94,7 @@ class _Host:
                 self._boot(place, order)
             place.discard()
 
-    def _next(self) -> Order | None:
+    def _next(self) -> Plan | None:
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
 
@@ -99,14 +108,10 @@ class _Host:
         while order := self._next():
             self._keep(self._not_run(order, reason, status))
 
-    def _skip(self, order: Order) -> Transcript | None:
-        names = [image.name for image in self._request.modules.modules.values()]
-        reason = applies(order, names, self._spec.gives, self._request.release)
-        if reason is None:
-            return None
-        return Transcript(host=self._spec.id, order=order.id, title=order.title, status=Status.SKIP, reason=reason)
+    def _skipped(self, plan: Plan) -> Transcript:
+        return Transcript(host=self._spec.id, order=plan.id, title=plan.title, status=Status.SKIP, reason=plan.skip)
 
-    def _not_run(self, order: Order, reason: str, status: Status = Status.MISS, boot: int = 0) -> Transcript:
+    def _not_run(self, order: Plan, reason: str, status: Status = Status.MISS, boot: int = 0) -> Transcript:
         return Transcript(
             host=self._spec.id,
             order=order.id,
@@ -134,7 +139,7 @@ class _Host:
             self._boots += 1
             return self._boots
 
-    def _boot(self, place: Place, order: Order) -> None:
+    def _boot(self, place: Place, order: Plan) -> None:
         """One boot, with this order and as many more as find the host as the first one did."""
         number = self._number(place)
         try:
@@ -157,9 +162,9 @@ class _Host:
             else:
                 log.get().warning("the machine did not end in order", reason=str(error))
 
-    def _run_orders(self, started: Boot, place: Place, first: Order) -> None:
+    def _run_orders(self, started: Boot, place: Place, first: Plan) -> None:
         before = self._state(started)
-        order: Order | None = first
+        order: Plan | None = first
         while order and not self._request.cancellation.requested():
             self._reporter.order(place.label, order.id, None, None)
             try:
@@ -171,7 +176,7 @@ class _Host:
                 raise
             order = self._next() if clean and started.session.ended is None else None
 
-    def _run_order(self, started: Boot, order: Order, before: State) -> bool:
+    def _run_order(self, started: Boot, order: Plan, before: State) -> bool:
         """Whether the host is as before."""
         # What the kernel warns of once a boot has to show again in each order that shares one.
         started.start.log += started.session.command(Verb.REARM).earlier
@@ -213,12 +218,12 @@ class _Host:
     def _needed(self) -> list[str]:
         """The modules that the orders load, with what they depend on, and both vendors' where they are there."""
         modules = self._request.modules
-        named = {step.load for order in self._orders for step in order.steps if step.load}
+        named = {planned.step.load for plan in self._orders for planned in plan.steps if planned.step.load}
         named |= {name for name in VENDOR_MODULES.values() if name in modules}
         names = {needed for name in named for needed in (*modules.load_sequence(name), modules[name].name)}
         return sorted(names)
 
-    def _failed_start(self, started: Boot, order: Order) -> Transcript | None:
+    def _failed_start(self, started: Boot, order: Plan) -> Transcript | None:
         """The transcript of an order whose boot did not reach the agent, or reached another kernel."""
         session = started.session
         if session.hello is not None and session.ended is None:

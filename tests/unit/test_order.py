@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kbuild.errors import UserError
-from kbuild.load.order import (
-    SUCCESS,
-    Cpu,
-    Expectation,
-    Facts,
-    NoneHolds,
-    Order,
-    When,
-    applies,
-    check_references,
-    choose,
-    holds,
-    kernel_name,
-    read_order,
-    resolve,
-)
+from kbuild.load.orders.conditions import Facts, NoneHolds, applies, choose, holds
+from kbuild.load.orders.format import SUCCESS, Cpu, Expectation, Order, When, kernel_name
+from kbuild.load.orders.plan import make_plans, resolve
+from kbuild.load.orders.read import check_references, read_order
 from kbuild.versions import KernelRange
 
 GOOD = """\
@@ -73,16 +62,21 @@ def read(folder: Path, text: str) -> Order:
     return read_order(path)
 
 
-def facts(kernel: str = "6.1.192", cpu: Cpu = "amd", symbols: frozenset[str] = frozenset()) -> Facts:
-    return Facts(kernel, cpu, symbols.__contains__)
+PARAMETERS = {"kvm": ("tdp_mmu", "ignore_msrs"), "kvm_amd": ("npt", "nested", "name"), "kvm_intel": ("ept", "nested")}
+
+
+def facts(
+    kernel: str = "6.1.192", cpu: Cpu = "amd", symbols: frozenset[str] = frozenset(), gives: tuple[str, ...] = ("svm",)
+) -> Facts:
+    return Facts(kernel, cpu, symbols.__contains__, gives=gives, parameters=PARAMETERS)
 
 
 def test_what_is_read(tmp_path: Path) -> None:
     order = read(tmp_path, GOOD)
-    assert [step.action for step in order.steps] == ["load", "load", "smoke", "unload", "check", "check"]
-    assert order.steps[0].parameters == {"nested": "0", "npt": "0", "name": "x"}
-    assert order.steps[1].expect[0].log.must == ("vendor-already-loaded",)
-    assert order.steps[2].smoke == ("real-mode", "long-mode")
+    assert [step.action for step in order.step] == ["load", "load", "smoke", "unload", "check", "check"]
+    assert order.step[0].given == {"nested": "0", "npt": "0", "name": "x"}
+    assert order.step[1].expect[0].log.must == ("vendor-already-loaded",)
+    assert order.step[2].smoke == ("real-mode", "long-mode")
 
 
 @pytest.mark.parametrize(
@@ -98,18 +92,44 @@ def test_what_is_read(tmp_path: Path) -> None:
         (
             'load = "{vendor}"\n',
             "",
-            "6: step[0]: a step has exactly one of load, unload, smoke, check; this one has none",
+            "6: step[0]: a step has exactly one of load, unload, smoke, check, repeat; this one has none",
         ),
         (
             'load = "{vendor}"',
             'trace = "kvm"',
             "7: step[0].trace: action 'trace' is not known here; known: load, unload",
         ),
-        ('load = "{vendor}"', "repeat = 3", "7: step[0].repeat: action 'repeat' is not known here"),
+        ('load = "{vendor}"', "repeat = 3", "7: step[0].repeat: 'repeat' needs 'step'"),
+        (
+            'unload = "{vendor}"',
+            "repeat = 0\n[[step.step]]\nload = 'kvm'",
+            "29: step[3].repeat: 0 is no number of times",
+        ),
+        (
+            'unload = "{vendor}"',
+            "repeat = 2\n[[step.step]]\nload = 'kvm'\nstate = 'live'",
+            "32: step[3].step[0].state: 'load' takes no 'state'",
+        ),
+        (
+            'unload = "{vendor}"',
+            "repeat = 2\n[[step.step]]\ntrace = 'kvm'",
+            "31: step[3].step[0].trace: action 'trace'",
+        ),
+        (
+            'unload = "{vendor}"',
+            "repeat = 200\n[[step.step]]\nrepeat = 100\n[[step.step.step]]\nload = 'kvm'",
+            "step: these are 20005 steps, repeats counted; an order has at most 10000",
+        ),
         ('load = "{other_vendor}"', 'load = "kvm"\ninject = "x"', "12: step[1].inject: action 'inject' is not known"),
-        ('check = "footprint"', 'check = "log"', "37: step[5].check: check 'log' is not known here; known: footprint"),
+        (
+            'check = "footprint"',
+            'check = "dmesg"',
+            "37: step[5].check: check 'dmesg' is not known here; known: footprint",
+        ),
+        ('check = "footprint"', 'check = "log"', "37: step[5].check: check = 'log' needs 'log'"),
         ('check = "footprint"', 'check = "parameters"', "37: step[5].check: check = 'parameters' needs 'module'"),
-        ('state = "absent"', "", "32: step[4].check: check = 'module' needs 'state'"),
+        ('state = "absent"', "", "32: step[4].check: check = 'module' needs 'state', 'refs' or 'holders'"),
+        ('state = "absent"', "holders = ['a.b']", "34: step[4].holders: 'a.b' is no module"),
         ('state = "absent"', 'state = "gone"', "34: step[4].state: invalid enum value 'gone'"),
         (
             'check = "footprint"',
@@ -125,6 +145,13 @@ def test_what_is_read(tmp_path: Path) -> None:
         ('why = "x86.c, kvm_x86_vendor_init(): looks for a loaded vendor first"', 'why = " "', "say why"),
         ("log.must", "log.needs", "16: step[1].expect[0].log.needs: no such key"),
         ('"- 6.2"', '"before 6.2"', "14: step[1].expect[0].when.kernel: 'before 6.2' is not a kernel range"),
+        ('kernel = "- 6.2"', 'has_parameter = "npt"', "14: step[1].expect[0].when.has_parameter: 'npt' is no module's"),
+        ('kernel = "- 6.2"', 'gives = "a b"', "14: step[1].expect[0].when.gives: 'a b' is nothing that a host gives"),
+        (
+            'log.may = ["vendor-not',
+            'log.must_not = ["x"]\nlog.must = ["x", "vendor-not',
+            "log.must_not: 'x' is in log.must",
+        ),
         ('kernel = "- 6.2"', 'cpu = "arm"', "14: step[1].expect[0].when.cpu: invalid enum value 'arm'"),
         ("name = ", '"a b" = ', "8: step[0].params: 'a b=x' is no parameter"),
         ("[[step]]", "[[stop]]", "no such key"),
@@ -148,6 +175,9 @@ def test_a_check_has_no_expectations(tmp_path: Path) -> None:
 def test_signatures_that_are_not_there(tmp_path: Path) -> None:
     order = read(tmp_path, GOOD)
     check_references(order, {"vendor-already-loaded", "vendor-not-supported"})
+    looks = GOOD + '[[step]]\nrepeat = 2\n[[step.step]]\ncheck = "log"\nlog.must_not = ["none"]\n'
+    with pytest.raises(UserError, match=re.escape("step 7.1: log.must_not: there is no signature 'none'")):
+        check_references(read(tmp_path, looks), {"vendor-already-loaded", "vendor-not-supported"})
     with pytest.raises(
         UserError, match=re.escape("step 2: log.may: there is no signature 'vendor-not-supported'; did")
     ):
@@ -160,9 +190,9 @@ def test_signatures_that_are_not_there(tmp_path: Path) -> None:
 )
 def test_placeholders(tmp_path: Path, cpu: Cpu, loads: list[str], unloaded: str) -> None:
     order = resolve(read(tmp_path, GOOD), cpu)
-    assert [step.load for step in order.steps if step.load] == loads
-    assert [step.unload for step in order.steps if step.unload] == [unloaded]
-    assert order.steps[4].module == unloaded
+    assert [step.load for step in order.step if step.load] == loads
+    assert [step.unload for step in order.step if step.unload] == [unloaded]
+    assert order.step[4].module == unloaded
 
 
 @pytest.mark.parametrize(
@@ -178,19 +208,112 @@ def test_placeholders(tmp_path: Path, cpu: Cpu, loads: list[str], unloaded: str)
     ],
 )
 def test_what_the_host_must_give(needs: tuple[str, ...], gives: tuple[str, ...], skipped: str | None) -> None:
-    order = Order("x", "x", ("kvm-amd",), (), needs)
-    assert applies(order, ["kvm", "kvm_amd"], gives) == skipped
+    order = Order("x", "x", ("kvm-amd",), needs=needs)
+    assert applies(order, facts(gives=gives)) == skipped
 
 
-def test_what_the_artifacts_must_have() -> None:
-    order = Order("x", "x", ("kvm-intel", "kvm-amd"), (), kernels=KernelRange("6.12 -"))
-    assert applies(order, ["kvm", "kvm-amd"], ()) == "there is no kvm-intel.ko"
-    assert applies(order, ["kvm-intel", "kvm_amd"], ()) is None
-    assert applies(order, ["kvm-intel", "kvm_amd"], (), "6.1.192") == "it is for kernels 6.12 -, and this is 6.1.192"
+@pytest.mark.parametrize(
+    ("asked", "skipped"),
+    [
+        ({"modules": ("kvm-intel", "kvm_amd")}, None),
+        ({"modules": ("kvm-intel", "kvm-vz", "ccp")}, "there is no kvm-vz.ko, ccp.ko"),
+        ({"kernels": KernelRange("6.12 -")}, "it is for kernels 6.12 -, and this is 6.1.192"),
+        ({"parameters": ("kvm.tdp-mmu", "kvm-amd.npt")}, None),
+        ({"parameters": ("kvm.tdp_mmu", "kvm_amd.ept")}, "this kernel's kvm_amd has no parameter ept"),
+        ({"symbols": ("kvm_init", "vt_init")}, "the modules define no vt_init"),
+    ],
+)
+def test_what_the_artifacts_must_have(asked: dict[str, Any], skipped: str | None) -> None:
+    order = Order(**{"id": "x", "title": "x", "modules": ("kvm-amd",), **asked})
+    assert applies(order, facts(symbols=frozenset({"kvm_init"}))) == skipped
+
+
+def test_an_order_that_does_not_apply_is_one_plan_that_says_why(tmp_path: Path) -> None:
+    (plan,) = make_plans(read(tmp_path, GOOD), facts(gives=("vmx-not",)))
+    assert (plan.id, plan.skip, plan.steps) == ("second-vendor", "it needs vmx|svm, and the host gives vmx-not", ())
+
+
+BLOCKS = """\
+id = "blocks"
+title = "x"
+modules = ["{vendor}"]
+
+[[step]]
+repeat = 2
+
+[[step.step]]
+load = "{vendor}"
+
+[[step.step]]
+repeat = 2
+when = { cpu = "amd" }
+
+[[step.step.step]]
+check = "module"
+module = "{vendor}"
+holders = ["{other_vendor}"]
+
+[[step]]
+unload = "{vendor}"
+"""
+
+
+def test_blocks_are_unrolled_and_their_steps_keep_their_place(tmp_path: Path) -> None:
+    """So that what goes wrong in each pass is one finding."""
+    (plan,) = make_plans(read(tmp_path, BLOCKS), facts())
+    assert [(one.place, one.step.action, one.during) for one in plan.steps] == [
+        ("1.1", "load", "pass 1 of 2"),
+        ("1.2.1", "check", "pass 1 of 2, pass 1 of 2"),
+        ("1.2.1", "check", "pass 1 of 2, pass 2 of 2"),
+        ("1.1", "load", "pass 2 of 2"),
+        ("1.2.1", "check", "pass 2 of 2, pass 1 of 2"),
+        ("1.2.1", "check", "pass 2 of 2, pass 2 of 2"),
+        ("2", "unload", ""),
+    ]
+    assert plan.steps[0].step.load == "kvm-amd"
+    assert (plan.steps[1].step.module, plan.steps[1].step.holders) == ("kvm_amd", ("kvm_intel",))
+    (other,) = make_plans(read(tmp_path, BLOCKS), facts(cpu="intel"))
+    assert [one.place for one in other.steps] == ["1.1", "1.1", "2"]
+
+
+UNKNOWN = """\
+id = "unknown"
+title = "x"
+modules = ["{vendor}"]
+
+[[step]]
+load = "{vendor}"
+params = { ept = false }
+"""
+IGNORED = """
+[[step.expect]]
+log.must = ["parameter-ignored"]
+why = "kernel/module/main.c, unknown_module_param_cb(): says so and goes on"
+"""
+
+
+def test_a_parameter_that_this_kernel_does_not_have(tmp_path: Path) -> None:
+    """The loader would ignore it, and the run would seem to show something."""
+    (plan,) = make_plans(read(tmp_path, UNKNOWN), facts())
+    assert plan.skip == "step 1: this kernel's kvm_amd has no parameter ept"
+    (plan,) = make_plans(read(tmp_path, UNKNOWN + 'when = { cpu = "intel" }'), facts())
+    assert plan.skip is None
+    (plan,) = make_plans(read(tmp_path, UNKNOWN), facts(cpu="intel"))
+    assert (plan.skip, plan.steps[0].step.given) == (None, {"ept": "0"})
+    (plan,) = make_plans(read(tmp_path, UNKNOWN + IGNORED), facts())
+    assert plan.skip is None
+
+
+def test_a_parameter_that_cannot_be_read(tmp_path: Path) -> None:
+    checks = UNKNOWN.replace('load = "{vendor}"', 'check = "parameters"\nmodule = "{vendor}"')
+    (plan,) = make_plans(read(tmp_path, checks), facts())
+    assert plan.skip == "step 1: this kernel's kvm_amd has no parameter ept"
+    (plan,) = make_plans(read(tmp_path, checks), facts(cpu="intel"))
+    assert plan.steps[0].step.read_back == {"ept": "N"}
 
 
 def test_the_first_expectation_that_holds_counts(tmp_path: Path) -> None:
-    step = read(tmp_path, GOOD).steps[1]
+    step = read(tmp_path, GOOD).step[1]
     for kernel, name in (("6.1.192", "EEXIST"), ("6.2.16", "EEXIST"), ("6.12", "EOPNOTSUPP"), ("7.2.13", "EOPNOTSUPP")):
         chosen = choose(step, facts(kernel))
         assert isinstance(chosen, Expectation)
@@ -198,14 +321,14 @@ def test_the_first_expectation_that_holds_counts(tmp_path: Path) -> None:
 
 
 def test_where_none_holds_it_is_said_why(tmp_path: Path) -> None:
-    chosen = choose(read(tmp_path, GOOD).steps[1], facts("6.6.30"))
+    chosen = choose(read(tmp_path, GOOD).step[1], facts("6.6.30"))
     assert chosen == NoneHolds(
         "no expectation is for kernel 6.6.30, cpu amd: 1 needs kernel - 6.2; 2 needs kernel 6.12 -"
     )
 
 
 def test_a_step_that_says_nothing_succeeds(tmp_path: Path) -> None:
-    assert choose(read(tmp_path, GOOD).steps[0], facts()) is SUCCESS
+    assert choose(read(tmp_path, GOOD).step[0], facts()) is SUCCESS
     assert (SUCCESS.errno, SUCCESS.errno_number) == (None, 0)
 
 
@@ -219,6 +342,11 @@ def test_a_step_that_says_nothing_succeeds(tmp_path: Path) -> None:
         (When(cpu="intel", has_symbol="kvm_init"), False),
         (When(cpu="amd", has_symbol="vt_init"), False),
         (When(fault="misc_register"), False),
+        (When(gives="svm|vmx"), True),
+        (When(gives="!svm"), False),
+        (When(has_parameter="kvm.tdp-mmu"), True),
+        (When(has_parameter="kvm.npt"), False),
+        (When(has_parameter="ccp.npt"), False),
     ],
 )
 def test_all_keys_of_a_condition_hold(when: When, expected: bool) -> None:

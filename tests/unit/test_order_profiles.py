@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kbuild.dmesg import signatures
-from kbuild.load.order import (
-    Cpu,
-    Expectation,
-    Facts,
-    Step,
-    applies,
-    check_references,
-    choose,
-    holds,
-    read_order,
-    resolve,
-)
+from kbuild.load.orders.conditions import Facts, choose, holds
+from kbuild.load.orders.format import Cpu, Expectation, Step
+from kbuild.load.orders.plan import make_plans
+from kbuild.load.orders.read import check_references, read_order
 from kbuild.paths import PROJECT
 
 KERNELS = ("6.1.192", "6.12.95", "7.2.13")
 OLD = frozenset({"cpu_has_kvm_support", "has_svm"})
 """What expectations ask the modules for."""
 CPUS: tuple[Cpu, ...] = ("intel", "amd")
+GIVES: dict[Cpu, tuple[str, ...]] = {"intel": ("vmx", "ept", "unrestricted-guest"), "amd": ("svm", "npt")}
 ORDERS = sorted((PROJECT / "profiles" / "orders").glob("*.toml"))
 CITATION = re.compile(r"(?P<file>[\w/]+\.[ch]), (?P<functions>\w+\(\)(?:(?:, | and )\w+\(\))*):")
+PARAMETER = re.compile(r"^module_param(?:_named|_cb|_string|_array)?\((\w+),", re.MULTILINE)
+
+
+class Everything(Sequence[str]):
+    """Holds every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: Any) -> Any:
+        raise IndexError
+
+
+ALL = {"irqbypass": Everything(), "kvm": Everything(), "kvm_intel": Everything(), "kvm_amd": Everything()}
 
 
 def names(path: Path) -> str:
@@ -35,7 +47,27 @@ def names(path: Path) -> str:
 
 
 def facts(kernel: str, cpu: Cpu) -> Facts:
-    return Facts(kernel, cpu, OLD.__contains__ if kernel.startswith("6.1.") else lambda _: False)
+    symbols = OLD if kernel.startswith("6.1.") else frozenset()
+    return Facts(kernel, cpu, symbols.__contains__, gives=GIVES[cpu], parameters=ALL)
+
+
+def facts_of(version: str, source: Path, cpu: Cpu) -> Facts:
+    """What holds for modules that are built of a source."""
+    folders = {"kvm_intel": ["vmx"], "kvm_amd": ["svm"], "kvm": [".", "mmu", "../../../virt/kvm"], "irqbypass": []}
+    texts = {
+        module: "".join(file.read_text() for name in inside for file in (source / "arch/x86/kvm" / name).glob("*.c"))
+        for module, inside in folders.items()
+    }
+    parameters = {module: PARAMETER.findall(text) for module, text in texts.items()}
+    symbols = {symbol for symbol in OLD if re.search(rf"\b{symbol}\(void\)\n", "".join(texts.values()))}
+    return Facts(version, cpu, symbols.__contains__, gives=GIVES[cpu], parameters=parameters)
+
+
+def steps_of(path: Path, facts: Facts) -> list[Step]:
+    """All steps that are done, of all plans."""
+    plans = make_plans(read_order(path), facts)
+    assert plans
+    return [one.step for plan in plans for one in plan.steps if holds(one.step.when, facts)]
 
 
 @pytest.mark.parametrize("path", ORDERS, ids=names)
@@ -48,13 +80,12 @@ def test_it_is_read_and_refers_to_signatures(path: Path) -> None:
 @pytest.mark.parametrize("cpu", CPUS)
 @pytest.mark.parametrize("path", ORDERS, ids=names)
 def test_it_applies_to_both_vendors_and_can_be_judged(path: Path, cpu: Cpu) -> None:
-    order = resolve(read_order(path), cpu)
-    gives = {"intel": ("vmx", "ept"), "amd": ("svm", "npt")}[cpu]
-    assert applies(order, ["irqbypass", "kvm", "kvm-intel", "kvm-amd"], gives) is None
     for kernel in KERNELS:
-        done = [step for step in order.steps if holds(step.when, facts(kernel, cpu))]
-        assert all(isinstance(choose(step, facts(kernel, cpu)), Expectation) for step in done)
-        assert done[-1].check == "footprint"
+        for plan in make_plans(read_order(path), facts(kernel, cpu)):
+            assert plan.skip is None
+            done = [one.step for one in plan.steps if holds(one.step.when, plan.facts)]
+            assert all(isinstance(choose(step, plan.facts), Expectation) for step in done)
+            assert done[-1].check == "footprint"
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -62,31 +93,32 @@ def test_it_applies_to_both_vendors_and_can_be_judged(path: Path, cpu: Cpu) -> N
 def test_guests_run_after_each_load_that_succeeds(path: Path, cpu: Cpu) -> None:
     """And what was loaded is unloaded."""
     for kernel in KERNELS:
-        fine: list[Step] = []
-        for step in resolve(read_order(path), cpu).steps:
-            chosen = choose(step, facts(kernel, cpu))
-            if holds(step.when, facts(kernel, cpu)) and isinstance(chosen, Expectation) and chosen.errno is None:
-                fine.append(step)
-        actions = [step.action for step in fine if step.action != "check"]
-        assert re.fullmatch(r"((load )(smoke )(unload ))+", " ".join(actions) + " ")
+        for plan in make_plans(read_order(path), facts(kernel, cpu)):
+            fine: list[Step] = []
+            for step in (one.step for one in plan.steps if holds(one.step.when, plan.facts)):
+                chosen = choose(step, plan.facts)
+                if isinstance(chosen, Expectation) and chosen.errno is None:
+                    fine.append(step)
+            actions = [step.action for step in fine if step.action != "check"]
+            assert re.fullmatch(r"((load )(smoke )+(unload ))+", " ".join(actions) + " ")
 
 
 @pytest.mark.parametrize("path", ORDERS, ids=names)
 def test_each_reason_names_a_file_and_a_function_of_the_kernel(path: Path, kernel_sources: dict[str, Path]) -> None:
-    """And in each kernel the one that is for it does: what the orders ask for by symbol is looked up in the source."""
-    order = read_order(path)
-    for expectation in (expectation for step in order.steps for expectation in step.expect):
-        assert CITATION.search(expectation.why), f"no file and function in: {expectation.why}"
+    """And in each kernel the one that is for it does: what the orders ask of the modules is looked up in the source."""
     for version, source in kernel_sources.items():
-        symbols = {symbol for symbol in OLD if any(defines(file, symbol) for file in source.glob("arch/x86/kvm/*/*.c"))}
         for cpu in CPUS:
-            for step in order.steps:
-                chosen = choose(step, Facts(version, cpu, symbols.__contains__))
+            known = facts_of(version, source, cpu)
+            for step in steps_of(path, known):
+                chosen = choose(step, known)
                 assert isinstance(chosen, Expectation)
-                for citation in CITATION.finditer(chosen.why):
-                    for function in re.findall(r"\w+", citation["functions"]):
-                        where = f"{version}: {citation['file']} defines no {function}()"
-                        assert defines(source / citation["file"], function), where
+                for why in [step.why] if step.why else [chosen.why] if step.expect else []:
+                    citations = [*CITATION.finditer(why)]
+                    assert citations, f"no file and function in: {why}"
+                    for citation in citations:
+                        for function in re.findall(r"\w+", citation["functions"]):
+                            where = f"{version}: {citation['file']} defines no {function}()"
+                            assert defines(source / citation["file"], function), where
 
 
 def defines(file: Path, function: str) -> bool:

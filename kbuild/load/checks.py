@@ -1,0 +1,144 @@
+"""The checks of an order: the host's state, its parameters and its log, held against what the order says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kbuild.load.conversation import Conversation
+from kbuild.load.ledger import Ledger
+from kbuild.load.orders.format import Step
+from kbuild.load.protocol import State, Verb, errno_name
+from kbuild.load.session import Reply
+from kbuild.outcome import Finding, Status, finding_id
+from kbuild.transcript import StepResult
+
+
+class Checks:
+    """Checks of one order that is being run."""
+
+    def __init__(self, talk: Conversation, ledger: Ledger) -> None:
+        self._talk = talk
+        self._ledger = ledger
+
+    def run(self, step: Step) -> None:
+        """Do one check, and keep what it saw."""
+        match step.check:
+            case "parameters":
+                self._parameters(step)
+            case "footprint":
+                self._footprint()
+            case "log":
+                self._log(step)
+            case _:
+                self._state(step)
+
+    def _parameters(self, step: Step) -> None:
+        assert step.module is not None
+        for name, wanted in step.read_back.items():
+            reply = self._talk.command(Verb.PARAM, step.module, name)
+            got = self._talk.answered(reply, "check", step.module)
+            reads = got.value if got.errno == 0 else None
+            reason = None
+            if reads != wanted:
+                shown = f"'{reads}'" if reads is not None else errno_name(got.errno)
+                reason = f"parameter {step.module}.{name}: expected '{wanted}', reads {shown}"
+            subject = f"{step.module}.{name}"
+            self._keep(step, reply, reason, {name: str(reads)}, kind="parameter", subject=subject)
+
+    def _footprint(self) -> None:
+        before = self._talk.before
+        after, reply = self._talk.state("footprint", settled=True)
+        left = before.difference(after)
+        if self._ledger.failed:
+            # The taint is an echo of what the log has told already.
+            left = [what for what in left if not what.startswith("taint/")]
+        owners = self._ledger.request.signatures.owners
+        findings: list[Finding] = []
+        for what in left:
+            owner = owners.get(what.rsplit("/", 1)[-1])
+            whose = f"; it is {owner}()'s to remove" if owner else ""
+            message = f"{what} is not as it was before the order{whose}"
+            cause = finding_id("load", "leftover", what, self._ledger.order.id)
+            findings.append(Finding(id=cause, status=Status.FAIL, message=message))
+        reason = f"not as before the order: {', '.join(left)}" if left else None
+        detail = {"what": "footprint"}
+        self._keep(None, reply, reason, detail, kind="leftover", subject="footprint", findings=findings)
+
+    def _log(self, step: Step) -> None:
+        """Of all that the kernel said since the order began."""
+        said = self._ledger.said
+        reasons = [f"it has no line of '{name}'" for name in step.log.must if name not in said]
+        reasons += [f"it has '{said[name]}'" for name in step.log.must_not if name in said]
+        reason = f"the log of the order: {', '.join(reasons)}" if reasons else None
+        self._keep(step, self._talk.nothing(), reason, {"what": "log"}, kind="log", subject="log")
+
+    def _state(self, step: Step) -> None:
+        state, reply = self._talk.state(step.check or "")
+        detail = {"what": str(step.check)}
+        if step.check == "kvm-device":
+            there = "dev/kvm" in state.facts
+            reason = (
+                None if there == (step.present is not False) else f"/dev/kvm is {'there' if there else 'not there'}"
+            )
+            self._keep(step, reply, reason, detail, kind="state", subject="/dev/kvm")
+            return
+        module = step.module or ""
+        needed = {"sysfs"} if step.state is not None else set()
+        if step.refs is not None or step.holders is not None:
+            needed.add("modules")
+        if unseen := needed & state.absent:
+            reason = f"module {module}: this kernel does not show {' and '.join(sorted(unseen))}"
+            self._keep(step, reply, reason, detail, kind="state", subject=module, status=Status.ERROR)
+            return
+        wrong = [f"expected {wanted}, is {got}" for wanted, got in _of_module(step, state) if wanted != got]
+        reason = f"module {module}: {'; '.join(wrong)}" if wrong else None
+        self._keep(step, reply, reason, detail, kind="state", subject=module)
+
+    def _keep(
+        self,
+        step: Step | None,
+        reply: Reply,
+        reason: str | None,
+        detail: dict[str, str],
+        *,
+        kind: str,
+        subject: str,
+        findings: Sequence[Finding] = (),
+        status: Status = Status.FAIL,
+    ) -> None:
+        """Keep what a check saw; with a `reason` it was not as it should be."""
+        why = step.why if step else None
+        if reason and why:
+            reason += f" ({why})"
+        result = StepResult(
+            number=self._ledger.next_number,
+            action="check",
+            module=step.module if step else None,
+            status=Status.PASS if reason is None else status,
+            reason=reason,
+            why=why,
+            detail=detail,
+        )
+        self._ledger.keep(result, reply, kind=kind, subject=subject, leftovers=findings)
+
+
+def _of_module(step: Step, state: State) -> list[tuple[str, str]]:
+    """What is wanted of a module and what there is, for a person."""
+    module, facts = step.module, state.facts
+    found: list[tuple[str, str]] = []
+    if step.state is not None:
+        found.append((step.state, facts.get(f"sysfs/{module}", "absent")))
+    if f"modules/{module}" not in facts and (step.refs is not None or step.holders is not None):
+        return [*found, ("loaded", "not there")]
+    if step.refs is not None:
+        found.append((f"refs {step.refs}", f"refs {facts.get(f'modules/{module}/refs')}"))
+    if step.holders is not None:
+        # kernel/module/procfs.c, print_unload_info(): "a,b," or "-"; one of them is no module
+        listed = facts.get(f"modules/{module}/holders", "").split(",")
+        holders = {name for name in listed if name not in ("", "-", "[permanent]")}
+        found.append((_used_by({*step.holders}), _used_by(holders)))
+    return found
+
+
+def _used_by(holders: set[str]) -> str:
+    return f"used by {', '.join(sorted(holders)) or 'no module'}"

@@ -1,0 +1,59 @@
+"""What one order says to the agent: commands, their answers, and the host's state as it was read last."""
+
+from __future__ import annotations
+
+from kbuild.load.ledger import Ledger
+from kbuild.load.protocol import Result, State, Verb, parse_state
+from kbuild.load.session import Reply, Session
+from kbuild.outcome import Status
+from kbuild.transcript import StepResult
+
+
+class StopError(Exception):
+    """The order cannot go on: later steps would mean nothing."""
+
+
+class Conversation:
+    """Between an order and the agent of the boot in which it is run."""
+
+    def __init__(self, session: Session, ledger: Ledger, before: State) -> None:
+        """`before` is the host's state before the order."""
+        self._session = session
+        self._ledger = ledger
+        self.before = before
+        self._seen: State | None = before
+        """The host's state, as long as nothing was done to it since it was read."""
+
+    def command(self, verb: Verb, *arguments: str) -> Reply:
+        """Send a command, and give what came with its answer to the steps that it belongs to."""
+        if verb not in (Verb.STATE, Verb.PARAM):
+            self._seen = None
+        reply = self._session.command(verb, *arguments)
+        self._ledger.attach(reply.earlier)
+        return reply
+
+    def answered(self, reply: Reply, action: str, module: str) -> Result:
+        """The command's result; where there is none the order stops."""
+        if isinstance(reply.answer, Result):
+            return reply.answer
+        self._ledger.keep_without_answer(reply, action, module)
+        raise StopError
+
+    def nothing(self) -> Reply:
+        """In place of a reply, where there was nothing to ask."""
+        return Reply(self._session.last_number)
+
+    def state(self, why: str, *, settled: bool = False) -> tuple[State, Reply]:
+        """The host's state. `settled`: it should be as before the order, and gets a moment to become so."""
+        if self._seen is not None and (self._seen.hash == self.before.hash or not settled):
+            return self._seen, self.nothing()
+        reply = self.command(Verb.STATE, *([self.before.hash] if settled else []))
+        got = self.answered(reply, "check", why)
+        state = self.before if got.same else parse_state(reply.items)
+        if got.hash != state.hash:
+            reason = f"{why}: a part of the host's state was lost on the way"
+            result = StepResult(number=self._ledger.next_number, action="check", status=Status.ERROR, reason=reason)
+            self._ledger.keep(result, reply, kind="protocol")
+            raise StopError
+        self._seen = state
+        return state, reply

@@ -1,0 +1,179 @@
+"""The tables of an order's file, as they are written. What an action needs and takes is data: ACTIONS and CHECKS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from kbuild.load.protocol import errno_number
+from kbuild.versions import KernelRange
+
+Cpu = Literal["intel", "amd"]
+Value = str | int | bool
+"""Of a module parameter."""
+
+VENDOR_MODULES: Mapping[Cpu, str] = {"intel": "kvm-intel", "amd": "kvm-amd"}
+"""What `{vendor}` stands for on a host, as the file is named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grammar:
+    """The keys beside an action."""
+
+    needs: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
+    """At least one of these."""
+    takes: tuple[str, ...] = ()
+    expects: bool = False
+    """It may have `[[step.expect]]`; what has none says itself what it expects, and may say `why`."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that it may have."""
+        return self.needs + self.one_of + self.takes
+
+
+ACTIONS: Mapping[str, Grammar] = {
+    "load": Grammar(takes=("params",), expects=True),
+    "unload": Grammar(expects=True),
+    "smoke": Grammar(expects=True),
+    "check": Grammar(),
+    "repeat": Grammar(needs=("step",)),
+}
+"""An action is the key of a step that says what is done."""
+CHECKS: Mapping[str, Grammar] = {
+    "footprint": Grammar(),
+    "parameters": Grammar(needs=("module", "params"), takes=("why",)),
+    "kvm-device": Grammar(takes=("present", "why")),
+    "module": Grammar(needs=("module",), one_of=("state", "refs", "holders"), takes=("why",)),
+    "log": Grammar(needs=("log",), takes=("why",)),
+}
+MODIFIERS = ("params", "module", "state", "refs", "holders", "present", "log", "why", "step")
+"""The keys beside actions that belong to some of them only."""
+
+
+class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A condition; all of its keys are to hold."""
+
+    kernel: KernelRange | None = None
+    cpu: Cpu | None = None
+    gives: str | None = None
+    """As in `needs`: what the host gives, `a|b` one of them, `!a` not."""
+    has_symbol: str | None = None
+    has_parameter: str | None = None
+    """`kvm.tdp_mmu`: that module has that parameter in this kernel."""
+    fault: str | None = None
+    """The call site at which a failure was injected."""
+
+
+class ExpectedLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ids of signatures: those that have to come, those that may, and those that must not, even where nobody cares."""
+
+    must: tuple[str, ...] = ()
+    may: tuple[str, ...] = ()
+    must_not: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """Each key with each of its ids."""
+        return tuple((key, name) for key in ("must", "may", "must_not") for name in getattr(self, key))
+
+
+class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a step is expected to do, and why: with file and function of the kernel."""
+
+    why: str
+    when: When = When()
+    errno: str | None = None
+    """The name of the system call's errno; None: it succeeds."""
+    log: ExpectedLog = ExpectedLog()
+
+    @property
+    def errno_number(self) -> int:
+        """The positive number, or 0."""
+        return 0 if self.errno is None else errno_number(self.errno)
+
+
+SUCCESS = Expectation(why="a step with no expectation of its own succeeds")
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One step: exactly one of ACTIONS."""
+
+    load: str | None = None
+    """A module, by its file's name without suffix."""
+    unload: str | None = None
+    smoke: tuple[Literal["real-mode", "long-mode"], ...] | None = None
+    check: Literal["footprint", "parameters", "kvm-device", "module", "log"] | None = None
+    repeat: int | None = None
+    """Do the steps in `step` so many times."""
+    step: tuple[Step, ...] = ()
+    params: dict[str, Value] = {}
+    """Of a load: what is given; of `check = "parameters"`: what /sys/module/…/parameters says."""
+    module: str | None = None
+    """What `check` looks at."""
+    state: Literal["live", "coming", "going", "absent"] | None = None
+    """For `check = "module"`: as in /sys/module/…/initstate, or that the module is not there."""
+    refs: int | None = None
+    """For `check = "module"`: its reference count, as in /proc/modules."""
+    holders: tuple[str, ...] | None = None
+    """For `check = "module"`: the modules that use it, all of them, in any order."""
+    present: bool | None = None
+    """For `check = "kvm-device"`: whether /dev/kvm is to be there; it is where nothing is said."""
+    log: ExpectedLog = ExpectedLog()
+    """For `check = "log"`: of all that the kernel said since the order began."""
+    why: str | None = None
+    """Of a check."""
+    when: When = When()
+    """Where it does not hold the step is left out."""
+    expect: tuple[Expectation, ...] = ()
+
+    @property
+    def action(self) -> str:
+        """One of ACTIONS."""
+        return next(name for name in ACTIONS if getattr(self, name) is not None)
+
+    @property
+    def grammar(self) -> Grammar:
+        """What this step needs and takes."""
+        return CHECKS[self.check] if self.check else ACTIONS[self.action]
+
+    @property
+    def given(self) -> dict[str, str]:
+        """`params` of a load as the kernel reads them."""
+        return {name: written(value) for name, value in self.params.items()}
+
+    @property
+    def read_back(self) -> dict[str, str]:
+        """`params` of a check as the kernel writes them: kernel/params.c, param_get_bool() says Y or N."""
+        return {name: "NY"[value] if isinstance(value, bool) else str(value) for name, value in self.params.items()}
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A load order."""
+
+    id: str
+    title: str
+    modules: tuple[str, ...]
+    """That the artifacts must have."""
+    step: tuple[Step, ...] = ()
+    needs: tuple[str, ...] = ()
+    """That the host must give: `a|b` one of them, `!a` not."""
+    kernels: KernelRange = KernelRange()
+    parameters: tuple[str, ...] = ()
+    """That the modules must have: `kvm.tdp_mmu`."""
+    symbols: tuple[str, ...] = ()
+    """That the modules must define."""
+
+
+def written(value: Value) -> str:
+    """A parameter's value as the kernel reads it."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def kernel_name(module: str) -> str:
+    """A module's name in the kernel: `kvm_intel` for `kvm-intel` (kernel/module/main.c and modpost write it so)."""
+    return module.replace("-", "_")

@@ -1,0 +1,210 @@
+"""An order's file, read and checked: what is wrong is one line with file, line and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kbuild import toml
+from kbuild.errors import UserError
+from kbuild.load.orders.format import ACTIONS, CHECKS, MODIFIERS, ExpectedLog, Order, Step, When
+
+MAX_STEPS = 10_000
+"""Of an order, repeats counted."""
+
+_ID = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_NAME = r"(?:[A-Za-z0-9_-]{1,55}|\{vendor\}|\{other_vendor\})"
+_MODULE = re.compile(_NAME)
+_PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_QUALIFIED = re.compile(rf"{_NAME}\.[A-Za-z0-9_-]{{1,64}}")
+_NEED = re.compile(r"!?[a-z0-9][a-z0-9-]*(?:\|!?[a-z0-9][a-z0-9-]*)*")
+_LATER = ("trace", "inject", "cpu", "reboot")
+"""Actions of the design that are not there yet."""
+
+Problems = Iterator[tuple[str, str]]
+"""Keys, and a sentence about each."""
+
+
+def read_order(path: Path) -> Order:
+    """Read one order. Raises UserError in one line, with file and line."""
+    _reject_unknown_actions(path, "step", toml.read(path, dict[str, Any]).get("step"))
+    order = toml.read(path, Order)
+    for keys, problem in _problems(order):
+        raise _error(path, keys, problem)
+    return order
+
+
+def check_references(order: Order, signature_ids: Collection[str]) -> None:
+    """Raise UserError when an expectation names a signature that there is not."""
+
+    def check(steps: Iterable[Step], before: str) -> None:
+        for number, step in enumerate(steps, 1):
+            place = f"{before}{number}"
+            for log in (step.log, *(expectation.log for expectation in step.expect)):
+                for key, name in log.named:
+                    if name not in signature_ids:
+                        problem = f"log.{key}: there is no signature '{name}'{_nearest(name, signature_ids)}"
+                        raise UserError(f"order '{order.id}', step {place}: {problem}")
+            check(step.step, f"{place}.")
+
+    check(order.step, "")
+
+
+def _reject_unknown_actions(path: Path, key: str, steps: Any) -> None:
+    """An action that this reader does not know gets a better answer than an unknown key would."""
+    for index, step in enumerate(steps if isinstance(steps, list) else []):
+        if not isinstance(step, dict):
+            continue
+        at = f"{key}[{index}]"
+        known = [name for name in step if name in ACTIONS]
+        others = [name for name in step if name not in ACTIONS and name not in (*MODIFIERS, "when", "expect")]
+        if others and (not known or others[0] in _LATER):
+            problem = f"action '{others[0]}' is not known here; known: {', '.join(ACTIONS)}"
+            raise _error(path, f"{at}.{others[0]}", problem)
+        check = step.get("check")
+        if isinstance(check, str) and check not in CHECKS:
+            raise _error(path, f"{at}.check", f"check '{check}' is not known here; known: {', '.join(CHECKS)}")
+        _reject_unknown_actions(path, f"{at}.step", step.get("step"))
+
+
+def _problems(order: Order) -> Problems:
+    """What is wrong with an order."""
+    if not _ID.fullmatch(order.id):
+        yield "id", f"'{order.id}' is no id: write lower case letters and digits, parted by '-'"
+    if not order.modules:
+        yield "modules", "name at least one module"
+    for name in order.modules:
+        if problem := _bad_module(name):
+            yield "modules", problem
+    for need in order.needs:
+        if not _NEED.fullmatch(need):
+            yield "needs", f"'{need}' is no need: write 'ept', '!ept' or 'vmx|svm'"
+    for name in order.parameters:
+        if problem := _bad_qualified(name):
+            yield "parameters", problem
+    if not order.step:
+        yield "step", "an order has at least one step"
+    yield from _steps_problems("step", order.step)
+    if (count := _count(order.step)) > MAX_STEPS:
+        yield "step", f"these are {count} steps, repeats counted; an order has at most {MAX_STEPS}"
+
+
+def _count(steps: Iterable[Step]) -> int:
+    return sum(step.repeat * _count(step.step) if step.repeat else 1 for step in steps)
+
+
+def _steps_problems(key: str, steps: Iterable[Step]) -> Problems:
+    for index, step in enumerate(steps):
+        for inner, problem in _step_problems(step):
+            yield f"{key}[{index}]{inner}", problem
+
+
+def _step_problems(step: Step) -> Problems:
+    actions = [name for name in ACTIONS if getattr(step, name) is not None]
+    if len(actions) != 1:
+        yield "", f"a step has exactly one of {', '.join(ACTIONS)}; this one has {' and '.join(actions) or 'none'}"
+        return
+    yield from _grammar_problems(step)
+    for key, names in _names(step):
+        for name in names:
+            if problem := _bad_module(name):
+                yield f".{key}", problem
+    if step.smoke is not None and not step.smoke:
+        yield ".smoke", "name at least one kind"
+    if step.repeat is not None and step.repeat < 1:
+        yield ".repeat", f"{step.repeat} is no number of times: write 1 or more"
+    for name, value in {**step.given, **step.read_back}.items():
+        if not _PARAMETER.fullmatch(name) or not value.isascii() or not value.isprintable():
+            yield ".params", f"'{name}={value}' is no parameter"
+    for key, problem in _when_problems(step.when):
+        yield f".when{key}", problem
+    for key, problem in _log_problems(step.log):
+        yield f".{key}", problem
+    if step.why is not None and not step.why.strip():
+        yield ".why", "say why, with file and function"
+    if step.expect and not step.grammar.expects:
+        yield ".expect[0]", f"a {step.action} says itself what it expects: use 'when' of the step"
+    for index, expectation in enumerate(step.expect):
+        key = f".expect[{index}]"
+        if not expectation.why.strip():
+            yield f"{key}.why", "say why, with file and function"
+        try:
+            expectation.errno_number  # noqa: B018 (raises)
+        except UserError as error:
+            yield f"{key}.errno", str(error)
+        for inner, problem in _when_problems(expectation.when):
+            yield f"{key}.when{inner}", problem
+        for inner, problem in _log_problems(expectation.log):
+            yield f"{key}.{inner}", problem
+    yield from _steps_problems(".step", step.step)
+
+
+def _grammar_problems(step: Step) -> Problems:
+    """Keys that are missing, and keys that mean nothing here."""
+    grammar = step.grammar
+    there = {key for key in MODIFIERS if getattr(step, key) not in (None, {}, (), ExpectedLog()) or _said(step, key)}
+    said = f"check = '{step.check}'" if step.check else f"'{step.action}'"
+    for key in grammar.needs:
+        if key not in there:
+            yield f".{step.action}", f"{said} needs '{key}'"
+    if grammar.one_of and not there & {*grammar.one_of}:
+        *first, last = (f"'{key}'" for key in grammar.one_of)
+        yield f".{step.action}", f"{said} needs {', '.join(first)} or {last}"
+    for key in MODIFIERS:
+        if key in there and key not in grammar.keys:
+            yield f".{key}", f"{said} takes no '{key}'"
+
+
+def _said(step: Step, key: str) -> bool:
+    """An empty list of holders says something: there are none."""
+    return key == "holders" and step.holders is not None
+
+
+def _names(step: Step) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The modules that a step names, by key."""
+    for key in ("load", "unload", "module"):
+        if (name := getattr(step, key)) is not None:
+            yield key, (name,)
+    yield "holders", step.holders or ()
+
+
+def _when_problems(when: When) -> Problems:
+    if when.gives is not None and not _NEED.fullmatch(when.gives):
+        yield ".gives", f"'{when.gives}' is nothing that a host gives: write 'ept', '!ept' or 'vmx|svm'"
+    if when.has_parameter is not None and (problem := _bad_qualified(when.has_parameter)):
+        yield ".has_parameter", problem
+
+
+def _log_problems(log: ExpectedLog) -> Problems:
+    seen: dict[str, str] = {}
+    for key, name in log.named:
+        if seen.setdefault(name, key) != key:
+            yield f"log.{key}", f"'{name}' is in log.{seen[name]} too"
+
+
+def _bad_module(name: str) -> str | None:
+    if _MODULE.fullmatch(name):
+        return None
+    if "{" in name:
+        return f"'{name}': the placeholders are '{{vendor}}' and '{{other_vendor}}'"
+    return f"'{name}' is no module: write its file's name without '.ko'"
+
+
+def _bad_qualified(name: str) -> str | None:
+    if _QUALIFIED.fullmatch(name):
+        return None
+    return f"'{name}' is no module's parameter: write 'kvm.tdp_mmu' or '{{vendor}}.nested'"
+
+
+def _error(path: Path, keys: str, problem: str) -> UserError:
+    line = toml.locate(path.read_text("utf-8"), keys)
+    return UserError(f"{path}{f':{line}' if line else ''}: {keys}: {problem}")
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
