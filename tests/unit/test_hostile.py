@@ -143,3 +143,16 @@ def test_a_section_of_more_than_there_is_memory_is_refused(tmp_path: Path) -> No
     path = odd(tmp_path, "call then\ncall first\nret\n.pushsection .bss\n.skip 0x7fffffffff\n.popsection")
     with pytest.raises(UserError, match=r"odd: section \.bss of 0x7fffffffff bytes.*more than a module can have"):
         inspect([path], None, RULE)
+
+
+@pytest.mark.parametrize("again", ["rep stosb", "call memcpy"])
+def test_what_is_done_many_times_by_one_instruction_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    """A page, two thousand times: each but a few instructions."""
+    once = f"lea there(%rip), %rdi\nlea from(%rip), %rsi\nmov $4096, %ecx\nmov %rcx, %rdx\nxor %eax, %eax\n{again}\n"
+    code = once * 2000 + "call something\n" + ASK
+    monkeypatch.setattr(budget, "LEAST_WORK", 2_000_000)
+    said, why = answer(odd(tmp_path, code + "\n.bss\nthere: .skip 4096\nfrom: .skip 4096\n.text"))
+    assert said == "unknown", why
+    assert "there are too many ways to follow them all" in why

@@ -262,6 +262,7 @@ class Calls:
         while done < count:
             size = next(size for size in (8, 4, 2, 1) if size <= count - done)
             self._machine.store(state, target + done, size, self._machine.load(state, source + done, size))
+            self._machine.repeated += 1
             done += size
         state.registers[RAX] = target
         return True

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kbuild.elf.code.budget import INSTRUCTION, Budget, size_of
+from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget, size_of
 from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
@@ -118,7 +118,7 @@ class Flow:
         """The instruction that is being done, in `frame`."""
         self.frame: Frame | None = None
         self.calls_to = Calls(program, self.machine)
-        self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten)
+        self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten, self.budget)
 
     @property
     def joins(self) -> int:
@@ -165,7 +165,7 @@ class Flow:
     def _merged(self, run: _Run, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
         states = run.take(address)
-        if not self.budget.spend(sum(map(size_of, states))):
+        if not self.budget.spend(sum(map(size_of, states)) // COPIED):
             self._give_up(address)
             return []
         again = address in run.visited
@@ -220,8 +220,9 @@ class Flow:
 
     def _block(self, address: int, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
         block = self._code.block(address)
-        cost = INSTRUCTION * len(block.ops) if block is not None else 0
-        if not self.budget.spend(cost + size_of(state)):
+        cost = INSTRUCTION * (self.machine.repeated + (len(block.ops) if block is not None else 0))
+        self.machine.repeated = 0
+        if not self.budget.spend(cost + size_of(state) // COPIED):
             self._give_up(address)
             return
         if block is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 
+from kbuild.elf.code.budget import PLACE, Budget
 from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, Entry, Place, State
 from kbuild.elf.code.values import EITHER, EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, union
 
@@ -16,11 +17,12 @@ Contents = Callable[[State, int, int], Value]
 class Joiner:
     """Makes one state of two, which stands for everything that either stands for. Both were one some time ago."""
 
-    def __init__(self, symbols: Symbols, contents: Contents, unwritten: Contents) -> None:
+    def __init__(self, symbols: Symbols, contents: Contents, unwritten: Contents, budget: Budget) -> None:
         """`contents`: what is at an address, of a size, in a state; `unwritten`: where it has written nothing."""
         self._symbols = symbols
         self._unwritten = unwritten
         self._contents = contents
+        self._budget = budget
         self.count = 0
 
     def join(self, a: State, b: State, *, widen: bool = False) -> State:
@@ -50,6 +52,7 @@ class Joiner:
             if x != y:
                 a.registers[index] = either(x, y) if x is not None and y is not None else None
         fork, places, learnt = a.apart(b)
+        self._budget.spend(PLACE * len(places))
         same_behind = self._join_memory(a, b, places, either)
         for value in learnt & a.known.keys():
             theirs = b.known.get(value)
@@ -157,6 +160,7 @@ class Joiner:
         if not all(map(fits, a.registers, b.registers)):
             return False
         _, places, learnt = a.apart(b)
+        self._budget.spend(PLACE * len(places))
         if not all(self._covers_place(a, b, place, fits) for place in places):
             return False
         # What a knows of an unknown that both have, b has to know too.

@@ -106,6 +106,7 @@ class Program:
     """A module set in one address space. Raises MalformedError where a file contradicts itself, also later."""
 
     def __init__(self, modules: ModuleSet) -> None:
+        self._set = modules
         self.modules: dict[str, Linked] = {}
         self._sections: dict[tuple[str, int], LoadedSection] = {}
         self._names: dict[int, Name] = {}
@@ -133,10 +134,16 @@ class Program:
         """Where the modules begin and end."""
         return MODULES, max((linked.end for linked in self._ordered), default=MODULES)
 
-    @property
-    def code_bytes(self) -> int:
-        """How much code there is."""
-        return sum(section.size for linked in self._ordered for section in linked.loaded if "X" in section.flags)
+    def code_bytes(self, module: str) -> int:
+        """How much code a module has, and those that it depends on."""
+        names = {module}
+        waiting = [module]
+        while waiting:
+            more = set(self._set.dependencies(self._set[waiting.pop()])) - names
+            names |= more
+            waiting += more
+        every = (section for name in names for section in self.modules[name].loaded)
+        return sum(section.size for section in every if "X" in section.flags)
 
     def module_at(self, address: int) -> Linked | None:
         """The module that an address is in."""

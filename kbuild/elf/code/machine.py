@@ -76,6 +76,8 @@ class Machine:
         self.unread: set[str] = set()
         """Why something that was read is not known."""
         self._info = InstructionInfoFactory()
+        self.repeated = 0
+        """What was done by instructions, or calls, that do something many times; whoever counts work takes it."""
         self._watched = (1, 0)
         self._told: Access | None = None
         self._low: dict[int, tuple[int, Value]] = {}
@@ -813,6 +815,7 @@ def _string(machine: Machine, state: State, op: Op) -> None:
         else:
             value = given * (MASK[piece] // MASK[size]) if isinstance(given, int) else given
         machine.store(state, target + done, piece, value)
+        machine.repeated += 1
         done += piece
     state.registers[RDI] = target + length
     if moves:

@@ -157,7 +157,7 @@ class Runs:
             return None
         knows = frozenset({job.module}) if job.entry == "init" else frozenset[str]()
         start = State.at_entry((0,) * job.question.marks)
-        budget = self._budgets.setdefault(job, Budget(self.program.code_bytes))
+        budget = self._budgets.setdefault(job, Budget(self.program.code_bytes(job.module)))
         while True:
             flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget)
             flow.calls_to.candidates = self._static

@@ -178,7 +178,8 @@ class Walk:
         for index in range(place.index, len(block.ops)):
             op = block.ops[index]
             place.index = index
-            self.steps += 1
+            self.steps += 1 + self._machine.repeated
+            self._machine.repeated = 0
             if op.flow != NEXT:
                 return self._leave(op, place)
             # A `set` gives a value that says why it is what it is; these do not.
