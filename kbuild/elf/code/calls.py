@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from iced_x86 import Register
 
-from kbuild.elf.code.decode import ARGUMENTS, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, register
-from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES
+from kbuild.elf.code.decode import ARGUMENTS, INDIRECT_CALL, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, Op, register
+from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES, Shapes
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import KERNEL_DATA, Machine
 from kbuild.elf.code.state import STACK, STACK_END, State
@@ -41,6 +41,9 @@ GIVEN = {
 their arguments is it, and which one it is given as its first. They do not look at that one themselves."""
 LOST = (RCX, RDX, RSI, RDI, R8, R9, R10, R11)
 """Registers that a function need not keep, besides its result's."""
+MAY_BE_KEPT = frozenset(LOST) - {RDX}
+"""Those that a function of `pv_ops` keeps too, where its caller counts on that (PV_CALLEE_SAVE() in
+arch/x86/include/asm/paravirt.h). RDX may be the upper half of a result."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Call:
     """One of those that a static call may lead to, of which this way does not say to which."""
     given_to: Call | None = None
     """The call of the kernel that was given this function, and runs it."""
+    behind: int | None = None
+    """Of a call through a pointer in the kernel's own data: where the code goes on."""
 
     @property
     def of_kernel(self) -> bool:
@@ -78,6 +83,10 @@ class OnStack(Protocol):
     """A function that is being run."""
 
     @property
+    def entry(self) -> int:
+        """Its address."""
+
+    @property
     def top(self) -> int:
         """Where its own objects on the stack end."""
 
@@ -89,9 +98,10 @@ class OnStack(Protocol):
 class Calls:
     """Calls of one program."""
 
-    def __init__(self, program: Program, machine: Machine) -> None:
+    def __init__(self, program: Program, machine: Machine, shapes: Shapes) -> None:
         self._program = program
         self._machine = machine
+        self._shapes = shapes
         self.updates: dict[int, set[int | None]] = {}
         """What static calls were updated to on some way, by their trampolines; None: to something unknown."""
         self.candidates: Mapping[int, Set[int | None]] = {}
@@ -99,8 +109,9 @@ class Calls:
         self.asked: set[int] = set()
         """Static calls that were met before an update of theirs."""
 
-    def of(self, state: State, target: Value, site: int, depth: int) -> list[Call]:
+    def of(self, state: State, target: Value, op: Op, depth: int) -> list[Call]:
         """The call to what a target leads to, through thunks and static calls; several, where it may lead to each."""
+        site = op.ip
         arguments = tuple(state.registers[number] for number in ARGUMENTS)
         found: Value | None = target
         for _ in range(4):
@@ -123,7 +134,8 @@ class Calls:
                 break
         slot = self._slot_of_kernel(found)
         if slot is not None:
-            return [Call(site, slot, Name(None, str(self._program.kernel_name(slot)), 0), arguments, depth)]
+            name = Name(None, str(self._program.kernel_name(slot)), 0)
+            return [Call(site, slot, name, arguments, depth, behind=op.next if op.flow == INDIRECT_CALL else None)]
         return [Call(site, None, None, arguments, depth)]
 
     def _static(
@@ -228,10 +240,19 @@ class Calls:
         """Do what a function of the kernel may do of which nothing is known."""
         assert call.name is not None
         passed_on = GIVEN.get(call.name.symbol, (None, None))[1]
-        for place, argument in enumerate(call.arguments):
-            if isinstance(argument, int) and place != passed_on:
-                self._lend(state, argument, caller)
+        # What is written down for one of `pv_ops` to do is what it does, wherever the kernel runs.
+        if call.behind is None or not self._shapes.only_computes(call.site):
+            for place, argument in enumerate(call.arguments):
+                if isinstance(argument, int) and place != passed_on:
+                    self._lend(state, argument, caller)
+        kept = {}
+        if call.behind is not None:
+            # No compiled code reads what a call may have changed: what is read behind it was kept.
+            read = self._shapes.read_behind(caller.entry, call.behind)
+            kept = {number: state.registers[number] for number in MAY_BE_KEPT & read}
         self.after(state, ("result", call.name.symbol, call.site))
+        for number, value in kept.items():
+            state.registers[number] = value
 
     def given_anything(self, state: State) -> None:
         """The kernel calls a function: whatever its arguments are, they can be anything."""

@@ -117,7 +117,7 @@ class Flow:
         self.op: Op | None = None
         """The instruction that is being done, in `frame`."""
         self.frame: Frame | None = None
-        self.calls_to = Calls(program, self.machine)
+        self.calls_to = Calls(program, self.machine, shapes)
         self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten, self.budget)
 
     @property
@@ -322,7 +322,7 @@ class Flow:
     # Calls.
 
     def _call(self, target: Value, op: Op, state: State, frame: Frame) -> list[State]:
-        calls = self.calls_to.of(state, target, op.ip, frame.depth)
+        calls = self.calls_to.of(state, target, op, frame.depth)
         if len(calls) == 1:
             return self._to(calls[0], op, state, frame)
         return [one for call in calls for one in self._to(call, op, state.copy(), frame)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from iced_x86 import Mnemonic
+from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess, Register
 
 from kbuild.elf.code.decode import (
     BRANCH,
@@ -18,6 +18,7 @@ from kbuild.elf.code.decode import (
     INDIRECT_JUMP,
     JUMP,
     MEMORY,
+    NEXT,
     PRESERVED,
     RAX,
     REGISTER,
@@ -27,8 +28,13 @@ from kbuild.elf.code.decode import (
     Block,
     Code,
     Op,
+    register,
 )
 
+_READS = frozenset({OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE})
+_WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE})
+MAX_BEHIND = 64
+"""Blocks behind a call that are looked at for what they read."""
 MAX_CASES = 1024
 """Entries of a switch table."""
 RETURN_THUNKS = frozenset({"__x86_return_thunk", "zen_untrain_ret", "srso_return_thunk", "its_return_thunk"})
@@ -66,6 +72,46 @@ class Shapes:
         self._code = code
         self._program = code.program
         self._found: dict[int, Shape] = {}
+        self._read: dict[int, frozenset[int]] = {}
+        self._info = InstructionInfoFactory()
+
+    def read_behind(self, entry: int, address: int) -> frozenset[int]:
+        """Registers that a function reads, from one of its blocks on, before it writes them or calls another one."""
+        found = self._read.get(address)
+        if found is None:
+            read: set[int] = set()
+            waiting: list[tuple[int, frozenset[int]]] = [(address, frozenset())]
+            seen: dict[int, frozenset[int]] = {}
+            while waiting and len(seen) < MAX_BEHIND:
+                at, written = waiting.pop()
+                if at in seen and seen[at] <= written:
+                    continue
+                seen[at] = written
+                block = self._code.block(at)
+                for op in block.ops if block is not None else ():
+                    used = [(register(one.register), one.access) for one in self._info.info(op.raw).used_registers()]
+                    read |= {one[0] for one, access in used if one and access in _READS} - written
+                    written |= {one[0] for one, access in used if one and one[1] >= 4 and access in _WRITES}
+                if block is not None and not (block.ops and block.ops[-1].flow in (CALL, INDIRECT_CALL)):
+                    waiting += [(following, written) for following in self._successors(entry, at, set())]
+            found = self._read[address] = frozenset(read)
+        return found
+
+    def only_computes(self, site: int) -> bool:
+        """Whether other code that the kernel may put in the place of a call does the same without any write to memory,
+        but for the stack."""
+        module = self._program.module_at(site)
+        patches = self._code.tables(module.name).patches.get(site, ()) if module is not None else ()
+        for patch in patches:
+            place, block = self._program.place(patch.to), self._code.block(patch.to)
+            if patch.key is None and place is not None and place[1].name == ".altinstr_replacement" and block:
+                used = [memory for op in block.ops for memory in self._info.info(op.raw).used_memory()]
+                writes = any(
+                    one.access not in (OpAccess.READ, OpAccess.NONE) for one in used if one.base != Register.RSP
+                )
+                if not writes and all(op.flow == NEXT for op in block.ops):
+                    return True
+        return False
 
     def of(self, entry: int) -> Shape:
         """The shape of the function that begins there."""

@@ -310,7 +310,7 @@ class Walk:
     # Calls.
 
     def _call(self, target: Value, then: int, op: Op, place: _Place) -> _Place | None:
-        calls = self._calls.of(place.state, target, op.ip, place.frame.depth)
+        calls = self._calls.of(place.state, target, op, place.frame.depth)
         if len(calls) == 1:
             return self._go(calls[0], then, place)
         places = [replace(place, state=place.state.copy()) for _ in calls]

@@ -309,6 +309,76 @@ used noinline int holds_alternative_that_is_always_there(void)
 	return something();
 }
 
+/* pv_ops: calls through the kernel's table that keep all registers but the result's, or what stands there in their place. */
+
+extern char kernel_operations[64];
+
+static always_inline unsigned long flags_of_the_cpu(void)
+{
+	unsigned long flags;
+
+	__asm__ volatile(ALTERNATIVE("call *kernel_operations+8(%%rip)", "pushf\npop %%rax", "200 | 1 << 15")
+			 : "=a"(flags) : : "cc");
+	return flags;
+}
+
+static always_inline void let_go(unsigned long *lock)
+{
+	__asm__ volatile(ALTERNATIVE("call *kernel_operations+16(%%rip)", "movb $0, (%%rdi)", "200 | 1 << 15")
+			 : : "D"(lock) : "rax", "memory", "cc");
+}
+
+static noinline int with_flags(const struct ops *ops, int how)
+{
+	if (flags_of_the_cpu() & 0x200)
+		report("flags");
+	return ops->set_up(how);
+}
+
+used int holds_paravirt(int how)
+{
+	int r;
+
+	current.set_up = set_up;
+	r = with_flags(&current, how);
+	return go(r);
+}
+
+used int breaks_paravirt(int how)
+{
+	int r;
+
+	current.set_up = forget;
+	r = with_flags(&current, how);
+	return go(r);
+}
+
+static noinline void with_lock(unsigned long *lock)
+{
+	let_go(lock);
+}
+
+used int breaks_paravirt_that_writes(void)
+{
+	current.size = 1;
+	with_lock(&current.size);
+	if (current.size)
+		first();
+	then();
+	return 0;
+}
+
+used int holds_paravirt_that_writes(void)
+{
+	current.size = 1;
+	with_lock(&current.size);
+	if (!current.size)
+		return 0;
+	first();
+	then();
+	return 0;
+}
+
 /* static_cpu_has(): patched to one of two jumps before any code of the module is run. */
 
 static char capabilities[64];
