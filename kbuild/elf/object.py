@@ -227,15 +227,21 @@ def _headers(data: bytes) -> tuple[bool, tuple[Section, ...]]:
         raise MalformedError("its section headers are not all there: the file is cut off or broken")
     if not 0 < names_index < count:
         raise MalformedError(f"the section names are said to be in section {names_index} of {count}")
-    return kind == 1, _sections(data, names_index)
+    return kind == 1, _sections(data, offset, count, names_index)
 
 
-def _sections(data: bytes, names_index: int) -> tuple[Section, ...]:
-    from elftools.elf.elffile import ELFFile
+def _sections(data: bytes, offset: int, count: int, names_index: int) -> tuple[Section, ...]:
+    # What an ELFFile also loads, and makes of each section, takes longer than all that is read of a file.
+    from elftools.common.utils import struct_parse
+    from elftools.elf.structs import ELFStructs
 
     try:
-        elf = ELFFile(io.BytesIO(data))
-        headers = [cast("dict[str, int | str]", section.header) for section in elf.iter_sections()]
+        layout = ELFStructs(little_endian=True, elfclass=64)
+        layout.create_basic_structs()
+        layout.create_advanced_structs(e_machine="EM_X86_64")
+        stream = io.BytesIO(data)
+        places = range(offset, offset + count * _SECTION_HEADER_BYTES, _SECTION_HEADER_BYTES)
+        headers = [cast("dict[str, int | str]", struct_parse(layout.Elf_Shdr, stream, place)) for place in places]
         names = headers[names_index]
         table = data[int(names["sh_offset"]) :][: int(names["sh_size"])]
     except Exception as error:
