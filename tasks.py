@@ -283,7 +283,7 @@ def inspect(
             hazards=hazards,
             layout=layout or json,
             structs=tuple(struct or ()),
-            flow=tree or dot is not None,
+            flow=tree or dot is not None or (json and bool(rules)),
         )
         data = inspect_folder(modules, kernel, wanted)
         if dot is not None:

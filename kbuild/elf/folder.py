@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kbuild import log
-from kbuild.elf.differences import compare
 from kbuild.elf.inspect import find_modules, inspect, to_json
 from kbuild.elf.kernel import read_kernel
 from kbuild.elf.rules.spec import Rules, read_rules
@@ -39,7 +37,6 @@ def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str
 
     Raises UserError for what is not there.
     """
-    log.configure()
     asked = _rules(wanted.rules)
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
     paths = find_modules(Path(modules).expanduser())
@@ -51,6 +48,8 @@ def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str
 
         data["hazards"] = find_hazards(after.modules)
     if wanted.against is not None:
+        from kbuild.elf.differences import compare
+
         before = inspect(find_modules(Path(wanted.against).expanduser()), None, asked, flow=flow)
         # Without the kernel: what it says of modules that are not of its build is no difference between the builds.
         data["differences"] = compare(before, after if image is None else inspect(paths, None, asked, flow=flow))

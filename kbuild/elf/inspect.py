@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kbuild import log
 from kbuild.elf.exports import Export
 from kbuild.elf.findings import new_finding
 from kbuild.elf.image import SUFFIXES, ModuleImage, file_module_name, module_key, read_module
@@ -39,7 +38,7 @@ class Inspection:
     modules: ModuleSet
     findings: tuple[Finding, ...]
     trees: tuple[Tree, ...] | None = None
-    """What was run of init and exit; None: nothing had to be."""
+    """What init and exit call; None: nobody asked."""
     scope: Scope | None = None
     """Which rules were asked; None: none were to be."""
 
@@ -114,20 +113,18 @@ def inspect(
 def inspect_set(modules: ModuleSet, rules: Rules | None = None, *, flow: bool = False) -> Inspection:
     """Say what is wrong with the modules, with each other, and with their kernel; answer `rules`.
 
-    `flow`: follow the init and exit of each module; without it, of those that rules are asked of. Raises UserError for
-    a module that is damaged.
+    `flow`: follow the init and exit of each module, and give their calls as trees. Raises UserError for a module that
+    is damaged.
     """
-    with log.timed("inspect", modules=len(modules.modules)) as extra:
-        findings = tuple(finding for check in CHECKS for finding in check(modules))
-        trees: list[Tree] | None = None
-        if rules is not None or flow:
-            from kbuild.elf.rules.check import check_rules
+    findings = tuple(finding for check in CHECKS for finding in check(modules))
+    trees: list[Tree] = []
+    if rules is not None or flow:
+        from kbuild.elf.rules.check import check_rules
 
-            answers, trees = check_rules(modules, rules or Rules(), flow=flow)
-            findings += tuple(answers)
-        extra["findings"] = len(findings)
+        answers, trees = check_rules(modules, rules or Rules(), flow=flow)
+        findings += tuple(answers)
     asked = None if rules is None else scope(modules, rules)
-    return Inspection(modules, findings, None if trees is None else tuple(trees), asked)
+    return Inspection(modules, findings, tuple(trees) if flow else None, asked)
 
 
 def _unresolved_imports(modules: ModuleSet) -> Iterator[Finding]:

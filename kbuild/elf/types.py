@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kbuild.elf import contents
 from kbuild.elf.btf import Btf, SplitBtfError
 from kbuild.elf.contents import MalformedError
-from kbuild.elf.dwarftypes import DwarfTypes
 from kbuild.elf.image import ModuleImage
 from kbuild.elf.kernel import KernelImage
 from kbuild.elf.object import ElfObject
 from kbuild.elf.structs import StructLayout
 from kbuild.errors import UserError
+
+if TYPE_CHECKING:
+    from kbuild.elf.dwarftypes import DwarfTypes
 
 _NOTHING = "the module has no type information, neither BTF (CONFIG_DEBUG_INFO_BTF_MODULES) nor DWARF"
 
@@ -45,7 +49,11 @@ class Types:
         known = self._modules.get(module.name)
         if known is None:
             elf = ElfObject(contents.decompressed(contents.read(module.path)))
-            dwarf = DwarfTypes(elf) if ".debug_info" in elf.by_name else None
+            dwarf = None
+            if ".debug_info" in elf.by_name:
+                from kbuild.elf.dwarftypes import DwarfTypes
+
+                dwarf = DwarfTypes(elf)
             known = self._modules[module.name] = self._btf(elf), dwarf
         return known
 

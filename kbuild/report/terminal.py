@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from kbuild.outcome import Finding, Status
-from kbuild.record import Record, runs_home
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from kbuild.record import Record
 
 STYLES = {
     Status.FAIL: "bold red",
@@ -42,6 +43,8 @@ def console_for(stream: IO[str]) -> Console:
 
 def render(record: Record, stream: IO[str] | None = None) -> None:
     """Print a run's summary."""
+    from kbuild.record import runs_home
+
     console = console_for(stream or sys.stdout)
     _headline(console, record)
     console.print(_stages(record))

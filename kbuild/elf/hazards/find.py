@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import Job, Run, Runs, uncollected
@@ -35,23 +34,19 @@ def find_hazards(modules: ModuleSet) -> dict[str, Any]:
 
     Raises UserError for a damaged module.
     """
-    with log.timed("hazards", modules=len(modules.modules)) as extra:
-        try:
-            runs = Runs(Code(Program(modules)))
-            names = _order(modules, [name for name in runs.program.modules if runs.entry(name, "init") is not None])
-            watches = [Watch(runs.program) for _ in names]
-            jobs = [Job(name, "init", watch) for name, watch in zip(names, watches, strict=True)]
-            with uncollected():
-                done = runs.settle(jobs)
-        except MalformedError as error:
-            raise UserError(f"hazards cannot be looked for in these modules: {error}") from None
-        teller = _Teller(runs.program)
-        found = [
-            hazard for job, watch in zip(jobs, watches, strict=True) for hazard in teller.hazards(job, watch.pairs())
-        ]
-        # Stable: within a level, the vendor modules' come first, as their runs do.
-        found.sort(key=lambda one: one["level"])
-        extra["found"] = len(found)
+    try:
+        runs = Runs(Code(Program(modules)))
+        names = _order(modules, [name for name in runs.program.modules if runs.entry(name, "init") is not None])
+        watches = [Watch(runs.program) for _ in names]
+        jobs = [Job(name, "init", watch) for name, watch in zip(names, watches, strict=True)]
+        with uncollected():
+            done = runs.settle(jobs)
+    except MalformedError as error:
+        raise UserError(f"hazards cannot be looked for in these modules: {error}") from None
+    teller = _Teller(runs.program)
+    found = [hazard for job, watch in zip(jobs, watches, strict=True) for hazard in teller.hazards(job, watch.pairs())]
+    # Stable: within a level, the vendor modules' come first, as their runs do.
+    found.sort(key=lambda one: one["level"])
     return {"found": found, "levels": LEVELS, "not_followed": sorted(set(_not_followed(runs.program, done)))}
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.runs import ENTRIES, Job, Run, Runs, Together, uncollected
+from kbuild.elf.code.runs import ENTRIES, Job, Question, Run, Runs, Together, uncollected
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.image import module_key
@@ -18,32 +18,33 @@ from kbuild.elf.rules.counts import KIND, holds_for, release_of
 from kbuild.elf.rules.orders import Answer, Orders, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules
 from kbuild.elf.rules.story import Story
-from kbuild.elf.tree.collect import Collector
-from kbuild.elf.tree.model import Tree, Trees
 from kbuild.elf.types import Types
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
 
+if TYPE_CHECKING:  # Most ask for answers only.
+    from kbuild.elf.tree.collect import Collector
+    from kbuild.elf.tree.model import Tree
+
 
 def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tuple[list[Finding], list[Tree]]:
-    """One finding for each rule and each module that it is asked of, and the trees of what was run for them.
+    """One finding for each rule and each module that it is asked of; with `flow`, trees of each module's init and exit.
 
-    `flow`: of each module's init and exit. Raises UserError for a damaged module.
+    Raises UserError for a damaged module.
     """
     release = release_of(modules)
     orders = [rule for rule in rules.orders if holds_for(rule.kernels, release)]
     every: tuple[layout.Rule, ...] = (*rules.symbols, *rules.sections, *rules.budgets)
     others = [rule for rule in every if holds_for(rule.kernels, release)]
-    with log.timed("rules", rules=len(orders) + len(others)):
-        try:
-            with uncollected():
-                findings, trees = _orders(modules, rules, orders, flow)
-        except MalformedError as error:
-            raise UserError(f"the code of these modules cannot be followed: {error}") from None
-        names, types = vendors(modules, rules), Types(modules.kernel)
-        for rule in others:
-            said = layout.answers(modules, rule, names, types)
-            findings += [_finding(rule, one.module, one.status, one.answer, one.why) for one in said]
+    try:
+        with uncollected():
+            findings, trees = _orders(modules, rules, orders, flow)
+    except MalformedError as error:
+        raise UserError(f"the code of these modules cannot be followed: {error}") from None
+    names, types = vendors(modules, rules), Types(modules.kernel)
+    for rule in others:
+        said = layout.answers(modules, rule, names, types)
+        findings += [_finding(rule, one.module, one.status, one.answer, one.why) for one in said]
     return findings, trees
 
 
@@ -92,17 +93,25 @@ def _entries(
         some = [rule for rule in orders if rule.entry == entry]
         vendor = names if some or flow or entry == "init" else ()
         asked = [Orders(runs, name, entry, some, is_vendor=True) for name in vendor]
-        others = [name for name in runs.program.modules if name not in names] if flow else []
-        collectors = [Collector(runs.code, one.events) for one in asked] + [Collector(runs.code) for _ in others]
-        jobs = [
-            replace(one.job, question=Together([one.job.question, collector]))
-            for one, collector in zip(asked, collectors, strict=False)
-        ]
-        jobs += [Job(name, entry, one) for name, one in zip(others, collectors[len(asked) :], strict=True)]
+        jobs = [one.job for one in asked]
+        collectors: list[Collector] = []
+        if flow:
+            from kbuild.elf.tree.collect import Collector
+
+            collectors = [Collector(runs.code, one.events) for one in asked]
+            others = [name for name in runs.program.modules if name not in names]
+            collectors += [Collector(runs.code) for _ in others]
+            jobs += [Job(name, entry, Question()) for name in others]
+            pairs = zip(jobs, collectors, strict=True)
+            jobs = [replace(job, question=Together([job.question, one])) for job, one in pairs]
         every = runs.settle(jobs)
         for one, run in zip(asked, every, strict=False):
             answers += one.answers(run)
-        collected += [(run, one) for run, one in zip(every, collectors, strict=True) if run is not None]
+        collected += [(run, one) for run, one in zip(every, collectors, strict=False) if run is not None]
+    if not flow:
+        return answers, []
+    from kbuild.elf.tree.model import Trees
+
     entries = list(ENTRIES)
     trees = Trees(runs).of(collected)
     return answers, sorted(trees, key=lambda tree: (module_key(tree.module), entries.index(tree.entry)))
