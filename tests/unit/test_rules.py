@@ -172,6 +172,18 @@ def test_a_released_kernel_keeps_its_own_orders(modules: list[Path]) -> None:
 
 
 @pytest.mark.kernel
+def test_what_is_asked_of_one_function_tells_others_nothing(modules: list[Path]) -> None:
+    """vmx_init(), asked by itself, has data that nobody knows: what it updates static calls to is not known either."""
+    one = OrderRule(id="x", entry="vmx_init", first=Event(call="kvm_x86_vendor_init"), then=Event(call="kvm_init"))
+    two = OrderRule(
+        id="y", entry="kvm_arch_hardware_enable", first=Event(call="misc_register"), then=Event(call="misc_deregister")
+    )
+    for rules in ((one, two), (two, one)):
+        found = inspect(modules, None, Rules(read_rules((RULES / "kvm.toml",)).vendor, rules)).findings
+        assert [finding.answer for finding in found if finding.rule == "y"] == ["unreached"], rules[0].id
+
+
+@pytest.mark.kernel
 def test_a_symbol_is_where_it_should_be(modules: list[Path]) -> None:
     def rule(section: str, name: str = "kvm_mmu_vendor_module_init") -> SymbolRule:
         return SymbolRule(id="x", name=name, module="kvm", section=section)

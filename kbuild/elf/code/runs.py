@@ -6,7 +6,7 @@ A static call's target is what init code of any module has put there, so runs ar
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -151,33 +151,39 @@ class Runs:
         return runs
 
     def run(self, job: Job) -> Run | None:
-        """All ways from an entry, with what is known of static calls by now."""
+        """All ways from an entry, with what is known of static calls by now.
+
+        What a function updates that is neither init nor exit counts in its own run: others would be told what it does
+        with arguments that nobody gives it.
+        """
         address = self.entry(job.module, job.entry)
         if address is None:
             return None
+        static = self._static if job.entry in ENTRIES else {one: set(some) for one, some in self._static.items()}
         knows = frozenset({job.module}) if job.entry == "init" else frozenset[str]()
         start = State.at_entry((0,) * job.question.marks)
         budget = self._budgets.setdefault(job, Budget(self.program.code_bytes(job.module)))
         while True:
             flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget)
-            flow.calls_to.candidates = self._static
+            flow.calls_to.candidates = static
             flow.calls_to.given_anything(start)
             job.question.begin(flow, 0)
             extent = job.question.extent()
             if extent is not None:
                 flow.machine.watch(*extent, job.question.accessed)
-            before = self._known(self._static)
+            before = _known(static, static)
             ends = flow.start(address, start)
             job.question.ended(ends)
             for trampoline, targets in flow.calls_to.updates.items():
-                self._static.setdefault(trampoline, set()).update(targets)
-            relied_on = self._known(flow.calls_to.asked)
+                static.setdefault(trampoline, set()).update(targets)
+            relied_on = _known(static, flow.calls_to.asked)
             # Done again until nothing new comes: then what it took for granted is what it found.
             if relied_on <= before or budget.exceeded:
                 return Run(job, address, start, flow, tuple(ends), relied_on)
 
-    def _known(self, trampolines: Iterable[int]) -> frozenset[tuple[int, int | None]]:
-        return frozenset((one, target) for one in trampolines for target in self._static.get(one, ()))
-
     def _is_stale(self, run: Run) -> bool:
-        return not run.flow.budget.exceeded and self._known(run.flow.calls_to.asked) != run.relied_on
+        return not run.flow.budget.exceeded and _known(self._static, run.flow.calls_to.asked) != run.relied_on
+
+
+def _known(static: Mapping[int, set[int | None]], trampolines: Iterable[int]) -> frozenset[tuple[int, int | None]]:
+    return frozenset((one, target) for one in trampolines for target in static.get(one, ()))
