@@ -37,6 +37,7 @@ from kbuild.elf.inspect import find_modules, inspect_set, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
 from kbuild.elf.kernel import KernelImage, read_kernel
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.counts import KIND as RULE_KIND
 from kbuild.elf.rules.counts import is_answer, told
 from kbuild.elf.rules.spec import Rules, read_rules
 from kbuild.errors import KbuildError, UserError, os_errors
@@ -191,10 +192,14 @@ class _Gate:
                 if rules is not None:
                     self._inspect(kernel, modules, rules)  # while hosts boot
                 self._load(wanted, transcripts)
-        judged = {stage.name for stage in record.stages if stage.status not in (None, Status.SKIP)}
-        # Only what could have occurred is missed: a load that was not run says nothing about its findings.
-        record.known_not_seen = [one for one in self.not_seen if one.finding.split(":")[0] in judged]
+        record.known_not_seen = [one for one in self.not_seen if self._looked_for(one)]
         self.run.finish(worst(self.results))
+
+    def _looked_for(self, known: Known) -> bool:
+        """Whether it could have occurred: a load that was not run, or a rule that was not asked, says nothing."""
+        stage, kind, *_ = [*known.finding.split(":"), ""]
+        judged = any(one.name == stage and one.status not in (None, Status.SKIP) for one in self.run.record.stages)
+        return judged and (kind != RULE_KIND or any(map(known.matches, self.run.record.findings)))
 
     def _mark(self, findings: Iterable[Finding]) -> list[Finding]:
         """The findings with those marked that are known for this kernel."""

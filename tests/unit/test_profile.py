@@ -38,6 +38,17 @@ def refusal(profile: Path, inspect: str) -> str:
     return str(caught.value)
 
 
+def test_the_default_profile_asks_what_comments_say_and_knows_what_breaks_it() -> None:
+    """Each rule that a released kernel does not keep is known, in some kernels, and nothing else is."""
+    profile = read_profile("default")
+    assert profile.rules == (SHIPPED / "rules/kvm.toml", SHIPPED / "rules/kvm-not-kept.toml")
+    read_rules(profile.rules)
+    not_kept = {rule.id for rule in read_rules(profile.rules[1:]).every}
+    known = [one for one in profile.settings.known if one.finding.startswith("inspect:rule:")]
+    assert {one.finding.split(":")[3] for one in known} == not_kept
+    assert all(str(one.kernels) for one in known)
+
+
 def test_a_profile_without_rules_asks_none(profile: Path) -> None:
     assert read_profile(str(profile)).rules == ()
 
@@ -58,7 +69,7 @@ def test_rules_beside_the_profile_come_before_ours(profile: Path) -> None:
     [
         (
             'rules = ["nothing"]',
-            "inspect.rules: no file for 'nothing'; expected a path, or one of rules/: kvm, mmu-setup-thread",
+            "inspect.rules: no file for 'nothing'; expected a path, or one of rules/: kvm, kvm-not-kept, ",
         ),
         ('rules = ["kvm", "kvm"]', "inspect.rules: 'kvm' is named twice; expected each once"),
         ('rules = "kvm"', "inspect.rules: expected `array`, got `str`"),
