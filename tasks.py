@@ -300,7 +300,7 @@ def inspect(
 
 
 LOADING = {
-    "order": "only these load orders: names in profiles/orders/ or paths of .toml files (may be repeated)",
+    "order": "only these load orders: names or globs in profiles/orders/, ORDER@RUN, all, or paths (may be repeated)",
     "host": "only these hosts: names in profiles/hosts/ or paths of .toml files (may be repeated)",
     "no_known": "count known findings too",
 }

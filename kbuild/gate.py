@@ -51,9 +51,9 @@ from kbuild.load.orders.read import check_references, read_order
 from kbuild.load.places import Places
 from kbuild.load.request import Cancellation, LoadRequest
 from kbuild.load.runner import loading
-from kbuild.outcome import Finding, Known, Status, mark_known, to_json, verdict, worst
+from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
-from kbuild.profile import Profile, read_profile, reference, resolve_reference
+from kbuild.profile import Profile, find_orders, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
 from kbuild.transcript import Transcript
@@ -132,7 +132,12 @@ def _peak_memory_kb() -> int:
 def _profile(request: GateRequest) -> Profile:
     """The profile, with the user's choice of orders, hosts and rules in place of its own."""
     profile = read_profile(request.profile)
-    chosen = (("order", "orders", request.orders), ("host", "hosts", request.hosts), ("rules", "rules", request.rules))
+    if request.orders:
+        try:
+            profile = msgspec.structs.replace(profile, orders=find_orders(request.orders, Path.cwd()))
+        except KeyError as error:
+            raise UserError(f"--order {error.args[0]}: no such file, here or in profiles/orders/") from None
+    chosen = (("host", "hosts", request.hosts), ("rules", "rules", request.rules))
     for option, kind, names in chosen:
         if names:
             files = [resolve_reference(kind, name, Path.cwd()) for name in names]
@@ -375,13 +380,15 @@ class _Gate:
         hosts = {one.id: reference("hosts", path) for one, path in zip(files.hosts, self.profile.hosts, strict=True)}
 
         def again(host: str, order: str) -> str:
-            return pasteable([*start, "--host", hosts[host], "--order", named[order]])
+            name, run_of, run = order.partition(RUN_OF)
+            return pasteable([*start, "--host", hosts[host], "--order", f"{named[name]}{run_of}{run}"])
 
         return LoadRequest(
             kernel=kernel,
             release=release,
             modules=modules,
             orders=files.orders,
+            only={one.id: runs for one, runs in zip(files.orders, self.profile.orders.values(), strict=True)},
             hosts=tuple(spec.for_kernel(kernel.stat().st_size) for spec in files.hosts),
             command_line=self.profile.settings.load.command_line,
             signatures=files.signatures,

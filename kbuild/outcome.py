@@ -35,6 +35,9 @@ class Status(StrEnum):
 
 _RANK = {status: rank for rank, status in enumerate(Status)}
 
+RUN_OF = "@"
+"""Between an order's id and what tells one of its runs from the others: `mmu-parameters@kvm.tdp_mmu=0`."""
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from kbuild import toml
 from kbuild.errors import UserError
-from kbuild.outcome import Known
+from kbuild.outcome import RUN_OF, Known
 from kbuild.paths import PROJECT
 
 SHIPPED = PROJECT / "profiles"
@@ -59,6 +62,10 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known: tuple[Known, ...] = ()
 
 
+OrderChoice = dict[Path, tuple[str, ...]]
+"""The files of orders, each with the names of those of its runs that are asked for; none: all of them."""
+
+
 class Profile(msgspec.Struct, frozen=True):
     """A profile with its references resolved."""
 
@@ -67,7 +74,7 @@ class Profile(msgspec.Struct, frozen=True):
     settings: ProfileFile
     fragments: tuple[Path, ...]
     rules: tuple[Path, ...]
-    orders: tuple[Path, ...]
+    orders: OrderChoice
     hosts: tuple[Path, ...]
 
 
@@ -98,7 +105,7 @@ def read_profile(name: str) -> Profile:
         settings=settings,
         fragments=_resolve(path, "configure.fragments", "fragments", settings.configure.fragments),
         rules=_resolve(path, "inspect.rules", "rules", settings.inspect.rules),
-        orders=_resolve(path, "load.orders", "orders", settings.load.orders),
+        orders=_orders(path, settings.load.orders),
         hosts=_resolve(path, "load.hosts", "hosts", settings.load.hosts),
     )
 
@@ -112,6 +119,35 @@ def resolve_reference(kind: str, name: str, beside: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+ALL_ORDERS = "all"
+
+
+def find_orders(names: Sequence[str], beside: Path) -> OrderChoice:
+    """The orders that names mean: of one file each, `all`, globs of names in `orders/`, and runs (`ORDER@RUN`).
+
+    Raises KeyError with the name that means nothing.
+    """
+    found: OrderChoice = {}
+    for name in names:
+        path, run = resolve_reference("orders", name, beside), ""
+        if path is None and RUN_OF in name:
+            file, _, run = name.rpartition(RUN_OF)
+            path = resolve_reference("orders", file, beside)
+        paths = [path] if path else _matching("*" if name == ALL_ORDERS else name, beside)
+        if not paths:
+            raise KeyError(name)
+        for one in paths:
+            before = found.get(one)
+            found[one] = (*before, run) if run and before else (run,) if run and before is None else ()
+    return found
+
+
+def _matching(glob: str, beside: Path) -> list[Path]:
+    """Orders by a glob of their names; one that lies beside hides ours."""
+    by_name = {path.stem: path for folder in (SHIPPED, beside) for path in (folder / "orders").glob("*.toml")}
+    return [by_name[name] for name in sorted(fnmatch.filter(by_name, glob))]
+
+
 def reference(kind: str, path: Path) -> str:
     """How a file is named on a command line: one of ours by its name, any other by its path."""
     return path.stem if path.parent == SHIPPED / kind else str(path.resolve())
@@ -122,12 +158,23 @@ def _resolve(profile: Path, key: str, kind: str, names: tuple[str, ...]) -> tupl
     for name in names:
         path = resolve_reference(kind, name, profile.parent)
         if path is None:
-            known = sorted({one.stem for one in (SHIPPED / kind).glob(f"*{_KINDS[kind]}")})
-            raise UserError(
-                f"{_place(profile, key)}: no file for '{name}'; expected a path, or one of {kind}/: {', '.join(known)}"
-            )
+            _no_file(profile, key, kind, name)
         found.append(path)
     return tuple(found)
+
+
+def _no_file(profile: Path, key: str, kind: str, name: str) -> NoReturn:
+    known = sorted({one.stem for one in (SHIPPED / kind).glob(f"*{_KINDS[kind]}")})
+    raise UserError(
+        f"{_place(profile, key)}: no file for '{name}'; expected a path, or one of {kind}/: {', '.join(known)}"
+    )
+
+
+def _orders(profile: Path, names: tuple[str, ...]) -> OrderChoice:
+    try:
+        return find_orders(names, profile.parent)
+    except KeyError as error:
+        _no_file(profile, "load.orders", "orders", error.args[0])
 
 
 def _refuse_twice(profile: Path, key: str, names: tuple[str, ...]) -> None:

@@ -84,6 +84,7 @@ class Transcript(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     host: str
     order: str
+    """Its id; of an order that is run in several ways `ORDER@RUN`."""
     status: Status
     title: str = ""
     reason: str | None = None

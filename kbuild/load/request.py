@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,6 +76,8 @@ class LoadRequest:
     """For each boot a folder `HOST/boot-N` with console, agent's line and command."""
     again: Callable[[str, str], str]
     """From a host's and an order's id: the command that runs that order there again."""
+    only: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Of an order's id to globs of those of its runs that are asked for; none: all."""
     cancellation: Cancellation = field(default_factory=Cancellation)
 
     @cached_property
@@ -106,6 +108,12 @@ class LoadRequest:
         return frozenset(
             symbol.name for image in self.modules.modules.values() for symbol in image.symbols if symbol.section
         )
+
+    @cached_property
+    def depends(self) -> dict[str, frozenset[str]]:
+        """The modules of the set that each one needs, by the kernel's names."""
+        modules = self.modules
+        return {key: frozenset(map(module_key, modules.dependencies(image))) for key, image in modules.modules.items()}
 
     @cached_property
     def parameters(self) -> dict[str, frozenset[str]]:

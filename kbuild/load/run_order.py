@@ -94,9 +94,9 @@ class OrderRun:
         expectation = self._expectation(step)
         for needed in self._request.modules.load_sequence(module):
             if kernel_name(needed) not in self._loaded:
-                self._call(Verb.LOAD, needed, {}, SUCCESS, added=f"{module} depends on it")
+                self._call(Verb.LOAD, needed, self._plan.given(needed), SUCCESS, added=f"{module} depends on it")
                 self._added.append(kernel_name(needed))
-        self._call(Verb.LOAD, module, step.given, expectation)
+        self._call(Verb.LOAD, module, self._plan.given(module) | step.given, expectation)
 
     def _unload(self, module: str, expectation: Expectation, added: str | None = None) -> None:
         self._call(Verb.UNLOAD, module, {}, expectation, added)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from functools import cached_property, partial
@@ -26,7 +26,7 @@ from kbuild.load.places import Place, Places
 from kbuild.load.protocol import Result, State, Verb, parse_state
 from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
-from kbuild.outcome import Finding, Status
+from kbuild.outcome import RUN_OF, Finding, Status, worst
 from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
@@ -75,10 +75,14 @@ class _Host:
             request.symbols.__contains__,
             gives=spec.gives,
             parameters=request.parameters,
+            depends=request.depends,
         )
-        self._orders = [plan for order in request.orders for plan in make_plans(order, facts)]
+        self._orders = [
+            plan for order in request.orders for plan in make_plans(order, facts, request.only.get(order.id, ()))
+        ]
         self._transcripts = {plan.id: self._skipped(plan) for plan in self._orders if plan.skip}
         self._waiting = deque(order for order in self._orders if order.id not in self._transcripts)
+        self._left = Counter(order.order for order in self._waiting)
         self._lock = threading.Lock()
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
@@ -99,9 +103,19 @@ class _Host:
             return self._waiting.popleft() if self._waiting else None
 
     def _keep(self, transcript: Transcript) -> None:
+        order, _, run = transcript.order.partition(RUN_OF)
         with self._lock:
             self._transcripts[transcript.order] = transcript
-        self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
+            self._left[order] -= 1
+            last = self._left[order] == 0
+            runs = [one for plan in self._orders if plan.order == order and (one := self._transcripts.get(plan.id))]
+        # Of an order with many runs it is worth a line which went wrong, and how it went in the end.
+        if not run or transcript.status != Status.PASS:
+            self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
+        if run and last:
+            counts = Counter(one.status for one in runs)
+            how = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
+            self._reporter.order(transcript.host, order, worst(counts), f"{len(runs)} runs: {how}")
 
     def _give_up(self, reason: str, status: Status = Status.MISS) -> None:
         """None of the orders that wait will be run."""

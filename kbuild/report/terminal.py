@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from kbuild.outcome import Finding, Status
+from kbuild.outcome import RUN_OF, Finding, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from kbuild.record import Record
+    from kbuild.transcript import Transcript
 
 STYLES = {
     Status.FAIL: "bold red",
@@ -111,17 +113,30 @@ def _stages(record: Record) -> Table:
 
 
 def _matrix(record: Record) -> Table:
-    """Orders down, hosts across."""
+    """Orders down, hosts across. The runs of an order that has several are one row, and counted."""
     hosts = list(dict.fromkeys(one.host for one in record.transcripts))
     rows = table()
     rows.add_column("\norder")
     for host in hosts:
         rows.add_column(f"\n{host}")
-    cells = {(one.order, one.host): one for one in record.transcripts}
-    for order in dict.fromkeys(one.order for one in record.transcripts):
-        row = [cells.get((order, host)) for host in hosts]
-        rows.add_row(order, *(word(one.status if one else None) for one in row))
+    cells: dict[str, dict[str, list[Transcript]]] = {}
+    for one in record.transcripts:
+        cells.setdefault(_order(one), {}).setdefault(one.host, []).append(one)
+    for order, row in cells.items():
+        rows.add_row(order, *(_cell(row.get(host, [])) for host in hosts))
     return rows
+
+
+def _order(transcript: Transcript) -> str:
+    return transcript.order.partition(RUN_OF)[0]
+
+
+def _cell(runs: Sequence[Transcript]) -> str:
+    """An outcome; of several runs how many had which, the worst first."""
+    if [one.order for one in runs] in ([], [*map(_order, runs)]):
+        return word(runs[0].status if runs else None)
+    counts = Counter(one.status for one in runs)
+    return ", ".join(f"{word(status)} {counts[status]}" for status in Status if counts[status])
 
 
 def _findings(console: Console, record: Record) -> None:
@@ -129,15 +144,21 @@ def _findings(console: Console, record: Record) -> None:
     for group in _groups(counting):
         _finding(console, group)
     told = {(f.host, f.order) for f in counting}
-    for transcript in record.transcripts:
-        if transcript.status in (Status.MISS, Status.ERROR) and (transcript.host, transcript.order) not in told:
-            console.print(f"\n{word(transcript.status)} ", end="")
-            plain(console, f"{transcript.host}, {transcript.order}: {transcript.reason or 'no reason given'}")
-            if transcript.reproduce:
-                plain(console, f"  again: {transcript.reproduce}")
-    for transcript in record.transcripts:
-        if transcript.status == Status.SKIP:
-            plain(console, f"skipped: {transcript.order} on {transcript.host}: {transcript.reason}", style="dim")
+    untold = [
+        one
+        for one in record.transcripts
+        if one.status in (Status.MISS, Status.ERROR) and (one.host, one.order) not in told
+    ]
+    for runs in _alike(untold):
+        transcript = runs[0]
+        console.print(f"\n{word(transcript.status)} ", end="")
+        more = f" and {len(runs) - 1} more of its runs" if len(runs) > 1 else ""
+        plain(console, f"{transcript.host}, {transcript.order}{more}: {transcript.reason or 'no reason given'}")
+        if transcript.reproduce:
+            plain(console, f"  again: {transcript.reproduce}")
+    for runs in _alike([one for one in record.transcripts if one.status == Status.SKIP]):
+        what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {_order(runs[0])}"
+        plain(console, f"skipped: {what} on {runs[0].host}: {runs[0].reason}", style="dim")
     for finding in record.findings:
         if finding.known is not None:
             plain(console, f"known: {finding.id}: {finding.message} ({finding.known})", style="dim")
@@ -145,6 +166,14 @@ def _findings(console: Console, record: Record) -> None:
             plain(console, f"for information: {finding.message}", style="dim")
     for known in record.known_not_seen:
         plain(console, f"known, but did not occur: {known.finding} ({known.reason})", style="yellow")
+
+
+def _alike(transcripts: Sequence[Transcript]) -> list[list[Transcript]]:
+    """Runs of one order that ended the same way on a host, together."""
+    groups: dict[tuple[str, str, Status, str | None], list[Transcript]] = {}
+    for one in transcripts:
+        groups.setdefault((one.host, _order(one), one.status, one.reason), []).append(one)
+    return [*groups.values()]
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from kbuild.elf.rules.spec import read_rules
 from kbuild.errors import UserError
-from kbuild.profile import SHIPPED, read_profile
+from kbuild.profile import SHIPPED, find_orders, read_profile
 
 PROFILE = """\
 title = "t"
@@ -79,3 +80,22 @@ def test_rules_beside_the_profile_come_before_ours(profile: Path) -> None:
 def test_what_is_wrong_is_said_with_its_place(profile: Path, inspect: str, expected: str) -> None:
     line = len(PROFILE.splitlines()) + 3
     assert refusal(profile, inspect).startswith(f"{profile}:{line}: {expected}")
+
+
+def test_orders_are_named_one_by_one_by_globs_and_by_their_runs(tmp_path: Path) -> None:
+    (tmp_path / "orders").mkdir()
+    mine, hides, at = (tmp_path / "orders" / name for name in ("mine.toml", "tdp-off.toml", "a@b.toml"))
+    for path in (mine, hides, at):
+        path.write_text("")
+    ours = SHIPPED / "orders"
+    assert find_orders(["vendor-alone", "mine"], tmp_path) == {ours / "vendor-alone.toml": (), mine: ()}
+    assert [*find_orders(["tdp-off*"], tmp_path)] == [hides, ours / "tdp-off-then-on.toml"]
+    assert {*find_orders(["all"], tmp_path)} == {*ours.glob("*.toml"), mine, hides, at} - {ours / "tdp-off.toml"}
+    assert find_orders(["mine@kvm.a=1", "mine@kvm.a=0"], tmp_path) == {mine: ("kvm.a=1", "kvm.a=0")}
+    assert find_orders(["mine@kvm.a=1", "m*"], tmp_path)[mine] == ()
+    assert find_orders(["mine", "mine@kvm.a=1"], tmp_path) == {mine: ()}
+    assert find_orders(["orders/a@b.toml", "orders/a@b.toml@kvm.a=1"], tmp_path) == {at: ()}
+    assert find_orders([f"{mine}@x"], Path("/")) == {mine: ("x",)}
+    for name in ("none", "none*", "none@x", "./none.toml@x"):
+        with pytest.raises(KeyError, match=re.escape(name)):
+            find_orders([name], tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,23 @@ def test_the_same_finding_in_several_places_is_shown_once() -> None:
     text = shown(record(verdict=Status.FAIL, findings=[finding("one"), finding("two"), finding("three")]))
     assert text.count("kernel BUG in svm_init") == 1
     assert "also: qemu-svm, two, step 4; qemu-svm, three, step 4" in text
+
+
+def test_the_runs_of_an_order_are_one_row_and_what_ended_alike_is_told_once() -> None:
+    def run(host: str, number: int, status: Status, reason: str | None = None) -> Transcript:
+        return Transcript(host=host, order=f"all@{number}", status=status, reason=reason, reproduce=f"inv {number}")
+
+    transcripts = [run("qemu-svm", number, Status.PASS) for number in range(200)]
+    transcripts += [run("bochs-vmx", number, Status.PASS) for number in range(190)]
+    transcripts += [run("bochs-vmx", number, Status.SKIP, "no such parameter") for number in range(190, 196)]
+    transcripts += [run("bochs-vmx", number, Status.MISS, "the emulator failed") for number in range(196, 200)]
+    transcripts += [Transcript(host="qemu-svm", order="one", status=Status.PASS)]
+    text = shown(record(verdict=Status.MISS, transcripts=transcripts))
+    assert re.search(r"^all +PASS 200 +MISS 4, PASS 190, SKIP 6 *$", text, re.MULTILINE)
+    assert re.search(r"^one +PASS +- *$", text, re.MULTILINE)
+    assert "MISS bochs-vmx, all@196 and 3 more of its runs: the emulator failed\n  again: inv 196" in text
+    assert "skipped: 6 runs of all on bochs-vmx: no such parameter" in text
+    assert len(text.splitlines()) < 20
 
 
 def test_known_findings_are_shown_with_their_reason() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from kbuild.load.orders.format import SUCCESS, Cpu, Expectation, Order, Step, When, kernel_name
+from kbuild.load.orders.format import SUCCESS, Cpu, Expectation, Order, Step, When, kernel_name, written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Facts:
     """What the host gives: `vmx`, `ept`, …"""
     parameters: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
     """Of each module of the artifacts, by its kernel's name, its parameters' names with `_`."""
+
+    depends: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
+    """Of each module of the artifacts, by its kernel's name, those that it needs itself."""
+    given: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The setting that the run is about: of `kvm.tdp_mmu` the value."""
 
     def has_parameter(self, name: str) -> bool:
         """Of `kvm.tdp_mmu`: whether that module is there and has that parameter."""
@@ -84,7 +89,9 @@ def choose(step: Step, facts: Facts) -> Expectation | NoneHolds:
             return expectation
         reasons.append(f"{number} needs {' and '.join(hindrances)}")
     fault = f", fault {facts.fault}" if facts.fault else ""
-    return NoneHolds(f"no expectation is for kernel {facts.kernel}, cpu {facts.cpu}{fault}: {'; '.join(reasons)}")
+    setting = "".join(f", {name}={value}" for name, value in facts.given.items())
+    here = f"kernel {facts.kernel}, cpu {facts.cpu}{setting}{fault}"
+    return NoneHolds(f"no expectation is for {here}: {'; '.join(reasons)}")
 
 
 def _hindrances(when: When, facts: Facts) -> Iterable[str]:
@@ -99,5 +106,8 @@ def _hindrances(when: When, facts: Facts) -> Iterable[str]:
         yield f"symbol {when.has_symbol}"
     if when.has_parameter is not None and not facts.has_parameter(when.has_parameter):
         yield f"parameter {when.has_parameter}"
+    for name, value in when.given.items():
+        if facts.given.get(name) != written(value):
+            yield f"{name}={written(value)}"
     if when.fault is not None and when.fault != facts.fault:
         yield f"fault {when.fault}"

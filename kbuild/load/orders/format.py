@@ -12,6 +12,8 @@ from kbuild.load.protocol import errno_number
 from kbuild.versions import KernelRange
 
 Cpu = Literal["intel", "amd"]
+SmokeName = Literal["real-mode", "long-mode"]
+"""A kind of guest."""
 Value = str | int | bool
 """Of a module parameter."""
 
@@ -65,6 +67,8 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     has_symbol: str | None = None
     has_parameter: str | None = None
     """`kvm.tdp_mmu`: that module has that parameter in this kernel."""
+    given: dict[str, Value] = {}
+    """`kvm.tdp_mmu`: the order's matrix gives that parameter this value."""
     fault: str | None = None
     """The call site at which a failure was injected."""
 
@@ -106,7 +110,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     load: str | None = None
     """A module, by its file's name without suffix."""
     unload: str | None = None
-    smoke: tuple[Literal["real-mode", "long-mode"], ...] | None = None
+    smoke: tuple[SmokeName, ...] | None = None
     check: Literal["footprint", "parameters", "kvm-device", "module", "log"] | None = None
     repeat: int | None = None
     """Do the steps in `step` so many times."""
@@ -152,6 +156,39 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return {name: "NY"[value] if isinstance(value, bool) else str(value) for name, value in self.params.items()}
 
 
+class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Parameters with which a module is loaded, each with all values that are tried."""
+
+    module: str
+    params: dict[str, tuple[Value, ...]]
+    when: When = When()
+
+
+class FailingLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A way to make the load of a module fail, whatever else is loaded."""
+
+    module: str
+    params: dict[str, Value]
+    errno: str
+    why: str
+    when: When = When()
+    log: ExpectedLog = ExpectedLog()
+
+
+class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All sequences of some actions with some modules, each a run of its own."""
+
+    modules: tuple[str, ...]
+    length: int
+    actions: tuple[Literal["load", "unload", "fail"], ...] = ("load", "unload", "fail")
+    fail: tuple[FailingLoad, ...] = ()
+    """Of a module's, the first whose `when` holds is what `fail` does with it."""
+    idle: bool = False
+    """Also what the loader refuses before any code of the module runs: what is there already, what is not there."""
+    smoke: tuple[SmokeName, ...] = ("real-mode", "long-mode")
+    """Guests that run after each step that leaves the host's vendor module loaded."""
+
+
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A load order."""
 
@@ -167,6 +204,12 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """That the modules must have: `kvm.tdp_mmu`."""
     symbols: tuple[str, ...] = ()
     """That the modules must define."""
+    generate: Generate | None = None
+    """In place of steps."""
+    matrix: tuple[Matrix, ...] = ()
+    """Each combination of all tables' values is a run of its own."""
+    cover: Literal["all", "pairs"] = "all"
+    """`pairs`: not all combinations, but so many that each pair of values of two parameters is in one."""
 
 
 def written(value: Value) -> str:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import fnmatch
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
+from kbuild.errors import UserError
 from kbuild.load.orders.conditions import Facts, applies, choose, holds, no_parameter
-from kbuild.load.orders.format import VENDOR_MODULES, Cpu, Expectation, Order, Step, When, kernel_name
+from kbuild.load.orders.format import VENDOR_MODULES, Cpu, Expectation, Generate, Order, Step, When, kernel_name
+from kbuild.load.orders.generate import generate
+from kbuild.load.orders.settings import axes, combinations, said
+from kbuild.outcome import RUN_OF
 
 IGNORED_PARAMETER = "parameter-ignored"
 """The signature of what the loader says of a parameter that a module does not have."""
+
+MAX_RUNS = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,23 +35,76 @@ class PlannedStep:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """An order as it is run on one host."""
+    """An order as it is run on one host, once."""
 
     id: str
+    """The order's; where it has several, `ORDER@kvm.tdp_mmu=0,kvm_amd.npt=1`, `ORDER@load-vendor,unload-vendor`."""
     title: str
     steps: tuple[PlannedStep, ...]
     facts: Facts
     skip: str | None = None
     """Why it is not run."""
 
+    @property
+    def order(self) -> str:
+        """The order's id."""
+        return self.id.partition(RUN_OF)[0]
 
-def make_plans(order: Order, facts: Facts) -> list[Plan]:
-    """The plans of an order on a host; one that cannot be run there says why."""
+    @property
+    def run(self) -> str:
+        """What tells it from the order's other runs."""
+        return self.id.partition(RUN_OF)[2]
+
+    def given(self, module: str) -> dict[str, str]:
+        """The parameters of the run's setting that a module is loaded with."""
+        named = ([*name.split(".", 1), value] for name, value in self.facts.given.items())
+        return {parameter: value for of, parameter, value in named if of == kernel_name(module)}
+
+
+def make_plans(order: Order, facts: Facts, only: Collection[str] = ()) -> list[Plan]:
+    """The plans of an order on a host; one that cannot be run there says why.
+
+    `only`: of the runs that have names behind the order's, those that one of these globs matches; empty: all.
+    Raises UserError for an order with too many runs.
+    """
     order = resolve(order, facts.cpu)
     if reason := applies(order, facts):
         return [Plan(order.id, order.title, (), facts, reason)]
-    steps = tuple(_unrolled(order.step, facts))
-    return [Plan(order.id, order.title, steps, facts, _not_there(steps, facts))]
+    plans = [*itertools.islice(_plans(order, facts), MAX_RUNS + 1)]
+    if len(plans) > MAX_RUNS:
+        raise UserError(f"order '{order.id}' has more than {MAX_RUNS} runs: take fewer values, actions or steps")
+    if not only:
+        return plans
+    found = {glob: fnmatch.filter((plan.run for plan in plans), glob) for glob in only}
+    missing = "the order has no such run on this host with this kernel"
+    wanted = {name for names in found.values() for name in names}
+    return [plan for plan in plans if plan.run in wanted] + [
+        Plan(f"{order.id}{RUN_OF}{glob}", order.title, (), facts, missing) for glob, names in found.items() if not names
+    ]
+
+
+def _plans(order: Order, facts: Facts) -> Iterator[Plan]:
+    tried = axes(order, facts)
+    there = {name: values for name, values in tried.items() if facts.has_parameter(name)}
+    for name in tried.keys() - there.keys():
+        yield Plan(f"{order.id}{RUN_OF}{name}", order.title, (), facts, no_parameter(name))
+    if tried and not there:
+        return
+    for setting in combinations(there, order.cover):
+        known = dataclasses.replace(facts, given=setting)
+        for name, steps in _steps(order, known):
+            run = ",".join(part for part in (name, said(setting)) if part)
+            full = f"{order.id}{RUN_OF}{run}" if run else order.id
+            yield Plan(full, order.title, steps, known, _not_there(steps, known))
+
+
+def _steps(order: Order, facts: Facts) -> Iterator[tuple[str, tuple[PlannedStep, ...]]]:
+    """The steps as they are written, or of each sequence that is generated, with its name."""
+    if order.generate is None:
+        yield "", tuple(_unrolled(order.step, facts))
+        return
+    for name, steps in generate(order.generate, facts):
+        yield name, tuple(PlannedStep(step, place) for place, step in steps)
 
 
 def resolve(order: Order, cpu: Cpu) -> Order:
@@ -60,7 +121,8 @@ def resolve(order: Order, cpu: Cpu) -> Order:
         return None if name is None else kernel_name(fill(name))
 
     def condition(when: When) -> When:
-        return msgspec.structs.replace(when, has_parameter=in_kernel(when.has_parameter))
+        given = {kernel_name(fill(name)): value for name, value in when.given.items()}
+        return msgspec.structs.replace(when, has_parameter=in_kernel(when.has_parameter), given=given)
 
     def expectation(one: Expectation) -> Expectation:
         return msgspec.structs.replace(one, when=condition(one.when))
@@ -77,11 +139,25 @@ def resolve(order: Order, cpu: Cpu) -> Order:
             step=tuple(map(resolved, step.step)),
         )
 
+    def generated(one: Generate) -> Generate:
+        ways = (
+            msgspec.structs.replace(way, module=kernel_name(fill(way.module)), when=condition(way.when))
+            for way in one.fail
+        )
+        return msgspec.structs.replace(
+            one, modules=tuple(kernel_name(fill(name)) for name in one.modules), fail=tuple(ways)
+        )
+
     return msgspec.structs.replace(
         order,
         modules=tuple(map(fill, order.modules)),
         parameters=tuple(kernel_name(fill(name)) for name in order.parameters),
         step=tuple(map(resolved, order.step)),
+        generate=order.generate and generated(order.generate),
+        matrix=tuple(
+            msgspec.structs.replace(table, module=kernel_name(fill(table.module)), when=condition(table.when))
+            for table in order.matrix
+        ),
     )
 
 

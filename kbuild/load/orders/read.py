@@ -9,8 +9,22 @@ from typing import Any
 
 from kbuild import toml
 from kbuild.errors import UserError
-from kbuild.load.orders.format import ACTIONS, CHECKS, MODIFIERS, ExpectedLog, Order, Step, When
+from kbuild.load.orders.format import (
+    ACTIONS,
+    CHECKS,
+    MODIFIERS,
+    Expectation,
+    ExpectedLog,
+    Generate,
+    Matrix,
+    Order,
+    Step,
+    When,
+    written,
+)
 
+MAX_LENGTH = 20
+"""Of generated orders; how many there may be of all lengths is another limit."""
 MAX_STEPS = 10_000
 """Of an order, repeats counted."""
 
@@ -50,6 +64,8 @@ def check_references(order: Order, signature_ids: Collection[str]) -> None:
             check(step.step, f"{place}.")
 
     check(order.step, "")
+    if order.generate:
+        check((Step(log=way.log) for way in order.generate.fail), "fail ")
 
 
 def _reject_unknown_actions(path: Path, key: str, steps: Any) -> None:
@@ -84,11 +100,57 @@ def _problems(order: Order) -> Problems:
     for name in order.parameters:
         if problem := _bad_qualified(name):
             yield "parameters", problem
-    if not order.step:
+    for index, table in enumerate(order.matrix):
+        for key, problem in _matrix_problems(table):
+            yield f"matrix[{index}].{key}", problem
+    if order.generate is not None:
+        for key, problem in _generate_problems(order.generate):
+            yield f"generate{key}", problem
+        if order.step:
+            yield "step", "steps are generated here: an order has either [[step]] or [generate]"
+    elif not order.step:
         yield "step", "an order has at least one step"
     yield from _steps_problems("step", order.step)
     if (count := _count(order.step)) > MAX_STEPS:
         yield "step", f"these are {count} steps, repeats counted; an order has at most {MAX_STEPS}"
+
+
+def _generate_problems(asked: Generate) -> Problems:
+    if not 1 <= asked.length <= MAX_LENGTH:
+        yield ".length", f"{asked.length} is no number of steps: write 1 to {MAX_LENGTH}"
+    for key in ("modules", "actions"):
+        names = getattr(asked, key)
+        if not names or len({*names}) != len(names):
+            yield f".{key}", "name at least one, each once"
+    for name in asked.modules:
+        if problem := _bad_module(name):
+            yield ".modules", problem
+    if ("fail" in asked.actions) != bool(asked.fail):
+        yield ".actions", "'fail' among the actions and [[generate.fail]], which says how, belong together"
+    for index, way in enumerate(asked.fail):
+        # It is a load with an expectation, and has to be as right as one.
+        expectation = Expectation(errno=way.errno, log=way.log, why=way.why)
+        step = Step(load=way.module, params=way.params, when=way.when, expect=(expectation,))
+        for key, problem in _step_problems(step):
+            inner = key.replace(".load", ".module").replace(".expect[0]", "")
+            yield f".fail[{index}]{inner}", problem
+        if way.module not in asked.modules:
+            yield f".fail[{index}].module", f"'{way.module}' is none of the modules above"
+
+
+def _matrix_problems(table: Matrix) -> Problems:
+    if problem := _bad_module(table.module):
+        yield "module", problem
+    for name, values in table.params.items():
+        if not values or len({*map(written, values)}) != len(values):
+            yield f"params.{name}", "write a list of values, each once: [0, 1]"
+        for value in values:
+            if problem := _bad_parameter(name, written(value)):
+                yield f"params.{name}", problem
+    for key, problem in _when_problems(table.when):
+        yield f"when{key}", problem
+    if table.when.given:
+        yield "when.given", "a matrix cannot depend on what a matrix gives"
 
 
 def _count(steps: Iterable[Step]) -> int:
@@ -116,8 +178,8 @@ def _step_problems(step: Step) -> Problems:
     if step.repeat is not None and step.repeat < 1:
         yield ".repeat", f"{step.repeat} is no number of times: write 1 or more"
     for name, value in {**step.given, **step.read_back}.items():
-        if not _PARAMETER.fullmatch(name) or not value.isascii() or not value.isprintable():
-            yield ".params", f"'{name}={value}' is no parameter"
+        if problem := _bad_parameter(name, value):
+            yield ".params", problem
     for key, problem in _when_problems(step.when):
         yield f".when{key}", problem
     for key, problem in _log_problems(step.log):
@@ -175,6 +237,9 @@ def _when_problems(when: When) -> Problems:
         yield ".gives", f"'{when.gives}' is nothing that a host gives: write 'ept', '!ept' or 'vmx|svm'"
     if when.has_parameter is not None and (problem := _bad_qualified(when.has_parameter)):
         yield ".has_parameter", problem
+    for name in when.given:
+        if problem := _bad_qualified(name):
+            yield ".given", problem
 
 
 def _log_problems(log: ExpectedLog) -> Problems:
@@ -190,6 +255,12 @@ def _bad_module(name: str) -> str | None:
     if "{" in name:
         return f"'{name}': the placeholders are '{{vendor}}' and '{{other_vendor}}'"
     return f"'{name}' is no module: write its file's name without '.ko'"
+
+
+def _bad_parameter(name: str, value: str) -> str | None:
+    if _PARAMETER.fullmatch(name) and value.isascii() and value.isprintable():
+        return None
+    return f"'{name}={value}' is no parameter"
 
 
 def _bad_qualified(name: str) -> str | None:
