@@ -58,6 +58,9 @@ from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
 from kbuild.transcript import Transcript
 
+MANY_RUNS = 10
+"""Of an order that is run in several ways, as long as nobody knows how many these are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateRequest:
@@ -296,7 +299,9 @@ class _Gate:
         if last is None or not is_whole(last.files["bzImage"]):
             return
         request = self._load_request(artifact(last.files["bzImage"]), last.release, ModuleSet.of((), None), files)
-        self.places = self.stack.enter_context(Places(request.hosts, len(request.orders)))
+        # How many runs they have only the modules can tell.
+        orders = sum(MANY_RUNS if order.many else 1 for order in request.orders)
+        self.places = self.stack.enter_context(Places(request.hosts, orders))
         self.places.boot_ahead(request)
 
     def _progress(self) -> Callable[[Progress], None]:

@@ -41,10 +41,11 @@ def loading(
     `places` may have machines that were booted ahead. Where the context ends early, by Ctrl-C or for what the caller
     found, all machines end first.
     """
+    plans = {spec.id: plans_for(request, spec) for spec in request.hosts}
     with contextlib.ExitStack() as stack:
         if places is None:
-            places = stack.enter_context(Places(request.hosts, len(request.orders)))
-        hosts = {spec.id: _Host(request, spec, reporter, places) for spec in request.hosts}
+            places = stack.enter_context(Places(request.hosts, max(map(len, plans.values()), default=0)))
+        hosts = {spec.id: _Host(request, spec, plans[spec.id], reporter, places) for spec in request.hosts}
         work = [place.submit(partial(hosts[place.spec.id].work, place)) for place in places]
 
         def transcripts() -> list[Transcript]:
@@ -60,26 +61,32 @@ def loading(
             raise
 
 
+def plans_for(request: LoadRequest, spec: HostSpec) -> list[Plan]:
+    """What of the orders is run on a host, and what is not and why. Raises UserError for one with too many runs."""
+    facts = Facts(
+        request.release,
+        spec.vendor,
+        request.symbols.__contains__,
+        gives=spec.gives,
+        parameters=request.parameters,
+        depends=request.depends,
+    )
+    only = request.only
+    return [plan for order in request.orders for plan in make_plans(order, facts, only.get(order.id, ()))]
+
+
 class _Host:
     """One host and its orders, which its places take one after the other."""
 
-    def __init__(self, request: LoadRequest, spec: HostSpec, reporter: Reporter, places: Places) -> None:
+    def __init__(
+        self, request: LoadRequest, spec: HostSpec, plans: list[Plan], reporter: Reporter, places: Places
+    ) -> None:
         self._request = request
         self._spec = spec
         self._reporter = reporter
         self._not_booted = {place for place in places if place.spec.id == spec.id}
         self._boots = len(self._not_booted)
-        facts = Facts(
-            request.release,
-            spec.vendor,
-            request.symbols.__contains__,
-            gives=spec.gives,
-            parameters=request.parameters,
-            depends=request.depends,
-        )
-        self._orders = [
-            plan for order in request.orders for plan in make_plans(order, facts, request.only.get(order.id, ()))
-        ]
+        self._orders = plans
         self._transcripts = {plan.id: self._skipped(plan) for plan in self._orders if plan.skip}
         self._waiting = deque(order for order in self._orders if order.id not in self._transcripts)
         self._left = Counter(order.order for order in self._waiting)

@@ -110,7 +110,7 @@ class Bars:
     def _show(self, host: str, what: str) -> None:
         if host not in self._tasks:
             self._tasks[host] = self._progress.add_task(host, total=None, what="")
-        self._progress.update(self._tasks[host], what=what)
+        self._progress.update(self._tasks[host], what=what[:70])
 
     def end(self, stage: Stage) -> None:
         """Its line; bars that belong to it go."""

@@ -304,6 +304,12 @@ def test_a_parameter_that_this_kernel_does_not_have(tmp_path: Path) -> None:
     assert plan.skip is None
 
 
+def test_a_module_that_is_not_there(tmp_path: Path) -> None:
+    """It must not spoil the other orders of the boot."""
+    (plan,) = make_plans(read(tmp_path, UNKNOWN + '[[step]]\nload = "kvm-vz"\n'), facts(cpu="intel"))
+    assert plan.skip == "step 2: there is no kvm-vz.ko"
+
+
 def test_a_parameter_that_cannot_be_read(tmp_path: Path) -> None:
     checks = UNKNOWN.replace('load = "{vendor}"', 'check = "parameters"\nmodule = "{vendor}"')
     (plan,) = make_plans(read(tmp_path, checks), facts())

@@ -211,6 +211,11 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     cover: Literal["all", "pairs"] = "all"
     """`pairs`: not all combinations, but so many that each pair of values of two parameters is in one."""
 
+    @property
+    def many(self) -> bool:
+        """Whether it is run in several ways; in how many depends on the host and the modules."""
+        return bool(self.matrix) or self.generate is not None
+
 
 def written(value: Value) -> str:
     """A parameter's value as the kernel reads it."""

@@ -173,15 +173,17 @@ def _unrolled(steps: Iterable[Step], facts: Facts, before: str = "", during: str
 
 
 def _not_there(steps: Iterable[PlannedStep], facts: Facts) -> str | None:
-    """Why a plan is skipped: it gives or reads a parameter that this kernel's module does not have.
+    """Why a plan is skipped: it loads a module that is not there, or asks for a parameter that there is not.
 
-    The loader would ignore it, and the run would not show what it is to show; unless just that is expected.
+    The loader would ignore such a parameter, and the run not show what it is to show; unless just that is expected.
     """
     for planned in steps:
         step = planned.step
         module = step.module or step.load
-        if module is None or not step.params or not holds(step.when, facts):
+        if module is None or not holds(step.when, facts):
             continue
+        if step.load and kernel_name(step.load) not in facts.parameters:
+            return f"step {planned.place}: there is no {step.load}.ko"
         chosen = choose(step, facts)
         if isinstance(chosen, Expectation) and IGNORED_PARAMETER in (*chosen.log.must, *chosen.log.may):
             continue
