@@ -207,6 +207,7 @@ class Calls:
         state.registers[RAX] = self._machine.unknown(8, origin)
 
     def _scratch(self, state: State) -> None:
+        state.left = ()
         for number in (RAX, *LOST):
             state.registers[number] = None
         state.flags = None
@@ -231,6 +232,7 @@ class Calls:
         else:
             done = False
         if done:
+            state.left = ()
             for number in LOST:
                 state.registers[number] = None
             state.flags = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -101,10 +102,12 @@ class Flow:
         knows: frozenset[str],
         observer: Observer,
         budget: Budget | None = None,
+        after: Machine | None = None,
     ) -> None:
+        """`after`: of an analysis that this one goes on from, with a state that was found there."""
         self.program = program
-        self.symbols = Symbols()
-        self.machine = Machine(program, self.symbols, knows)
+        self.machine = Machine(program, after.symbols if after is not None else Symbols(), knows, after)
+        self.symbols = self.machine.symbols
         self.trouble = Trouble()
         self.budget = budget or Budget()
         self.steps = 0
@@ -131,6 +134,13 @@ class Flow:
         What comes out is all that can happen, unless `trouble.cut` says that some of it was given up.
         """
         return self._function(entry, state.copy(), None)
+
+    def joined(self, states: Sequence[State]) -> State:
+        """One state that stands for all of some; they have the same marks."""
+        first, *others = (state.copy() for state in states)
+        for state in others:
+            first = self._joiner.join(first, state)
+        return first
 
     # Functions.
 

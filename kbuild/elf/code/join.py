@@ -41,11 +41,16 @@ class Joiner:
             found = pairs.get((x, y))
             if found is None:
                 size = max(_size(x), _size(y))
-                found = pairs[x, y] = (self._symbols.new(EITHER), 0, size)
+                found = pairs[x, y] = self._symbols.either(x, y, size)
                 if not widen:
                     ranges = union(a.ranges(x), b.ranges(y))
                     if ranges != EVERYTHING[size]:
                         added[found] = ranges
+                    elif size == 8:
+                        # An int in a register: a test of %eax says nothing of %rax.
+                        ranges = union(a.low_ranges(x), b.low_ranges(y))
+                        if ranges != EVERYTHING[4]:
+                            added[found[0], 0, 4] = ranges
             return found
 
         for index, (x, y) in enumerate(zip(a.registers, b.registers, strict=True)):
@@ -102,7 +107,7 @@ class Joiner:
                     if mine is not None:
                         a.remove(place)
                 elif mine[0] != theirs[0]:
-                    a.write(place, mine[0], (self._symbols.new(EITHER), 0, mine[0]))
+                    a.write(place, mine[0], self._symbols.either(mine[1], theirs[1], mine[0]))
                 elif mine != theirs:
                     a.write(place, mine[0], either(mine[1], theirs[1]))
         for place in ragged:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess
 
+from kbuild.elf.code.bits import Bits
 from kbuild.elf.code.decode import (
     ARGUMENTS,
     MEMORY,
@@ -29,9 +30,8 @@ from kbuild.elf.code.decode import (
     register,
 )
 from kbuild.elf.code.link import KERNEL, MODULES, Program
-from kbuild.elf.code.state import STACK, STACK_END, WORD, Place, State
+from kbuild.elf.code.state import NOTES, NOTES_END, STACK, STACK_END, WORD, Place, State
 from kbuild.elf.code.values import (
-    EITHER,
     EVERYTHING,
     MASK,
     NEGATED,
@@ -63,13 +63,14 @@ SETTLED = frozenset({"boot_cpu_data", "x86_hyper_type", "nr_cpu_ids", "__per_cpu
 """Data of the kernel that stays as it is once it has booted (arch/x86/kernel/setup.c, cpu/common.c, setup_percpu.c)."""
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
 _FLAG = ((0, 1),)
+_EXTENDED = ("zero-extended", "sign-extended")
 
 
 class Machine:
     """Instructions on states, for one program."""
 
-    def __init__(self, program: Program, symbols: Symbols, knows: frozenset[str]) -> None:
-        """`knows`: modules whose writable data is as in their files at the start."""
+    def __init__(self, program: Program, symbols: Symbols, knows: frozenset[str], after: Machine | None = None) -> None:
+        """`knows`: modules whose writable data is as in their files at the start; `after`: whose unknowns it meets."""
         self.program = program
         self.symbols = symbols
         self._knows = knows
@@ -80,8 +81,9 @@ class Machine:
         """What was done by instructions, or calls, that do something many times; whoever counts work takes it."""
         self._watched = (1, 0)
         self._told: Access | None = None
-        self._low: dict[int, tuple[int, Value]] = {}
+        self._low: dict[int, tuple[int, Value]] = {} if after is None else after._low
         """Unknowns of which the low bytes are known: a write to a part of a register."""
+        self.bits: Bits = Bits(symbols) if after is None else after.bits
         self._files: dict[tuple[int, int], tuple[bool, Value | None]] = {}
 
     def watch(self, start: int, end: int, told: Access) -> None:
@@ -116,12 +118,21 @@ class Machine:
             x = self.derived(size, "zero-extended", x, size)
         return (x[0], (x[1] + y) & MASK[size], size)
 
+    def ranges(self, state: State, value: Unknown) -> Ranges:
+        """What it can be, as the state knows or its bits tell."""
+        return state.known.get(value) or self.bits.ranges(value) or EVERYTHING[value[2]]
+
     def part(self, value: Value, size: int) -> Value:
         """The low bytes of a register."""
         if not isinstance(value, int) and size < value[2]:
             low = self._low.get(value[0])
             if low is not None and not value[1] and low[0] >= size:
                 return truncated(low[1], size)
+            origin = self.symbols.origin[value[0]]
+            if isinstance(origin, tuple) and origin[0] in _EXTENDED and origin[1][2] >= size:
+                # As it was before: so `lea 1(%rax),%edx` is one more than the four bytes that were read into %eax.
+                symbol, start, _ = origin[1]
+                return (symbol, (start + value[1]) & MASK[size], size)
         return truncated(value, size)
 
     # Registers and memory.
@@ -130,7 +141,10 @@ class Machine:
         """All of a register."""
         value = state.registers[number]
         if value is None:
-            value = state.registers[number] = self.unknown(8, "register")
+            value = state.left[number] if state.left else None
+            if value is None:
+                value = self.unknown(8, "register")
+            state.registers[number] = value
         return value
 
     def address(self, state: State, operand: Operand) -> Value | None:
@@ -228,7 +242,9 @@ class Machine:
     def _in_file(self, address: int, size: int) -> tuple[bool, Value | None]:
         """Whether what is there cannot change, and what it is at the start; None: that is not known."""
         found = self._files.get((address, size))
-        if found is None:
+        if found is None and NOTES <= address < NOTES_END:
+            found = self._files[address, size] = True, 0
+        elif found is None:
             linked = self.program.module_at(address)
             constant = self.program.is_constant(address)
             is_known = constant or (linked is not None and linked.name in self._knows)
@@ -331,7 +347,7 @@ class Machine:
                 return
             old, size = self.register(state, operand.number), operand.size
             if operand.high:
-                state.registers[operand.number] = self.unknown(8, "high byte written")
+                state.registers[operand.number] = self.derived(8, "high merged", old, value)
             elif isinstance(old, int) and isinstance(value, int):
                 state.registers[operand.number] = (old & ~MASK[size]) | value
             else:
@@ -362,7 +378,7 @@ class Machine:
             elif isinstance(x, int) and isinstance(y, int):
                 x, y = x & y, 0
             else:
-                x, y = self.derived(size, "and", x, y, size), 0
+                x, y = self.bits.both(x, y, size), 0
         if condition in ("s", "ns"):
             if y != 0:
                 return _FLAG, _FLAG, None
@@ -373,13 +389,16 @@ class Machine:
             return _FLAG, _FLAG, None
         if isinstance(x, int) and not isinstance(y, int):
             x, y, condition = y, x, SWAPPED[condition]
+        if y == 0 and condition in ("e", "ne") and not isinstance(x, int):
+            x = self._deciding(state, x)
+            size = size if isinstance(x, int) else x[2]
         if isinstance(y, int):
             holds = satisfying(condition, y, size)
             if isinstance(x, int):
                 x &= MASK[size]
                 true = any(low <= x <= high for low, high in holds)
                 return (_FLAG if true else ()), (() if true else _FLAG), None
-            ranges = state.ranges(x)
+            ranges = self.ranges(state, x)
             return intersection(ranges, holds), intersection(ranges, satisfying(NEGATED[condition], y, size)), x
         if x == y:
             true = condition in ("e", "ae", "be", "ge", "le")
@@ -390,6 +409,17 @@ class Machine:
         ranges = intersection(state.ranges(truth), _FLAG)
         true_ranges, false_ranges = intersection(ranges, ((1, 1),)), intersection(ranges, ((0, 0),))
         return (true_ranges, false_ranges, truth) if positive else (false_ranges, true_ranges, truth)
+
+    def _deciding(self, state: State, value: Unknown) -> Value:
+        """What is 0 where that value is: the value, or the one bit of it of which it is not known."""
+        bits = [self.bits.bit(value, index) for index in self.bits.perhaps(value)]
+        if not bits:
+            return value
+        ranges = [((bit, bit),) if isinstance(bit, int) else self.ranges(state, bit) for bit in bits]
+        if ((1, 1),) in ranges:
+            return 1
+        open_ = [bit for bit, known in zip(bits, ranges, strict=True) if known != ((0, 0),)]
+        return value if len(open_) > 1 else open_[0] if open_ else 0
 
     def fault(self, state: State, number: int) -> None:
         """The last instruction faulted, and the kernel goes on elsewhere: what it gives is the kernel's to say."""
@@ -515,7 +545,7 @@ def _load_address(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     address = machine.address(state, source)
     size = target.size
-    machine.put(state, target, machine.unknown(size, "segment") if address is None else truncated(address, size))
+    machine.put(state, target, machine.unknown(size, "segment") if address is None else machine.part(address, size))
 
 
 def _push(machine: Machine, state: State, op: Op) -> None:
@@ -596,12 +626,21 @@ def _logic(name: str, function: Callable[[int, int], int]) -> Handler:
             elif name != "and" and 0 in (x, y):
                 value = y if x == 0 else x
             else:
-                value = machine.derived(size, name, x, y, size)
-                _know_few(state, value, [function(one, other) for one in _few(state, x) for other in _few(state, y)])
+                value = _combined(machine, name, x, y, size)
+                few = [function(one, other) for one in _few(state, x) for other in _few(state, y)]
+                if not isinstance(value, int):
+                    _know_few(state, value, few)
         machine.put(state, target, value)
         state.flags = ("and", value, value, size)
 
     return handler
+
+
+def _combined(machine: Machine, name: str, x: Value, y: Value, size: int) -> Value:
+    """Bit by bit, at least one of them unknown."""
+    if name == "and":
+        return machine.bits.both(x, y, size)
+    return machine.bits.either(x, y, size) if name == "or" else machine.derived(size, name, x, y, size)
 
 
 def _few(state: State, value: Value) -> list[int]:
@@ -643,6 +682,10 @@ def _shift(name: str, function: Callable[[int, int, int], int]) -> Handler:
         value: Value
         if isinstance(x, int) and isinstance(count, int):
             value = function(x, count, size) & MASK[size]
+        elif name == "sar" and count == 8 * size - 1 and (sign := _sign(machine, state, x, size)) is not None:
+            value = MASK[size] if sign else 0
+        elif name == "shr" and isinstance(count, int):
+            value = machine.bits.shifted_right(x, count, size)
         else:
             value = machine.derived(size, name, x, count, size)
         machine.put(state, target, value)
@@ -651,6 +694,14 @@ def _shift(name: str, function: Callable[[int, int, int], int]) -> Handler:
             state.flags = ("result", value, 0, size) if isinstance(count, int) else None
 
     return handler
+
+
+def _sign(machine: Machine, state: State, value: Value, size: int) -> bool | None:
+    """Whether a value is negative, where that is known."""
+    ranges = ((value, value),) if isinstance(value, int) else machine.ranges(state, value)
+    if all(high < SIGN[size] for _, high in ranges):
+        return False
+    return True if all(low >= SIGN[size] for low, _ in ranges) else None
 
 
 def _arithmetic_right(x: int, count: int, size: int) -> int:
@@ -695,7 +746,7 @@ def _move_if(machine: Machine, state: State, op: Op) -> None:
     elif not holds or x == y:
         machine.put(state, target, x)
     else:
-        value = machine.unknown(target.size, EITHER)
+        value = machine.symbols.either(x, y, target.size)
         # It stays where the condition fails, which may say something of it; likewise what it becomes.
         stays = fails if about == x else state.ranges(x)
         ranges = union(stays, holds if about == y else state.ranges(y))
@@ -706,6 +757,10 @@ def _move_if(machine: Machine, state: State, op: Op) -> None:
 
 def _subtract_borrow(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
+    holds, fails, _ = machine.decide(state, "b")
+    if not holds or not fails:
+        machine.chosen(state, op, bool(holds))
+        return
     value = machine.unknown(target.size, "borrow")
     if target == source:
         state.know(value, ((0, 0), (MASK[target.size],) * 2))
@@ -770,6 +825,36 @@ def _multiply(machine: Machine, state: State, op: Op) -> None:
     else:
         value = machine.derived(size, "multiply", x, y, size)
     machine.put(state, op.operands[0], value)
+    state.flags = None
+
+
+def _multiply_wide(machine: Machine, state: State, op: Op) -> None:
+    """`mul`: the product is twice as wide as what it is of."""
+    (source,) = op.operands
+    size = source.size
+    if size < 4:
+        machine.clobber(state, op)
+        return
+    x, y = machine.part(machine.register(state, RAX), size), machine.get(state, source, size)
+    if isinstance(x, int) and isinstance(y, int):
+        state.registers[RAX], state.registers[RDX] = (x * y) & MASK[size], (x * y) >> 8 * size
+    else:
+        state.registers[RAX] = machine.derived(size, "multiply", x, y, size)
+        state.registers[RDX] = machine.derived(size, "multiply-high", x, y, size)
+    state.flags = None
+
+
+def _shift_right_double(machine: Machine, state: State, op: Op) -> None:
+    """`shrd`: what is shifted out of the second comes into the first."""
+    target, source, given = op.operands
+    size = target.size
+    x, y, count = machine.get(state, target, size), machine.get(state, source, size), machine.get(state, given, 1)
+    value: Value
+    if isinstance(x, int) and isinstance(y, int) and isinstance(count, int):
+        value = ((y << 8 * size | x) >> count % (64 if size == 8 else 32)) & MASK[size]
+    else:
+        value = machine.derived(size, "shift-double", x, y, count, size)
+    machine.put(state, target, value)
     state.flags = None
 
 
@@ -874,6 +959,8 @@ _HANDLERS: dict[int, Handler] = {
     Mnemonic.BTR: _bit_change("and", operator.and_),
     Mnemonic.BTC: _bit_change("xor", operator.xor),
     Mnemonic.IMUL: _multiply,
+    Mnemonic.MUL: _multiply_wide,
+    Mnemonic.SHRD: _shift_right_double,
     Mnemonic.ROL: _rotate,
     Mnemonic.ROR: _rotate,
     Mnemonic.RDMSR: _environment(RAX, RDX),

@@ -5,16 +5,33 @@ A model that was found is a proof: each condition of the path is computed from i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, is_within, rotated, satisfying
 
 Condition = tuple[Unknown, Ranges]
+Changes = tuple[tuple[int, int], ...]
+"""Leaves, and other numbers for them."""
 MAX_REPAIRS = 200
+MAX_CHANGES = 512
+"""That are tried for one repair."""
 
 FREE = frozenset({"written by others", "environment", "memory", "result", "unresolved", "argument", "cpu feature"})
 """What an unknown may come from that can be anything: the kernel, the machine, memory at the start."""
+
+
+def _parts(origin: object) -> Iterator[int]:
+    """The symbols in what the machine wrote down of an unknown: values, in tuples of tuples perhaps."""
+    if not isinstance(origin, tuple):
+        return
+    if len(origin) == 3 and all(isinstance(one, int) for one in origin):
+        yield origin[0]
+        return
+    for part in origin:
+        if isinstance(part, tuple):
+            yield from _parts(part)
 
 
 class Lost(Exception):  # noqa: N818 (no error: an answer)
@@ -23,55 +40,113 @@ class Lost(Exception):  # noqa: N818 (no error: an answer)
 
 def satisfiable(conditions: Sequence[Condition], symbols: Symbols) -> str | None:
     """None: there is a model. Otherwise why none is known."""
-    model = _Model(symbols)
+    model = _Model(symbols, conditions)
     try:
-        wrong = model.violated(conditions)
+        wrong = model.violated(range(len(conditions)))
         for _ in range(MAX_REPAIRS):
             if not wrong:
-                return None if model.consistent() else "two reads of the same memory would have to differ"
-            best = model.best(model.repairs(wrong[0]), conditions)
-            if best is None or len(best[2]) >= len(wrong):
-                best = model.best(model.guesses(wrong[0][0]), conditions) or best
-            if best is None or len(best[2]) >= len(wrong) + 2:
+                return None
+            value, ranges = conditions[wrong[0]]
+            best = model.best(model.repairs((value, ranges)), wrong)
+            if best is None or len(best[1]) >= len(wrong):
+                best = model.best(model.guesses(value), wrong) or best
+            if best is None or len(best[1]) >= len(wrong) + 2:
                 break
-            model.numbers[best[0]] = best[1]
+            model.put(best[0])
             # Another one first the next time: the same repair must not be undone and done for ever.
-            wrong = best[2][1:] + best[2][:1]
+            wrong = best[1][1:] + best[1][:1]
     except Lost as lost:
         return str(lost)
     return "its conditions could not be met all at once"
 
 
 class _Model:
-    def __init__(self, symbols: Symbols) -> None:
+    def __init__(self, symbols: Symbols, conditions: Sequence[Condition]) -> None:
         self._symbols = symbols
-        self.numbers: dict[int, int] = {}
+        self._conditions = conditions
+        self._numbers: dict[object, int] = {}
+        """Of leaves, and of bytes of memory, which several leaves may be reads of; of the others 0."""
+        self._computed: dict[int, int] = {}
+        """Of all that was asked for, with these."""
+        made_of: dict[int, frozenset[int]] = {}
+        by_place: dict[object, list[int]] = {}
+        for number, (value, _) in enumerate(conditions):
+            for symbol in self._made_of(value[0], made_of):
+                for place in self._places(symbol):
+                    by_place.setdefault(place, []).append(number)
+        self._about = {
+            symbol: sorted({number for place in self._places(symbol) for number in by_place.get(place, ())})
+            for symbol in made_of
+        }
+        """By symbol: the conditions that depend on it, if it is a leaf."""
 
-    def violated(self, conditions: Sequence[Condition]) -> list[Condition]:
-        return [(value, ranges) for value, ranges in conditions if not is_within(self.number(value), ranges)]
+    def _made_of(self, symbol: int, found: dict[int, frozenset[int]]) -> frozenset[int]:
+        """The symbols that one is made of, itself among them."""
+        known = found.get(symbol)
+        if known is None:
+            known = frozenset((symbol,)).union(
+                *(self._made_of(part, found) for part in _parts(self._symbols.origin[symbol]))
+            )
+            found[symbol] = known
+        return known
 
-    def best(
-        self, changes: Iterator[tuple[int, int]], conditions: Sequence[Condition]
-    ) -> tuple[int, int, list[Condition]] | None:
-        """The change of one leaf that leaves the fewest conditions violated, and these."""
-        best = None
+    def _places(self, leaf: int) -> list[object]:
+        """Where a leaf's number is kept: under its own name, or byte by byte."""
+        origin: Any = self._symbols.origin[leaf]
+        if not isinstance(origin, tuple) or origin[0] != "memory":
+            return [leaf]
+        # Machine.load() and unwritten(): an address, or an unknown and an offset; a size; since when, perhaps.
+        pointer, at, size, since = (None, *origin[1:], None)[:4] if len(origin) < 5 else origin[1:]
+        return [(pointer, since, at + index) for index in range(size)]
+
+    def put(self, changes: Changes) -> list[tuple[object, int]]:
+        """Take leaves for these numbers; gives what has to be put back to have it as before."""
+        self._computed.clear()
+        before = []
         for leaf, number in changes:
-            before = self.numbers.get(leaf)
-            self.numbers[leaf] = number
-            left = self.violated(conditions)
-            if before is None:
-                del self.numbers[leaf]
-            else:
-                self.numbers[leaf] = before
-            if best is None or len(left) < len(best[2]):
-                best = leaf, number, left
+            places = self._places(leaf)
+            for index, place in enumerate(places):
+                before.append((place, self._numbers.get(place, 0)))
+                self._numbers[place] = number if len(places) == 1 and place == leaf else number >> 8 * index & 0xFF
+        return before
+
+    def back(self, before: Sequence[tuple[object, int]]) -> None:
+        """Undo `put`."""
+        self._computed.clear()
+        for place, number in reversed(before):
+            self._numbers[place] = number
+
+    def leaf(self, leaf: int) -> int:
+        """A leaf's number."""
+        places = self._places(leaf)
+        if places[0] == leaf:
+            return self._numbers.get(leaf, 0)
+        return sum(self._numbers.get(place, 0) << 8 * index for index, place in enumerate(places))
+
+    def violated(self, some: Iterable[int]) -> list[int]:
+        """Those of some conditions that do not hold."""
+        every = self._conditions
+        return [one for one in some if not is_within(self.number(every[one][0]), every[one][1])]
+
+    def best(self, changes: Iterator[Changes], wrong: Sequence[int]) -> tuple[Changes, list[int]] | None:
+        """The change that leaves the fewest conditions violated, and these; now it is `wrong`."""
+        best: tuple[Changes, list[int]] | None = None
+        for some in itertools.islice(filter(None, changes), MAX_CHANGES):
+            before = self.put(some)
+            about = {number for leaf, _ in some for number in self._about.get(leaf, ())}
+            now = {*self.violated(about)}
+            self.back(before)
+            left = [one for one in wrong if one in now or one not in about]
+            left += sorted(now.difference(left))
+            if best is None or len(left) < len(best[1]):
+                best = some, left
         return best
 
-    def guesses(self, value: Value) -> Iterator[tuple[int, int]]:
+    def guesses(self, value: Value) -> Iterator[Changes]:
         """All numbers of the leaves of a value that have one byte: the counts of shifts are such."""
         for symbol, size in self._leaves(value):
             if size == 1:
-                yield from ((symbol, number) for number in range(256))
+                yield from (((symbol, number),) for number in range(256))
 
     def _leaves(self, value: Value) -> Iterator[tuple[int, int]]:
         if isinstance(value, int):
@@ -91,6 +166,12 @@ class _Model:
         return (self._symbol(value[0]) + value[1]) & MASK[value[2]]
 
     def _symbol(self, symbol: int) -> int:
+        found = self._computed.get(symbol)
+        if found is None:
+            found = self._computed[symbol] = self._compute(symbol)
+        return found
+
+    def _compute(self, symbol: int) -> int:
         # Whatever the machine wrote down there: a tuple of a word, values and numbers.
         origin: Any = self._symbols.origin[symbol]
         match origin:
@@ -120,6 +201,11 @@ class _Model:
                 return (number >> count) & MASK[size]
             case ("multiply", x, y, int(size)):
                 return (self.number(x) * self.number(y)) & MASK[size]
+            case ("multiply-high", x, y, int(size)):
+                return ((self.number(x) & MASK[size]) * (self.number(y) & MASK[size])) >> 8 * size
+            case ("shift-double", x, y, z, int(size)):
+                wide = (self.number(y) & MASK[size]) << 8 * size | (self.number(x) & MASK[size])
+                return (wide >> (self.number(z) & (63 if size == 8 else 31))) & MASK[size]
             case ("rotate", x, int(left), int(size)):
                 return rotated(self.number(x) & MASK[size], left, size)
             case ("not", x, int(size)):
@@ -128,6 +214,8 @@ class _Model:
                 return -self.number(x) & MASK[size]
             case ("merged", x, y, int(size)):
                 return (self.number(x) & ~MASK[size]) | (self.number(y) & MASK[size])
+            case ("high merged", x, y):
+                return (self.number(x) & ~0xFF00) | (self.number(y) & 0xFF) << 8
             case ("bytes", pieces):
                 number = shift = 0
                 for count, piece in pieces:
@@ -136,6 +224,8 @@ class _Model:
                 return number
             case ("high", x):
                 return (self.number(x) >> 8) & 0xFF
+            case ("bit", x, int(index)):
+                return (self.number(x) >> index) & 1
             case ("compare", x, y, str(condition), int(size)):
                 return int(is_within(self.number(x), satisfying(condition, self.number(y), size)))
             case ("set", str(condition), (kind, x, y, int(size))):
@@ -143,7 +233,7 @@ class _Model:
         name = origin[0] if isinstance(origin, tuple) else origin
         if name not in FREE:
             raise Lost(f"a branch depends on what the analysis lost ({name})")
-        return self.numbers.get(symbol, 0)
+        return self.leaf(symbol)
 
     def _holds(self, condition: str, kind: str, x: Value, y: Value, size: int) -> bool:
         """A condition on flags, as `Machine.decide()` reads them."""
@@ -156,14 +246,35 @@ class _Model:
             condition = "l" if condition == "s" else "ge"
         return is_within(number, satisfying(condition, other, size))
 
-    def repairs(self, condition: Condition) -> Iterator[tuple[int, int]]:
-        """Changes of one leaf that may make a condition hold."""
+    def repairs(self, condition: Condition) -> Iterator[Changes]:
+        """Changes that may make a condition hold."""
         value, ranges = condition
         for low, high in ranges:
             for wanted in dict.fromkeys((low, high, (low + high) // 2)):
                 yield from self._invert(value, wanted)
 
-    def _invert(self, value: Value, wanted: int) -> Iterator[tuple[int, int]]:
+    def _invert_both(self, x: Value, wanted: int, y: Value, other: int) -> Iterator[Changes]:
+        """Numbers of leaves for which one value may become this and another one that."""
+        for some, more in itertools.product(self._few(x, wanted), self._few(y, other)):
+            yield (*some, *more)
+
+    def _invert_pieces(self, pieces: Sequence[tuple[int, Value]], wanted: int) -> Iterator[Changes]:
+        """The same of all pieces that have to be others."""
+        every = []
+        for count, piece in pieces:
+            mask = (1 << 8 * count) - 1
+            if (self.number(piece) ^ wanted) & mask:
+                every.append(self._few(piece, wanted & mask))
+            wanted >>= 8 * count
+        for some in itertools.product(*every):
+            yield tuple(change for changes in some for change in changes)
+
+    def _few(self, value: Value, wanted: int) -> list[Changes]:
+        if self.number(value) == wanted:
+            return [()]
+        return list(itertools.islice(self._invert(value, wanted), 2))
+
+    def _invert(self, value: Value, wanted: int) -> Iterator[Changes]:
         """Numbers of leaves for which a value may become the wanted one."""
         if isinstance(value, int):
             return
@@ -178,11 +289,15 @@ class _Model:
                 yield from self._invert(x, wanted + self.number(y))
                 yield from self._invert(y, self.number(x) - wanted)
             case ("and", x, y, int()):
+                # Where neither has the bits both get them.
+                more = self.number(x) | wanted
+                yield from self._invert_both(x, more, y, (self.number(y) & ~more) | wanted)
                 for one, other in ((x, self.number(y)), (y, self.number(x))):
                     yield from self._invert(one, (self.number(one) & ~other) | (wanted & other))
             case ("or", x, y, int()):
                 for one, other in ((x, self.number(y)), (y, self.number(x))):
                     yield from self._invert(one, wanted & ~other)
+                yield from self._invert_both(x, self.number(x) & wanted, y, wanted)
             case ("xor", x, y, int()):
                 yield from self._invert(x, wanted ^ self.number(y))
                 yield from self._invert(y, wanted ^ self.number(x))
@@ -198,10 +313,21 @@ class _Model:
                         yield from self._invert(one, wanted // other)
                     else:
                         yield from self._invert(one, 1)
-            case ("shl", x, int(count), int()):
-                yield from self._invert(x, wanted >> (count & 63))
-            case ("shr", x, int(count), int(width)):
-                yield from self._invert(x, (wanted << (count & 63)) & MASK[width])
+            case ("shl", x, int(count), int(width)):
+                # What is shifted out may stay.
+                out = MASK[width] ^ (MASK[width] >> (count & 63))
+                yield from self._invert(x, (wanted >> (count & 63)) | (self.number(x) & out))
+            case ("shr" | "sar", x, int(count), int(width)):
+                out = (1 << (count & 63)) - 1
+                yield from self._invert(x, ((wanted << (count & 63)) & MASK[width]) | (self.number(x) & out))
+            case ("multiply-high", x, y, int(width)):
+                for one, other in ((x, self.number(y)), (y, self.number(x))):
+                    if other:
+                        yield from self._invert(one, (wanted << 8 * width) // other)
+            case ("shift-double", x, y, z, int(width)):
+                count = self.number(z) & (63 if width == 8 else 31)
+                yield from self._invert(x, (wanted << count) & MASK[width])
+                yield from self._invert(y, wanted >> (8 * width - count))
             case ("rotate", x, int(left), int(width)):
                 yield from self._invert(x, rotated(wanted & MASK[width], -left % (8 * width), width))
             case ("not", x, int()):
@@ -210,11 +336,13 @@ class _Model:
                 yield from self._invert(x, -wanted)
             case ("merged", _, y, int()):
                 yield from self._invert(y, wanted)
+            case ("high merged", x, y):
+                yield from self._invert(x, wanted)
+                yield from self._invert(y, wanted >> 8)
             case ("bytes", pieces):
-                shift = 0
-                for count, piece in pieces:
-                    yield from self._invert(piece, wanted >> shift & ((1 << 8 * count) - 1))
-                    shift += 8 * count
+                yield from self._invert_pieces(pieces, wanted)
+            case ("bit", x, int(index)):
+                yield from self._invert(x, (self.number(x) & ~(1 << index)) | (wanted & 1) << index)
             case ("high", x):
                 yield from self._invert(x, (self.number(x) & ~0xFF00) | (wanted & 0xFF) << 8)
             case ("compare", x, y, str(), int()) | ("set", str(), (_, x, y, int())):
@@ -222,20 +350,5 @@ class _Model:
                     for near in (other, other + 1, other - 1, 0, -1):
                         yield from self._invert(one, near)
             case _:
-                kept = self.numbers.get(symbol, 0) & ~MASK[size]
-                yield symbol, kept | (wanted & MASK[size])
-
-    def consistent(self) -> bool:
-        """Whether reads of memory that overlap have the same bytes."""
-        bytes_of: dict[tuple[object, ...], int] = {}
-        for symbol, number in self.numbers.items():
-            origin: Any = self._symbols.origin[symbol]
-            if not isinstance(origin, tuple) or origin[0] != "memory":
-                continue
-            # Machine.load() and unwritten(): an address, or an unknown and an offset; a size; since when, perhaps.
-            pointer, at, size, since = (None, *origin[1:], None)[:4] if len(origin) < 5 else origin[1:]
-            for index in range(size):
-                key = (pointer, since, at + index)
-                if bytes_of.setdefault(key, number >> 8 * index & 0xFF) != number >> 8 * index & 0xFF:
-                    return False
-        return True
+                kept = self.leaf(symbol) & ~MASK[size]
+                yield ((symbol, kept | (wanted & MASK[size])),)

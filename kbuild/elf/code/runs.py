@@ -15,6 +15,7 @@ from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.state import State
 from kbuild.elf.names import LOADER_CALLS
 
@@ -91,6 +92,26 @@ class Together(Question):
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where an earlier run has come to, for one that goes on from there."""
+
+    state: State
+    machine: Machine
+    knows: frozenset[str]
+
+    @classmethod
+    def after(cls, run: Run, ends: Sequence[State], marks: tuple[int, ...] = ()) -> Start:
+        """What a run has left in memory, at some of its ends; at least one."""
+        bare = []
+        for end in ends:
+            one = end.copy()
+            one.leave()
+            one.marks = marks
+            bare.append(one)
+        return cls(run.flow.joined(bare), run.flow.machine, run.knows)
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be run."""
 
@@ -98,6 +119,8 @@ class Job:
     entry: str
     """`init`, `exit`, or a function's name."""
     question: Question
+    start: Start | None = None
+    """None: as the kernel calls it, with nothing known but what is in the files."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,8 @@ class Run:
     """How it can return."""
     relied_on: frozenset[tuple[int, int | None]]
     """What was known of the static calls that it met."""
+    knows: frozenset[str]
+    """Modules whose data was as in their files at the start."""
 
 
 @contextmanager
@@ -162,9 +187,12 @@ class Runs:
         static = self._static if job.entry in ENTRIES else {one: set(some) for one, some in self._static.items()}
         knows = frozenset({job.module}) if job.entry == "init" else frozenset[str]()
         start = State.at_entry((0,) * job.question.marks)
+        if job.start is not None:
+            start, knows = job.start.state.copy(), job.start.knows
+        after = job.start.machine if job.start is not None else None
         budget = self._budgets.setdefault(job, Budget(self.program.code_bytes(job.module)))
         while True:
-            flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget)
+            flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget, after)
             flow.calls_to.candidates = static
             flow.calls_to.given_anything(start)
             job.question.begin(flow, 0)
@@ -179,7 +207,7 @@ class Runs:
             relied_on = _known(static, flow.calls_to.asked)
             # Done again until nothing new comes: then what it took for granted is what it found.
             if relied_on <= before or budget.exceeded:
-                return Run(job, address, start, flow, tuple(ends), relied_on)
+                return Run(job, address, start, flow, tuple(ends), relied_on, knows)
 
     def _is_stale(self, run: Run) -> bool:
         return not run.flow.budget.exceeded and _known(self._static, run.flow.calls_to.asked) != run.relied_on

@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from kbuild.elf.code.decode import RSP
-from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Unknown, Value, is_errno
+from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Unknown, Value, is_errno, truncated
 
 STACK = 0x7FFF_0000_0000
 """Where the stack of a run begins, downwards. Nothing else is near it."""
 STACK_END = STACK - 0x10_0000
+NOTES = 0x7FFD_0000_0000
+NOTES_END = NOTES + 0x10_0000
+"""Memory that no code has: 0 at the start. A question may keep there what hangs together with values of the state; it
+is joined, and learnt of, as these are."""
 
 STATIC_CALL = -1
 """In place of a symbol: the place of a static call's target, by its trampoline's address."""
@@ -43,10 +47,10 @@ class Fork:
 class Written:
     """What any state of a run has ever had in memory: what is not among it need not be looked for in one of them."""
 
-    __slots__ = ("ragged", "values")
+    __slots__ = ("ragged", "symbols")
 
     def __init__(self) -> None:
-        self.values: set[Value] = set()
+        self.symbols: set[int] = set()
         self.ragged: set[Place] = set()
         """Aligned words, by their number, that were ever written in other pieces than as a whole."""
 
@@ -58,13 +62,16 @@ class State:
     """
 
     __slots__ = (
-        *("at", "behind", "changed", "epoch", "facts", "flags", "fork", "known", "learnt", "marks", "memory", "open"),
-        *("registers", "stack", "static", "written"),
+        *("at", "behind", "changed", "epoch", "facts", "flags", "fork", "known", "learnt", "left", "marks", "memory"),
+        *("open", "registers", "stack", "static", "written"),
     )
 
     def __init__(self) -> None:
         self.registers: list[Value | None] = [None] * 16
         """None: unknown, and nobody has asked."""
+        self.left: Sequence[Value | None] = ()
+        """Along one way: all registers as the function that has just returned has left them. A compiler that has seen
+        it knows which ones it does not touch, and goes on with these (gcc's -fipa-ra)."""
         self.memory: dict[int, Entry] = {}
         """What was written at numbers, by its first byte. Entries do not overlap."""
         self.stack: dict[int, Entry] = {}
@@ -110,6 +117,7 @@ class State:
             self.changed, self.learnt = set(), set()
         state = State.__new__(State)
         state.registers = self.registers[:]
+        state.left = self.left
         state.memory = self.memory.copy()
         state.stack = self.stack.copy()
         state.behind = self.behind.copy()
@@ -138,7 +146,7 @@ class State:
         """Put something there; what it overlaps must have been taken away."""
         self.changed.add(place)
         if not isinstance(value, int):
-            self.written.values.add(value)
+            self.written.symbols.add(value[0])
         if isinstance(place, int):
             (self.stack if STACK_END < place < STACK else self.memory)[place] = (size, value)
             if size != WORD or place % WORD:
@@ -162,7 +170,7 @@ class State:
         self.changed.add((STATIC_CALL, trampoline))
         self.static = {**self.static, trampoline: value}
         if not isinstance(value, int):
-            self.written.values.add(value)
+            self.written.symbols.add(value[0])
 
     def overlaps(self, start: int, size: int, symbol: int | None = None) -> bool:
         """Whether something was written that has bytes in common with a place; `symbol`: the unknown it starts from."""
@@ -211,6 +219,15 @@ class State:
                     lent: since for lent, since in self.open.items() if not STACK_END < lent[0] < lent[1] <= top
                 }
 
+    def leave(self) -> None:
+        """The kernel's call has returned: only memory is left, and the next call finds an empty stack."""
+        self.registers = [None] * 16
+        self.registers[RSP] = STACK
+        self.left = ()
+        self.stack = {}
+        self.flags = None
+        self.at = (0, (), ())
+
     # What is known of unknowns.
 
     def ranges(self, value: Value) -> Ranges:
@@ -218,6 +235,11 @@ class State:
         if isinstance(value, int):
             return ((value, value),)
         return self.known.get(value) or EVERYTHING[value[2]]
+
+    def low_ranges(self, value: Value) -> Ranges:
+        """What the low four bytes of a value can be."""
+        low = truncated(value, 4)
+        return self.ranges(low)
 
     def kinds(self, registers: Sequence[int]) -> tuple[object, ...]:
         """What the contents of registers mean as results: 0, -1 for an errno, None for anything else."""
@@ -251,7 +273,7 @@ class State:
             for index in range(16):
                 if registers[index] == value:
                     registers[index] = number
-            if value not in self.written.values:
+            if value[0] not in self.written.symbols:
                 return
             self._replace(self.memory, value, number)
             self._replace(self.stack, value, number)
@@ -260,8 +282,16 @@ class State:
                 self.update_static(trampoline, number)
 
     def _replace(self, table: dict[_P, Entry], value: Unknown, number: int) -> None:
-        for place in [place for place, (_, kept) in table.items() if kept == value]:
-            table[place] = (table[place][0], number)
+        """What was made of that value by adding something is known too: a count that was 0 is 1 when it is one more."""
+        symbol, offset, size = value
+        found = [
+            (place, kept)
+            for place, (_, kept) in table.items()
+            if not isinstance(kept, int) and kept[0] == symbol and kept[2] <= size
+        ]
+        for place, kept in found:
+            assert not isinstance(kept, int)
+            table[place] = (table[place][0], (number - offset + kept[1]) & MASK[kept[2]])
             self.changed.add(place)
 
     def apart(self, other: State) -> tuple[Fork, set[Place], set[Unknown]]:

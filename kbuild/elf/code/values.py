@@ -48,6 +48,8 @@ class Symbols:
         """By symbol, of those that are made of others: of how many, each as often as it is needed."""
         self.origin: list[Hashable] = []
         """By symbol: what it is, for a person and for whoever asks where it came from."""
+        self.parts: dict[int, tuple[Value, Value]] = {}
+        """By symbol, of those that are one of two on different ways: these two."""
 
     def of(self, origin: Hashable) -> int:
         """The unknown of that origin: always the same one."""
@@ -67,6 +69,12 @@ class Symbols:
         if len(origin) == 3 and isinstance(origin[0], int) and isinstance(origin[2], int):
             return self._weights.get(origin[0], 1)
         return 1 + sum(self._weight(part) for part in origin if isinstance(part, tuple))
+
+    def either(self, x: Value, y: Value, size: int) -> Unknown:
+        """An unknown that is one of two, which one depends on the way."""
+        symbol = self.new(EITHER)
+        self.parts[symbol] = x, y
+        return (symbol, 0, size)
 
     def new(self, origin: Hashable) -> int:
         """An unknown that is no other."""

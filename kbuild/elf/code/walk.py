@@ -78,6 +78,11 @@ class Frame:
     kernel: Call | None = None
     """The call of the kernel that runs it, which then goes on."""
 
+    @property
+    def site(self) -> int:
+        """The call that it was entered by; 0: the kernel's."""
+        return self.call.site if self.call is not None else 0
+
 
 @dataclass
 class _Place:
@@ -121,6 +126,8 @@ class Walk:
         self._seen: Collection[Node] = ()
         self._waiting: list[_Place] = []
         self.steps = 0
+        self.frame: Frame | None = None
+        """The function that is being run."""
 
     def ways(
         self, entry: int, state: State, edges: Mapping[Node, Collection[Node]], goals: Collection[Node]
@@ -163,6 +170,7 @@ class Walk:
 
     def _run(self, place: _Place) -> _Place | None:
         """Go on to the next block; None: this way ends."""
+        self.frame = place.frame
         block = self._code.block(place.address)
         if block is None or block.unread is not None:
             return None
@@ -348,6 +356,7 @@ class Walk:
         """The function that is being run is at its end."""
         frame, state = place.frame, place.state
         state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), 8, 8)
+        state.left = state.registers[:]
         for number in LOST:
             state.registers[number] = None
         state.flags = None
@@ -358,7 +367,7 @@ class Walk:
             return None
         assert frame.call is not None
         place.trail = Step("return", frame.call.site, frame.call, back=place.trail)
-        place.frame = frame.parent
+        place.frame = self.frame = frame.parent
         if frame.kernel is not None:
             self._calls.any_other(state, frame.kernel, frame.parent)
         states = self._observer.returned(state, frame.call)
