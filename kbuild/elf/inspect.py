@@ -123,6 +123,10 @@ def inspect_set(modules: ModuleSet, rules: Rules | None = None, *, flow: bool = 
 
         answers, trees = check_rules(modules, rules or Rules(), flow=flow)
         findings += tuple(answers)
+    if rules is not None and rules.resources:
+        from kbuild.elf.resources.find import find_resources
+
+        findings += tuple(find_resources(modules, rules.resources))
     asked = None if rules is None else scope(modules, rules)
     return Inspection(modules, findings, tuple(trees) if flow else None, asked)
 

@@ -144,6 +144,42 @@ class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 Rule = OrderRule | SymbolRule | SectionRule | BudgetRule
 
 
+Argument = Annotated[int, msgspec.Meta(ge=1, le=6)]
+"""Of a function, the first one is 1. What is on the stack is not looked at."""
+
+
+class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[[resource]]`: functions that acquire something, and those that release it."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    what: str
+    """In words: `slab cache`."""
+    acquire: tuple[str, ...]
+    """Functions, by their names or globs."""
+    release: tuple[str, ...] = ()
+    """The same. Zero in place of what is to be released is taken by all of them, and releases nothing."""
+    success: Literal["zero", "positive", "nonnull", "not-err", "always"] = "always"
+    """It has been acquired where `acquire` returned so. `positive`: if code takes that for success on some way."""
+    handle: Literal["result"] | Argument = 1
+    """What `release` is given: the result of `acquire`, or what that argument of it was."""
+    given: Argument = 1
+    """Which argument of `release` that is."""
+    also: Argument | None = None
+    """Or what that argument of `acquire` was."""
+    slot: bool = False
+    """There is one place for all: `acquire` puts something there, and 0 takes it out."""
+    name: Argument | None = None
+    """The argument of `acquire` that is a string which names it."""
+    parent: Argument | None = None
+    """Where that argument of `acquire` is not 0, it goes when that one is released: then it is not looked at."""
+
+    def __post_init__(self) -> None:
+        if self.slot == bool(self.release):
+            raise ValueError("give release, or slot = true")
+        if self.handle == "result" and self.success in ("zero", "always"):
+            raise ValueError("with handle = 'result' success is positive, nonnull or not-err")
+
+
 class VendorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[vendor]`: which modules `entry = "init"` is asked of."""
 
@@ -159,6 +195,7 @@ class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symbol: tuple[SymbolRule, ...] = ()
     section: tuple[SectionRule, ...] = ()
     budget: tuple[BudgetRule, ...] = ()
+    resource: tuple[Resource, ...] = ()
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -169,6 +206,8 @@ class Rules(msgspec.Struct, frozen=True):
     symbols: tuple[SymbolRule, ...] = ()
     sections: tuple[SectionRule, ...] = ()
     budgets: tuple[BudgetRule, ...] = ()
+    resources: tuple[Resource, ...] = ()
+    """No rules, but what init may acquire: asked of every module."""
 
     @property
     def every(self) -> tuple[Rule, ...]:
@@ -181,10 +220,13 @@ def read_rules(paths: tuple[Path, ...]) -> Rules:
     files = [toml.read(path, RuleFile) for path in paths]
     seen: dict[str, Path] = {}
     for path, file in zip(paths, files, strict=True):
-        every: tuple[Rule, ...] = (*file.order, *file.symbol, *file.section, *file.budget)
-        for name in (rule.id for rule in every):
+        every: tuple[Rule | Resource, ...]
+        every = (*file.order, *file.symbol, *file.section, *file.budget, *file.resource)
+        for one in every:
+            name = one.id
             if name in seen:
-                raise UserError(f"{path}: the rule '{name}' is in {seen[name]} already")
+                kind = "resource" if isinstance(one, Resource) else "rule"
+                raise UserError(f"{path}: the {kind} '{name}' is in {seen[name]} already")
             seen[name] = path
     return Rules(
         VendorRule(tuple(dict.fromkeys(name for file in files for name in file.vendor.imports))),
@@ -192,4 +234,5 @@ def read_rules(paths: tuple[Path, ...]) -> Rules:
         tuple(rule for file in files for rule in file.symbol),
         tuple(rule for file in files for rule in file.section),
         tuple(rule for file in files for rule in file.budget),
+        tuple(one for file in files for one in file.resource),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.walk import Step
@@ -17,14 +17,28 @@ class Story:
         self._places = Places(program)
 
     def tell(self, answer: Answer) -> Iterator[str]:
-        """Lines from the entry to where the rule is broken; a call that returned on the way is one line."""
+        """Lines from the entry to where the rule is broken."""
         assert answer.witness is not None
+        lines = self.path(answer.witness.steps)
+        yield from lines
+        then = answer.rule.then.told([answer.witness.called]) if answer.witness.called else answer.then
+        depth = sum({"call": 1, "return": -1}.get(step.kind, 0) for step in answer.witness.steps)
+        yield "  " * max(depth, 0) + f"{then} at {self._places.told(answer.witness.end)}"
+        if answer.rule.first is not None:
+            yield f"{answer.first} has not happened on this way"
+
+    def path(self, steps: Iterable[Step], unfolded: Collection[int] = ()) -> list[str]:
+        """A way, a line for each of its steps.
+
+        A call that has returned is one line, if it is not one of those, by their places, that are to be `unfolded`.
+        """
         open_calls: list[list[tuple[int, str]]] = [[]]
-        for step in answer.witness.steps:
+        for step in steps:
             depth = len(open_calls) - 1
             if step.kind == "return":
                 if len(open_calls) > 1:
-                    open_calls.pop()
+                    inside = open_calls.pop()
+                    open_calls[-1] += inside if step.site in unfolded else ()
                     open_calls[-1].append(
                         (depth - 1, f"{self._called(step)} returns to {self._places.told(step.site)}")
                     )
@@ -33,13 +47,7 @@ class Story:
             elif step.kind == "branch":
                 which = "taken" if step.taken else "not taken"
                 open_calls[-1].append((depth, f"branch {which} at {self._places.told(step.site)}"))
-        for some in open_calls:
-            for depth, text in some:
-                yield "  " * depth + text
-        then = answer.rule.then.told([answer.witness.called]) if answer.witness.called else answer.then
-        yield "  " * (len(open_calls) - 1) + f"{then} at {self._places.told(answer.witness.end)}"
-        if answer.rule.first is not None:
-            yield f"{answer.first} has not happened on this way"
+        return ["  " * depth + text for some in open_calls for depth, text in some]
 
     def _called(self, step: Step) -> str:
         name = step.call.name if step.call is not None else None

@@ -1,0 +1,201 @@
+"""Protects what is said of resources: what stays held is found on each way, and nothing else is."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kbuild.elf.image import read_module
+from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.resources.find import find_resources
+from kbuild.elf.rules.spec import read_rules
+from kbuild.outcome import Finding, Status
+from kbuild.paths import PROJECT
+from tests.unit.test_flow import FLAGS
+
+TABLE = PROJECT / "profiles/rules/resources.toml"
+COMMON = """
+__attribute__((section(".modinfo"), used)) static const char modinfo[] = "name=m\\0license=GPL\\0vermagic=none";
+__attribute__((section(".gnu.linkonce.this_module"), used)) char __this_module[64];
+#define noinline __attribute__((__noinline__))
+#define NULL ((void *)0)
+#define IS_ERR(pointer) ((unsigned long)(pointer) >= -4095UL)
+struct thing { long a[4]; };
+/* The kernel's. */
+void *kmem_cache_create(const char *, unsigned, unsigned, unsigned, void *);
+void kmem_cache_destroy(void *);
+void *debugfs_create_dir(const char *, void *), *kthread_create_worker(unsigned, const char *, ...);
+void debugfs_remove(void *), kthread_destroy_worker(void *);
+int misc_register(void *), register_pm_notifier(void *), unregister_pm_notifier(void *);
+void misc_deregister(void *), register_syscore_ops(void *), unregister_syscore_ops(void *);
+int __cpuhp_setup_state(int, const char *, int, void *, void *, int);
+void __cpuhp_remove_state(int, int), kvm_set_posted_intr_wakeup_handler(void *);
+int something(void), on_one(void (*)(void));
+void use(void *);
+
+static struct thing device, notifier, ops;
+static void *cache, *other, *folder, *worker, *table[4];
+static int state, is_registered, setting = 1;
+static void handler(void) { }
+static noinline int create(void) {
+	cache = kmem_cache_create("c", 64, 0, 0, NULL);
+	return cache ? 0 : -12;
+}
+static noinline void destroy(void) { kmem_cache_destroy(cache); }
+int init_module(void) { %s }
+void cleanup_module(void) { %s }
+"""
+CACHE = 'if (!(cache = kmem_cache_create("c", 64, 0, 0, NULL))) return -12;'
+GIVE_BACK = "kmem_cache_destroy(cache);"
+Found = set[tuple[str, str]]
+
+
+@pytest.fixture(params=["gcc -O2", "gcc -Os", "gcc -O1", "clang-19 -O2"])
+def findings(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, str], list[Finding]]:
+    """Of a module with that init and exit."""
+
+    def of_module(init: str, exit_: str) -> list[Finding]:
+        source, module = tmp_path / "m.c", tmp_path / "m.ko"
+        source.write_text(COMMON % (init, exit_))
+        compiler, level = request.param.split()
+        subprocess.run([compiler, *FLAGS, "-w", level, "-o", module, source], check=True)
+        return find_resources(ModuleSet.of([read_module(module)], None), read_rules((TABLE,)).resources)
+
+    return of_module
+
+
+def _told(findings: list[Finding]) -> Found:
+    return {(finding.id.rpartition(":")[2], str(finding.status)) for finding in findings}
+
+
+ERROR, EXIT = ("kmem_cache_create-c-error", "FAIL"), ("kmem_cache_create-c-exit", "FAIL")
+
+
+@pytest.mark.parametrize(
+    ("init", "exit_", "wanted"),
+    [
+        # A pointer, NULL where it failed.
+        (f"{CACHE} return 0;", GIVE_BACK, set()),
+        (f"{CACHE} return 0;", "", {EXIT}),
+        (f"{CACHE} return misc_register(&device);", f"misc_deregister(&device); {GIVE_BACK}", {ERROR}),
+        (
+            f"{CACHE} int r = misc_register(&device); if (r) {GIVE_BACK} return r;",
+            f"misc_deregister(&device); {GIVE_BACK}",
+            set(),
+        ),
+        ("int r = create(); if (r) return r; r = something(); if (r < 0) destroy(); return r;", "destroy();", set()),
+        ("int r = create(); if (r) return r; return something() < 0 ? -5 : 0;", "destroy();", {ERROR}),
+        # NULL may be released, and on some ways only that.
+        ("if (something()) create(); return 0;", GIVE_BACK, set()),
+        ("if (something()) create(); return 0;", f"if (cache) {GIVE_BACK}", set()),
+        ("if (setting) create(); return 0;", f"if (something()) {GIVE_BACK}", {EXIT}),
+        (
+            'void *c = something() ? kmem_cache_create("c", 64, 0, 0, NULL) : NULL; cache = c; return 0;',
+            GIVE_BACK,
+            set(),
+        ),
+        ("create(); other = cache; cache = NULL; return 0;", "kmem_cache_destroy(other);", set()),
+        ("create(); cache = NULL; return 0;", GIVE_BACK, {EXIT}),
+        ("create(); if (something()) { destroy(); cache = NULL; } return 0;", GIVE_BACK, set()),
+        # An address, 0 where it went well.
+        ("return misc_register(&device);", "misc_deregister(&device);", set()),
+        ("return misc_register(&device);", "misc_deregister(&notifier);", {("misc_register-device-exit", "FAIL")}),
+        (
+            "is_registered = !misc_register(&device); return 0;",
+            "if (is_registered) misc_deregister(&device);",
+            set(),
+        ),
+        (
+            "int r = register_pm_notifier(&notifier); if (r) return r; r = misc_register(&device); return r;",
+            "misc_deregister(&device); unregister_pm_notifier(&notifier);",
+            {("register_pm_notifier-notifier-error", "FAIL")},
+        ),
+        # No result.
+        ("register_syscore_ops(&ops); return 0;", "unregister_syscore_ops(&ops);", set()),
+        (
+            "register_syscore_ops(&ops); return something();",
+            "unregister_syscore_ops(&ops);",
+            {("register_syscore_ops-ops-error", "FAIL")},
+        ),
+        # An error in a pointer.
+        (
+            'worker = kthread_create_worker(0, "w"); return IS_ERR(worker) ? (int)(long)worker : 0;',
+            "kthread_destroy_worker(worker);",
+            set(),
+        ),
+        (
+            'worker = kthread_create_worker(0, "w"); return IS_ERR(worker) ? -5 : 0;',
+            "",
+            {("kthread_create_worker-init_module-exit", "FAIL")},
+        ),
+        # A folder in another one goes with that.
+        (
+            'folder = debugfs_create_dir("f", NULL); debugfs_create_dir("g", folder); return 0;',
+            "debugfs_remove(folder);",
+            set(),
+        ),
+        ('folder = debugfs_create_dir("f", NULL); return 0;', "", {("debugfs_create_dir-f-exit", "FAIL")}),
+        # One place for all, which 0 empties.
+        ("kvm_set_posted_intr_wakeup_handler(handler); return 0;", "kvm_set_posted_intr_wakeup_handler(NULL);", set()),
+        (
+            "kvm_set_posted_intr_wakeup_handler(handler); return something() ? -5 : 0;",
+            "kvm_set_posted_intr_wakeup_handler(NULL);",
+            {("kvm_set_posted_intr_wakeup_handler-handler-error", "FAIL")},
+        ),
+        # A number that is given, or returned.
+        ('return __cpuhp_setup_state(7, "s", 1, NULL, NULL, 0);', "__cpuhp_remove_state(7, 1);", set()),
+        (
+            'return __cpuhp_setup_state(7, "s", 1, NULL, NULL, 0);',
+            "__cpuhp_remove_state(8, 1);",
+            {("__cpuhp_setup_state-s-exit", "FAIL")},
+        ),
+        (
+            'int r = __cpuhp_setup_state(7, "s", 1, NULL, NULL, 0); if (r < 0) return r; state = r; return 0;',
+            "__cpuhp_remove_state(state, 1);",
+            set(),
+        ),
+        (
+            'int r = __cpuhp_setup_state(7, "s", 1, NULL, NULL, 0); if (r < 0) return r; state = r; return 0;',
+            "",
+            {("__cpuhp_setup_state-s-exit", "FAIL")},
+        ),
+        # Nothing that fails later, and no exit at all.
+        ("return create();", "destroy();", set()),
+    ],
+)
+def test_what_stays_held_is_found(
+    findings: Callable[[str, str], list[Finding]], init: str, exit_: str, wanted: Found
+) -> None:
+    assert _told(findings(init, exit_)) == wanted
+
+
+def test_a_way_is_told(findings: Callable[[str, str], list[Finding]]) -> None:
+    (one,) = findings("int r = create(); if (r) return r; return something() < 0 ? -5 : 0;", "destroy();")
+    assert one.id == "inspect:resource:m:kmem_cache_create-c-error"
+    assert (
+        one.message == 'm: slab cache "c", acquired by kmem_cache_create() in create(), is not released when init fails'
+    )
+    assert one.answer == "violated"
+    assert one.witness[0].startswith("acquired by kmem_cache_create() at create+")
+    assert one.witness[-1] == "init returns an error, and it is still held"
+    assert any("create() returns to init_module" in line for line in one.witness)
+
+
+@pytest.mark.parametrize(
+    ("init", "exit_"),
+    [
+        # What is not known is not blamed.
+        ("create(); use(&cache); return 0;", GIVE_BACK),
+        (
+            'for (int i = 0; i < 4; i++) if (!(table[i] = kmem_cache_create("c", i, 0, 0, NULL))) return 0; return 0;',
+            "for (int i = 0; i < 4; i++) kmem_cache_destroy(table[i]);",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_said(findings: Callable[[str, str], list[Finding]], init: str, exit_: str) -> None:
+    found = findings(init, exit_)
+    assert {one.status for one in found} <= {Status.DONE}
+    assert all(one.answer == "unknown" for one in found)
