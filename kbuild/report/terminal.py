@@ -159,6 +159,8 @@ def _findings(console: Console, record: Record) -> None:
     for runs in _alike([one for one in record.transcripts if one.status == Status.SKIP]):
         what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {_order(runs[0])}"
         plain(console, f"skipped: {what} on {runs[0].host}: {runs[0].reason}", style="dim")
+    for why, count in Counter(_why(f) for f in record.findings if f.status == Status.SKIP).items():
+        plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
     for finding in record.findings:
         if finding.known is not None:
             plain(console, f"known: {finding.id}: {finding.message} ({finding.known})", style="dim")
@@ -192,6 +194,11 @@ def _what(finding: Finding) -> str:
         return (
             f"{finding.rule}: {finding.answer}"  # Its way is its own, but for that through the other vendor's module.
         )
+    return _why(finding)
+
+
+def _why(finding: Finding) -> str:
+    """What the answer to a rule says, without the rule, its reason, and the module."""
     return finding.message.removeprefix(f"{finding.rule}: {finding.module}: ").partition(" (")[0]
 
 

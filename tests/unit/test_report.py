@@ -136,6 +136,22 @@ def test_rules_that_break_for_one_reason_are_told_once() -> None:
     assert "also: y: kvm-amd" in text
 
 
+def test_rules_that_nobody_could_be_asked_are_told_in_one_line() -> None:
+    """Where init functions are gone, no module is a vendor module: that must not look like a pass."""
+    skipped = [
+        Finding(
+            id=f"inspect:rule:set:{rule}",
+            status=Status.SKIP,
+            rule=rule,
+            module="set",
+            message=f"{rule}: set: no module of the set is a vendor module (because of {rule})",
+        )
+        for rule in ("one", "two")
+    ]
+    text = shown(record(verdict=Status.PASS, findings=skipped))
+    assert "skipped: 2 rules: no module of the set is a vendor module\n" in text
+
+
 def test_text_from_elsewhere_is_no_markup() -> None:
     text = shown(record(verdict=Status.FAIL, findings=[finding("one", message="[bold]x[/bold] [/] [link=http://a]")]))
     assert "[bold]x[/bold] [/] [link=http://a]" in text
