@@ -185,6 +185,8 @@ class VendorRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     imports: tuple[str, ...] = ()
     """A module that imports one of these is one."""
+    leaves: tuple[str, ...] = ()
+    """Modules whose code is not followed, as the kernel's is not."""
 
 
 class RuleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -229,7 +231,10 @@ def read_rules(paths: tuple[Path, ...]) -> Rules:
                 raise UserError(f"{path}: the {kind} '{name}' is in {seen[name]} already")
             seen[name] = path
     return Rules(
-        VendorRule(tuple(dict.fromkeys(name for file in files for name in file.vendor.imports))),
+        VendorRule(
+            tuple(dict.fromkeys(name for file in files for name in file.vendor.imports)),
+            tuple(dict.fromkeys(name for file in files for name in file.vendor.leaves)),
+        ),
         tuple(rule for file in files for rule in file.order),
         tuple(rule for file in files for rule in file.symbol),
         tuple(rule for file in files for rule in file.section),
