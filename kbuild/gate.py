@@ -375,7 +375,10 @@ class _Gate:
             record.findings += [finding for one in record.transcripts for finding in one.findings]
             stage.status = worst(one.status for one in record.transcripts)
             passed = sum(one.status == Status.PASS for one in record.transcripts)
-            stage.summary = f"{passed} of {len(record.transcripts)} orders passed on {len(files.hosts)} hosts"
+            orders = {one.order.partition(RUN_OF)[0] for one in record.transcripts}
+            several = any(RUN_OF in one.order for one in record.transcripts)
+            what = f"runs of {len(orders)} orders" if several else "orders"
+            stage.summary = f"{passed} of {len(record.transcripts)} {what} passed on {len(files.hosts)} hosts"
 
     def _load_request(self, kernel: Path, release: str, modules: ModuleSet, files: _LoadFiles) -> LoadRequest:
         start = self._again("load", kernel)

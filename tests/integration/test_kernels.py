@@ -52,3 +52,13 @@ def test_the_source(shared_tool: Tool, series: str) -> None:
 @pytest.mark.parametrize("series", SERIES)
 def test_what_debian_ships(shared_tool: Tool, series: str) -> None:
     judge(shared_tool, "--package", newest_package(series))
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_every_order_there_is(shared_tool: Tool, series: str) -> None:
+    """Settings and generated sequences included: some minutes in Bochs."""
+    done = shared_tool.run("gate", "--tree", f"debian:{series}", "--order", "all", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert {one["status"] for one in data["transcripts"]} == {"PASS"}
+    assert len(data["transcripts"]) > 500
