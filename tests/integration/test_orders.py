@@ -222,3 +222,12 @@ def test_generated_orders_find_what_stays_and_the_run_is_named(
     repeated = json.loads(shared_tool.run(*again[1:], "--json").stdout)
     assert [one["order"] for one in repeated["transcripts"]] == [finding["order"]]
     assert finding["id"] in {one["id"] for one in repeated["findings"]}
+
+
+def test_where_no_run_is_asked_for_that_there_is_nothing_was_judged(
+    shared_tool: Tool, modules: Path, kernel_build: Path
+) -> None:
+    words = ("--host", "qemu-svm", "--order", "vendor-orders@load-nothing", "--order", "tdp-mmu@kvm.tdp_mmu=2*")
+    status, data, _ = load(shared_tool, modules, kernel_build, *words)
+    assert (status, data["verdict"]) == (3, "SKIP")
+    assert {one["reason"] for one in data["transcripts"]} == {"the order has no such run on this host with this kernel"}
