@@ -41,6 +41,8 @@ class OrderRun:
         """Modules that were loaded because others depend on them, in order."""
         self.clean = False
         """The host is again as it was before: another order may share its boot."""
+        self.stopped_at: str | None = None
+        """The place at which it could not go on."""
 
     def run(self) -> Transcript:
         """Run all steps, as far as it makes sense."""
@@ -53,7 +55,7 @@ class OrderRun:
             after, _ = self._talk.state("state after the order", settled=True)
             self.clean = not self._talk.before.difference(after)
         except StopError:
-            pass
+            self.stopped_at = self._ledger.at.place if self._ledger.at else None
         return self._ledger.transcript()
 
     # Steps.

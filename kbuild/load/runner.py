@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -90,6 +91,8 @@ class _Host:
         self._transcripts = {plan.id: self._skipped(plan) for plan in self._orders if plan.skip}
         self._waiting = deque(order for order in self._orders if order.id not in self._transcripts)
         self._left = Counter(order.order for order in self._waiting)
+        self._stopped: list[tuple[Plan, int]] = []
+        """Generated orders that could not go on, each with the number of requests that it came to."""
         self._lock = threading.Lock()
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
@@ -106,6 +109,19 @@ class _Host:
             place.discard()
 
     def _next(self) -> Plan | None:
+        """The next order that waits, and is not known to fail."""
+        while order := self._pop():
+            with self._lock:
+                like = next((one for one in self._stopped if order.begins_as(*one)), None)
+            if like is None:
+                return order
+            failed, count = like
+            steps = "its first step is that" if count == 1 else f"its first {count} steps are those"
+            reason = f"not run, for {steps} of {failed.id}, which did not get beyond"
+            self._keep(self._skipped(dataclasses.replace(order, skip=reason)))
+        return None
+
+    def _pop(self) -> Plan | None:
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
 
@@ -117,7 +133,7 @@ class _Host:
             last = self._left[order] == 0
             runs = [one for plan in self._orders if plan.order == order and (one := self._transcripts.get(plan.id))]
         # Of an order with many runs it is worth a line which went wrong, and how it went in the end.
-        if not run or transcript.status != Status.PASS:
+        if not run or transcript.status not in (Status.PASS, Status.SKIP):
             self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
         if run and last:
             counts = Counter(one.status for one in runs)
@@ -126,7 +142,7 @@ class _Host:
 
     def _give_up(self, reason: str, status: Status = Status.MISS) -> None:
         """None of the orders that wait will be run."""
-        while order := self._next():
+        while order := self._pop():
             self._keep(self._not_run(order, reason, status))
 
     def _skipped(self, plan: Plan) -> Transcript:
@@ -205,6 +221,9 @@ class _Host:
         with log.context(order=order.id), log.timed("order") as extra:
             run = OrderRun(self._request, self._spec, self._knowledge, started, order, before)
             transcript = run.run()
+            if order.requests and run.stopped_at and run.stopped_at.isdigit() and transcript.status != Status.MISS:
+                with self._lock:
+                    self._stopped.append((order, int(run.stopped_at)))
             if started.orders == 1:
                 transcript = msgspec.structs.replace(
                     transcript, findings=[*transcript.findings, *self._said_at_boot(started)]

@@ -131,6 +131,22 @@ actions = ["load", "unload"]
 length = 2
 idle = true
 """
+STOPS = """\
+id = "stops"
+title = "What fails otherwise than it should, with all that begins so"
+modules = ["dt_forever"]
+
+[generate]
+modules = ["dt_forever"]
+actions = ["fail", "load"]
+length = 2
+
+[[generate.fail]]
+module = "dt_forever"
+params = { later = 1 }
+errno = "EINVAL"
+why = "tests/data/modules/dt_forever.c, dt_forever_init(): is said to give another error than it does"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +238,29 @@ def test_generated_orders_find_what_stays_and_the_run_is_named(
     repeated = json.loads(shared_tool.run(*again[1:], "--json").stdout)
     assert [one["order"] for one in repeated["transcripts"]] == [finding["order"]]
     assert finding["id"] in {one["id"] for one in repeated["findings"]}
+
+
+def test_what_begins_as_a_run_that_stopped_is_not_run(
+    tmp_path: Path, shared_tool: Tool, modules: Path, kernel_build: Path
+) -> None:
+    """One defect is not told two hundred times."""
+    path = tmp_path / "stops.toml"
+    path.write_text(STOPS)
+    status, data, told = load(shared_tool, modules, kernel_build, "--host", "qemu-svm", "--order", path)
+    assert status == 10
+    assert [(one["order"], one["status"]) for one in data["transcripts"]] == [
+        ("stops@fail-dt_forever,fail-dt_forever", "FAIL"),
+        ("stops@fail-dt_forever,load-dt_forever", "SKIP"),
+        ("stops@load-dt_forever", "FAIL"),
+    ]
+    assert data["transcripts"][1]["reason"] == (
+        "not run, for its first step is that of stops@fail-dt_forever,fail-dt_forever, which did not get beyond"
+    )
+    assert [finding["id"] for finding in data["findings"]] == [
+        "load:errno:dt_forever:stops@fail-dt_forever,fail-dt_forever/1-load",
+        "load:errno:dt_forever:stops@load-dt_forever/end-unload",
+    ]
+    assert "qemu-svm stops: 3 runs: 2 FAIL, 1 SKIP" in told
 
 
 def test_where_no_run_is_asked_for_that_there_is_nothing_was_judged(

@@ -207,6 +207,27 @@ def test_all_sequences_in_which_code_of_the_modules_runs(tmp_path: Path) -> None
     assert names == [plan.run for plan in plans(tmp_path, GENERATE, facts("intel", old=True))]
 
 
+def test_a_sequence_ends_where_nothing_more_can_be_done(tmp_path: Path) -> None:
+    text = GENERATE.replace("length = 2", 'length = 3\nactions = ["load", "fail"]')
+    names = [plan.run for plan in plans(tmp_path, text.replace(', "{other_vendor}"]\nlength', "]\nlength"), facts())]
+    assert names == [
+        "load-vendor",
+        "fail-vendor,load-vendor",
+        "fail-vendor,fail-vendor,load-vendor",
+        "fail-vendor,fail-vendor,fail-vendor",
+    ]
+
+
+def test_runs_that_begin_alike(tmp_path: Path) -> None:
+    by_run = {plan.run: plan for plan in plans(tmp_path, GENERATE, facts())}
+    first, second = by_run["fail-vendor,load-vendor"], by_run["fail-vendor,fail-vendor"]
+    assert second.begins_as(first, 1)
+    assert not second.begins_as(first, 2)
+    assert not by_run["load-vendor,unload-vendor"].begins_as(first, 1)
+    other = dataclasses.replace(second, facts=dataclasses.replace(second.facts, given={"kvm.tdp_mmu": "0"}))
+    assert not other.begins_as(first, 1)
+
+
 def test_with_idle_ones_it_is_every_sequence(tmp_path: Path) -> None:
     text = GENERATE.replace("length = 2", "length = 3\nidle = true")
     names = {plan.run for plan in plans(tmp_path, text, facts())}

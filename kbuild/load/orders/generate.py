@@ -64,14 +64,14 @@ def _requests(asked: Generate, module: str, facts: Facts) -> Iterator[Request]:
 
 
 def _sequences(asked: Generate, requests: list[Request], world: World, length: int) -> Iterator[tuple[Request, ...]]:
-    if not length:
-        yield ()
+    asks = [(request, *request.ask(world)) for request in requests]
+    possible = [(request, after) for request, expectation, after in asks if asked.idle or expectation not in IDLE]
+    if not length or not possible:
+        yield ()  # of the length that was asked for, or nothing more can be done
         return
-    for request in requests:
-        expectation, after = request.ask(world)
-        if asked.idle or expectation not in IDLE:
-            for rest in _sequences(asked, requests, after, length - 1):
-                yield (request, *rest)
+    for request, after in possible:
+        for rest in _sequences(asked, requests, after, length - 1):
+            yield (request, *rest)
 
 
 def _steps(asked: Generate, sequence: tuple[Request, ...], world: World) -> Iterator[tuple[str, Step]]:

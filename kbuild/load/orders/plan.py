@@ -44,6 +44,8 @@ class Plan:
     facts: Facts
     skip: str | None = None
     """Why it is not run."""
+    requests: tuple[str, ...] = ()
+    """Of a generated one what is done at the places 1, 2, …: `load-vendor`."""
 
     @property
     def order(self) -> str:
@@ -54,6 +56,11 @@ class Plan:
     def run(self) -> str:
         """What tells it from the order's other runs."""
         return self.id.partition(RUN_OF)[2]
+
+    def begins_as(self, other: Plan, requests: int) -> bool:
+        """Whether so many of its requests are those of another plan of its order and setting."""
+        same = (self.order, self.facts.given, self.requests[:requests])
+        return same == (other.order, other.facts.given, other.requests[:requests])
 
     def given(self, module: str) -> dict[str, str]:
         """The parameters of the run's setting that a module is loaded with."""
@@ -95,7 +102,8 @@ def _plans(order: Order, facts: Facts) -> Iterator[Plan]:
         for name, steps in _steps(order, known):
             run = ",".join(part for part in (name, said(setting)) if part)
             full = f"{order.id}{RUN_OF}{run}" if run else order.id
-            yield Plan(full, order.title, steps, known, _not_there(steps, known))
+            requests = tuple(name.split(",")) if name else ()
+            yield Plan(full, order.title, steps, known, _not_there(steps, known), requests)
 
 
 def _steps(order: Order, facts: Facts) -> Iterator[tuple[str, tuple[PlannedStep, ...]]]:
