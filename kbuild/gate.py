@@ -443,7 +443,7 @@ class _Gate:
                 raise UserError("give --modules FOLDER and --kernel BZIMAGE")
             every = find_modules(folder)
             there = {module_key(name) for path in every if (name := file_module_name(path))}
-            named = {name for order in orders for cpu in VENDOR_MODULES for name in resolve(order, cpu).modules}
+            named = {name for order in orders for cpu in VENDOR_MODULES for name in resolve(order, cpu).loads}
             paths = with_dependencies(every, {name for name in named if module_key(name) in there}) or every
             image = read_kernel(bzimage=kernel)
             if image.release is None:

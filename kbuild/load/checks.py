@@ -66,11 +66,15 @@ class Checks:
 
     def _log(self, step: Step) -> None:
         """Of all that the kernel said since the order began."""
+        reply = self._talk.command(Verb.STATE)  # what it said late comes with the next answer
+        self._talk.answered(reply, "check", "log")
         said = self._ledger.said
-        reasons = [f"it has no line of '{name}'" for name in step.log.must if name not in said]
+        # Where records were lost nobody knows what is missing, and the order has an ERROR for it.
+        missing = [name for name in step.log.must if name not in said] if not self._ledger.lost else []
+        reasons = [f"it has no line of '{name}'" for name in missing]
         reasons += [f"it has '{said[name]}'" for name in step.log.must_not if name in said]
         reason = f"the log of the order: {', '.join(reasons)}" if reasons else None
-        self._keep(step, self._talk.nothing(), reason, {"what": "log"}, kind="log", subject="log")
+        self._keep(step, reply, reason, {"what": "log"}, kind="log", subject="log")
 
     def _state(self, step: Step) -> None:
         state, reply = self._talk.state(step.check or "")

@@ -43,6 +43,8 @@ class Ledger:
     """The order's own step that is under way."""
     said: dict[str, str] = field(default_factory=dict)
     """The signatures that the log of the order had so far, each with its first line."""
+    lost: bool = False
+    """Records of it are missing."""
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of the agent's commands to the index of their step."""
     _console: list[str] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Ledger:
         `kind` and `subject` are those of the finding where the step itself is one.
         """
         matches, records = judged or self._classify(reply)
+        self.lost = self.lost or reply.lost > 0
         subject = subject or result.module or result.action
         place = f"{self.order.id}/{self.at.place if self.at else 0}-{result.action}"
         expected = expectation.log

@@ -304,6 +304,11 @@ def test_a_parameter_that_this_kernel_does_not_have(tmp_path: Path) -> None:
     assert plan.skip is None
 
 
+def test_the_modules_that_it_is_about(tmp_path: Path) -> None:
+    order = resolve(read(tmp_path, BLOCKS + '[[step]]\nload = "irqbypass"\n'), "amd")
+    assert order.loads == {"kvm-amd", "irqbypass"}
+
+
 def test_a_module_that_is_not_there(tmp_path: Path) -> None:
     """It must not spoil the other orders of the boot."""
     (plan,) = make_plans(read(tmp_path, UNKNOWN + '[[step]]\nload = "kvm-vz"\n'), facts(cpu="intel"))

@@ -212,6 +212,16 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """`pairs`: not all combinations, but so many that each pair of values of two parameters is in one."""
 
     @property
+    def loads(self) -> frozenset[str]:
+        """Every module that it must have or loads itself."""
+
+        def of(steps: tuple[Step, ...]) -> set[str]:
+            return {name for step in steps for name in ({step.load} if step.load else set()) | of(step.step)}
+
+        generated = self.generate.modules if self.generate else ()
+        return frozenset({*self.modules, *generated, *of(self.step)})
+
+    @property
     def many(self) -> bool:
         """Whether it is run in several ways; in how many depends on the host and the modules."""
         return bool(self.matrix) or self.generate is not None
