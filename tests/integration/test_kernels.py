@@ -60,5 +60,5 @@ def test_every_order_there_is(shared_tool: Tool, series: str) -> None:
     done = shared_tool.run("gate", "--tree", f"debian:{series}", "--order", "all", "--json")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
-    assert {one["status"] for one in data["transcripts"]} == {"PASS"}
-    assert len(data["transcripts"]) > 500
+    assert {one["status"] for one in data["transcripts"]} <= {"PASS", "SKIP"}
+    assert len([one for one in data["transcripts"] if one["status"] == "PASS"]) > 500
