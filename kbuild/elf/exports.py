@@ -43,8 +43,8 @@ def exports_of(elf: ElfObject) -> tuple[Export, ...]:
         table = elf.by_name.get(f"__ksymtab{suffix}")
         if table is None:
             continue
-        if table.size % _ENTRY:
-            raise MalformedError(f"{table.name} of {table.size} bytes is no table of {_ENTRY} byte entries")
+        if table.size % _ENTRY or table.kind == "NOBITS":
+            raise MalformedError(f"{table.name} of {table.size} bytes is no table of entries of {_ENTRY}")
         string_at = _relocated(elf, table) if elf.relocatable else _linked(elf, table)
         crcs = elf.content(elf.by_name.get(f"__kcrctab{suffix}"))
         flags = elf.content(elf.by_name.get(f"__kflagstab{suffix}"))

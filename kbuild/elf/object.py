@@ -186,11 +186,19 @@ class ElfObject:
     def relocation_entries(self, section: Section) -> list[tuple[int, int, int]]:
         """The same as the file has it: offset, symbol and kind in one number, addend."""
         found: list[tuple[int, int, int]] = []
+        for table in self._relocation_tables.get(section.index, ()):
+            if table.size % 24 or len(found) + table.size // 24 > MAX_RELOCATIONS:
+                raise MalformedError(f"section {table.name} of {table.size} bytes")
+            found += struct.iter_unpack("<QQq", self.content(table))
+        return found
+
+    @cached_property
+    def _relocation_tables(self) -> dict[int, list[Section]]:
+        """By the section that they fill in."""
+        found: dict[int, list[Section]] = {}
         for table in self.sections:
-            if table.kind == "RELA" and table.info == section.index:
-                if table.size % 24 or len(found) + table.size // 24 > MAX_RELOCATIONS:
-                    raise MalformedError(f"section {table.name} of {table.size} bytes")
-                found += struct.iter_unpack("<QQq", self.content(table))
+            if table.kind == "RELA":
+                found.setdefault(table.info, []).append(table)
         return found
 
     def at_address(self, address: int) -> tuple[Section, int]:
@@ -269,4 +277,7 @@ def _sections(data: bytes, offset: int, count: int, names_index: int) -> tuple[S
         if not inside and section.kind not in ("NULL", "NOBITS"):
             raise MalformedError(f"section {name or index} goes past the end of the file: it is cut off or broken")
         sections.append(section)
+    # A small file with thousands of large tables that are all the same bytes would take for ever.
+    if sum(section.size for section in sections if section.kind not in ("NULL", "NOBITS")) > len(data):
+        raise MalformedError("its sections have more bytes than the file: some of them overlap")
     return tuple(sections)

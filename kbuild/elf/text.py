@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.object import ElfObject, Section
 
@@ -104,7 +105,10 @@ def _text(elf: ElfObject, module: str, parts: tuple[str, ...]) -> ModuleText | N
     places: dict[int, int] = {}
     for section in elf.sections:
         if "A" in section.flags and "X" in section.flags and section.part in parts:
-            code += bytes(-len(code) % max(1, section.align))
+            begin = len(code) + -len(code) % max(1, section.align)
+            if begin + section.size > contents.MAX_BYTES:
+                raise MalformedError(f"section {section.name} of {section.size:#x} bytes: more than a module can have")
+            code += bytes(begin - len(code))
             places[section.index] = len(code)
             content = elf.content(section)
             code += content + bytes(section.size - len(content))

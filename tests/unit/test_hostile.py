@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from kbuild.elf.code import budget
+from kbuild.elf.contents import MalformedError
+from kbuild.elf.hazards.find import find_hazards
 from kbuild.elf.image import parse_module
 from kbuild.elf.inspect import inspect
+from kbuild.elf.layout import layout_of
 from kbuild.elf.object import ElfObject, Section
 from kbuild.elf.rules.spec import Event, OrderRule, Rules, VendorRule
+from kbuild.elf.text import module_texts
 from kbuild.errors import UserError
 from tests.unit.test_corpus import FLAGS, FUNCTIONS, compiled
 
@@ -71,7 +75,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_changed_file_is_answered_or_refused_in_one_line(original: Path, tmp_path: Path, seed: int) -> None:
+def test_a_changed_file_is_answered_or_refused_in_one_line(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(budget, "LEAST_WORK", 500_000)
     chance = random.Random(seed)
     content = original.read_bytes()
     path = tmp_path / "flow.ko"
@@ -106,6 +113,21 @@ def odd(tmp_path: Path, code: str) -> Path:
     subprocess.run(["gcc", *FLAGS, "-o", path, source], check=True)
     parse_module(path.read_bytes(), path)
     return path
+
+
+FIELDS = {"kind": (4, 4), "flags": (8, 8), "offset": (24, 8), "size": (32, 8), "align": (48, 8)}
+"""Of a section header: place and size of what a test changes."""
+NOBITS = 8
+
+
+def forge(path: Path, section: str, **fields: int) -> None:
+    """Change the header of a section."""
+    data = bytearray(path.read_bytes())
+    at = int.from_bytes(data[40:48], "little") + 64 * ElfObject(bytes(data)).by_name[section].index
+    for name, number in fields.items():
+        place, size = FIELDS[name]
+        data[at + place : at + place + size] = number.to_bytes(size, "little")
+    path.write_bytes(data)
 
 
 RULE = Rules(
@@ -156,3 +178,62 @@ def test_what_is_done_many_times_by_one_instruction_is_counted(
     said, why = answer(odd(tmp_path, code + "\n.bss\nthere: .skip 4096\nfrom: .skip 4096\n.text"))
     assert said == "unknown", why
     assert "there are too many ways to follow them all" in why
+
+
+def test_sections_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Sixty thousand tables of relocations, all of them the same bytes: a file of 4 MB that would take hours."""
+    path = odd(tmp_path, "call then\n" * 1000 + "call first\nret")
+    data = bytearray(path.read_bytes())
+    elf = ElfObject(bytes(data))
+    start, table = int.from_bytes(data[40:48], "little"), elf.by_name[".rela.text"]
+    headers = data[start : start + 64 * len(elf.sections)]
+    count = 60_000
+    data[40:48] = len(data).to_bytes(8, "little")
+    data[60:62] = count.to_bytes(2, "little")
+    data += headers + headers[64 * table.index :][:64] * (count - len(elf.sections))
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"odd\.ko: its sections have more bytes than the file"):
+        inspect([path], None, RULE)
+
+
+@pytest.mark.parametrize("name", ["__ksymtab", "__ksymtab_gpl"])
+def test_a_table_of_exports_without_contents_is_refused(tmp_path: Path, name: str) -> None:
+    """It would have a billion entries."""
+    path = odd(tmp_path, f'call then\nret\n.pushsection {name}, "a"\n.skip 12\n.popsection')
+    forge(path, name, kind=NOBITS, size=12 << 40)
+    with pytest.raises(UserError, match=rf"odd\.ko: {name} of 13194139533312 bytes is no table"):
+        inspect([path])
+
+
+def test_code_without_contents_is_none(tmp_path: Path) -> None:
+    """A hundred million instructions, of zeros, that are in no file."""
+    path = odd(
+        tmp_path, 'call then\ncall first\nret\n.section .text.zero, "ax"\n.globl zero\nzero: ret\n.text\ncall zero'
+    )
+    forge(path, ".text.zero", kind=NOBITS, size=200 << 20)
+    assert answer(path)[0] == "violated"
+    assert inspect([path], flow=True).trees is not None
+    layout_of(inspect([path]).modules["odd"])
+
+
+def test_parameters_without_contents_are_none(tmp_path: Path) -> None:
+    path = odd(tmp_path, 'call then\nret\n.pushsection __param, "a"\n.skip 40\n.popsection')
+    forge(path, "__param", kind=NOBITS, size=200 << 20)
+    assert find_hazards(inspect([path]).modules)["found"] == []
+
+
+def test_text_of_more_than_there_is_memory_is_refused(tmp_path: Path) -> None:
+    path = odd(tmp_path, 'call then\nret\n.pushsection .text.far, "ax"\nret\n.popsection')
+    forge(path, ".text.far", align=1 << 40)
+    with pytest.raises(MalformedError, match="more than a module can have"):
+        module_texts(path.read_bytes(), "odd")
+
+
+def test_reads_and_writes_that_make_millions_of_pairs_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of 600 writes comes behind each of 600 reads: a third of a million here, of a larger module any number."""
+    reads, writes = "mov there(%rip), %rax\ncall something\n", "incl %ecx\nmov %ecx, there(%rip)\n"
+    path = odd(tmp_path, f"{reads * 600}{writes * 600}xor %eax, %eax\nret\n.data\nthere: .quad 0\n.text")
+    monkeypatch.setattr(budget, "LEAST_WORK", 2_000_000)
+    assert find_hazards(inspect([path]).modules)["not_followed"]

@@ -9,7 +9,7 @@ from kbuild.elf.code.state import State
 
 INSTRUCTION = 32
 """What doing one costs."""
-PLACE = 12
+PLACE = 20
 """What looking at a place costs that two states may differ in."""
 COPIED = 4
 """Places that are copied for the cost of one unit."""
@@ -40,4 +40,4 @@ class Budget:
 
 def size_of(state: State) -> int:
     """Places that it knows of."""
-    return 16 + len(state.memory) + len(state.stack) + len(state.behind) + len(state.known)
+    return 16 + 4 * len(state.open) + len(state.memory) + len(state.stack) + len(state.behind) + len(state.known)

@@ -186,7 +186,7 @@ class Code:
 
     def _decode(self, address: int) -> Block | None:
         place = self.program.place(address)
-        if place is None or "X" not in place[1].flags:
+        if place is None or not self.program.is_code(address):
             return None
         linked, section, offset = place
         data = self.program.content(linked, section, offset, MAX_BLOCK_BYTES)

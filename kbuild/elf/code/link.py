@@ -102,6 +102,11 @@ def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:
     return symbol.kind == "notype", symbol.name in LOADER_CALLS, symbol.size == 0
 
 
+def _has_code(section: Section) -> bool:
+    """Zeros are none, of which a file of a few bytes may ask for as many as it likes."""
+    return "X" in section.flags and section.kind != "NOBITS"
+
+
 class Program:
     """A module set in one address space. Raises MalformedError where a file contradicts itself, also later."""
 
@@ -143,7 +148,7 @@ class Program:
             names |= more
             waiting += more
         every = (section for name in names for section in self.modules[name].loaded)
-        return sum(section.size for section in every if "X" in section.flags)
+        return sum(section.size for section in every if _has_code(section))
 
     def module_at(self, address: int) -> Linked | None:
         """The module that an address is in."""
@@ -193,7 +198,7 @@ class Program:
     def is_code(self, address: int) -> bool:
         """Whether a module has code there."""
         place = self.place(address)
-        return place is not None and "X" in place[1].flags
+        return place is not None and _has_code(place[1])
 
     def is_constant(self, address: int) -> bool:
         """Whether a module has something there that cannot change once it is linked."""

@@ -69,7 +69,7 @@ class Objects:
     def _of_module(self, linked: Linked) -> Iterator[tuple[int, str]]:
         """Where a module's parameters are kept, and their names."""
         for section in linked.loaded:
-            if section.name == "__param":
+            if section.name == "__param" and section.kind != "NOBITS":
                 start = linked.base[section.index]
                 for entry in range(start, start + section.size // _PARAMETER * _PARAMETER, _PARAMETER):
                     name = string_at(self._program, self._pointer(entry)) or ""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from iced_x86 import Mnemonic
 
+from kbuild.elf.code.budget import INSTRUCTION
 from kbuild.elf.code.calls import NOTHING, Call
 from kbuild.elf.code.decode import MEMORY, RAX
 from kbuild.elf.code.flow import Flow
@@ -117,6 +118,9 @@ class Watch(Question):
         for address in range(write.start // GRANULE, (write.end - 1) // GRANULE + 1):
             about |= self._reads.get(address, 0)
         hits, same = state.facts & about, 0
+        # There may be as many pairs as there are reads, times the writes; and the more facts, the longer are numbers.
+        if not self._flow.budget.spend((INSTRUCTION + (self._next >> 12)) * hits.bit_count()):
+            return
         while hits:
             low = hits & -hits
             hits ^= low
