@@ -15,6 +15,10 @@ from kbuild.elf.names import plain_name
 from kbuild.elf.object import Section, Symbol
 
 MAX_FUNCTION = 1 << 20
+MAX_OVERLAP = 4
+"""Times the code of a module that its functions may have together; more of them are not compared."""
+MAX_TEXT = 1 << 12
+"""Bytes of a string."""
 
 
 def code_changes(before: Program, after: Program) -> dict[str, list[str]]:
@@ -29,10 +33,14 @@ def code_changes(before: Program, after: Program) -> dict[str, list[str]]:
         if old is None or old.image.sha256 == linked.image.sha256:
             continue
         known = dict(_functions(old))
+        left = MAX_OVERLAP * after.code_bytes(linked.name)
         for key, (symbol, section) in _functions(linked):
             other = known.get(key)
             if other is None or other[0].size != symbol.size:
                 continue
+            left -= symbol.size
+            if left < 0:
+                break
             places = (old.base[other[1].index] + other[0].value, linked.base[section.index] + symbol.value)
             if not _Comparison(before, after, *places, symbol.size).same():
                 found.setdefault(linked.name, []).append(symbol.name)
@@ -111,8 +119,7 @@ def _meaning(program: Program, address: int, size: int) -> object:
         return program.kernel_name(address)
     linked, section, offset = place
     if "S" in section.flags and "M" in section.flags:
-        text = program.content(linked, section, offset)
-        return text[: text.find(b"\0")]
+        return program.content(linked, section, offset, MAX_TEXT).partition(b"\0")[0]
     name = program.name(address)
     if name is None or name.symbol.startswith(".L") or address >= program.object_end(address - name.offset):
         # Of what has no name, where it is says nothing: constants are compared, tables are not looked into.

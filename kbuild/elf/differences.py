@@ -6,7 +6,7 @@ Names are compared without the numbers that a compiler adds, which change when s
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -106,12 +106,16 @@ def _symbols(old: Iterable[Data], new: Iterable[Data]) -> list[dict[str, Any]]:
         gone = sorted((before.get(name, Counter()) - after.get(name, Counter())).elements())
         there = sorted((after.get(name, Counter()) - before.get(name, Counter())).elements())
         # Of several of one name, those in the same section belong together first.
-        for was in list(gone):
-            same = next((one for one in there if one[:2] == was[:2]), None)
-            if same is not None:
-                gone.remove(was)
-                there.remove(same)
-                found.append(_symbol("resized", name, was, same))
+        waiting: dict[tuple[str, str], deque[_Place]] = {}
+        for one in there:
+            waiting.setdefault(one[:2], deque()).append(one)
+        others: list[_Place] = []
+        for was in gone:
+            if same := waiting.get(was[:2]):
+                found.append(_symbol("resized", name, was, same.popleft()))
+            else:
+                others.append(was)
+        gone, there = others, [one for some in waiting.values() for one in some]
         pairs = min(len(gone), len(there))
         found += [_symbol("moved", name, was, now) for was, now in zip(gone, there, strict=False)]
         found += [_symbol("went", name, was, None) for was in gone[pairs:]]

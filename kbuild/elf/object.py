@@ -17,9 +17,12 @@ import msgspec
 from kbuild.elf.contents import MalformedError
 
 MAX_SYMBOLS = 1 << 19
-"""More than any module has; with MAX_NAME it bounds what a hostile table can make of our memory."""
+"""More than any module has; with MAX_NAMES it bounds what a hostile table can make of our memory."""
 MAX_NAME = 1 << 10
 """KSYM_NAME_LEN is 512 (include/linux/kallsyms.h, 6.1); modpost and the compiler add prefixes and suffixes."""
+
+MAX_NAMES = 1 << 25
+"""Of all symbols together: names may overlap in the file. `vmlinux` has a tenth."""
 
 MAX_RELOCATIONS = 1 << 20
 """Of one section. `.text` of `kvm.ko` has some 20,000."""
@@ -155,6 +158,7 @@ class ElfObject:
         name_of = names(self.content(self.sections[table.link]))
         extended = self._extended_indices()
         symbols = []
+        left = MAX_NAMES
         for number, entry in enumerate(struct.iter_unpack("<IBBHQQ", self.content(table))):
             name, info, _, index, value, size = entry
             special = _SHN_LORESERVE <= index < _SHN_XINDEX  # absolute, common: in no section
@@ -163,9 +167,13 @@ class ElfObject:
             if index >= len(self.sections) and not special:
                 raise MalformedError(f"symbol {number} is in section {index} of {len(self.sections)}")
             kind, binding = info & 15, info >> 4
+            text = name_of(name) if name else ""
+            left -= len(text)
+            if left < 0:
+                raise MalformedError(f"its symbols have names of more than {MAX_NAMES} bytes")
             symbols.append(
                 Symbol(
-                    name_of(name) if name else "",
+                    text,
                     None if special or index == _SHN_UNDEF else index,
                     value,
                     size,

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import pytest
 
+import kbuild.elf.object
 from kbuild.elf.code import budget
+from kbuild.elf.code.decode import Code
+from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.link import Program
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.hazards.find import find_hazards
-from kbuild.elf.image import parse_module
+from kbuild.elf.image import parse_module, read_module
 from kbuild.elf.inspect import inspect
 from kbuild.elf.layout import layout_of
+from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.object import ElfObject, Section
 from kbuild.elf.rules.spec import Event, OrderRule, Rules, VendorRule
 from kbuild.elf.text import module_texts
+from kbuild.elf.tree.differences import edits
 from kbuild.errors import UserError
 from tests.unit.test_corpus import FLAGS, FUNCTIONS, compiled
 
@@ -237,3 +243,59 @@ def test_reads_and_writes_that_make_millions_of_pairs_are_given_up(
     path = odd(tmp_path, f"{reads * 600}{writes * 600}xor %eax, %eax\nret\n.data\nthere: .quad 0\n.text")
     monkeypatch.setattr(budget, "LEAST_WORK", 2_000_000)
     assert find_hazards(inspect([path]).modules)["not_followed"]
+
+
+def test_code_that_is_jumped_into_everywhere_is_not_decoded_over_and_over(tmp_path: Path) -> None:
+    """Each of a thousand places begins a block that goes on through all behind it: half a million instructions."""
+    places = "".join(f"p{n}: nop\n" for n in range(1000))
+    jumps = "".join(f"call something\ntest %eax, %eax\nje p{n}\n" for n in range(1000))
+    said, why = answer(odd(tmp_path, f"{places}{jumps}{ASK}"))
+    assert said in ("violated", "unknown"), why
+    assert "too much code is jumped into" in why
+
+
+def test_loops_in_loops_come_to_an_end(tmp_path: Path) -> None:
+    """Two thousand, each in the one before: to find out which is in which would take their square."""
+    test = "call something\ntest %eax, %eax\n"
+    heads = "".join(f"{test}js out\np{n}: " for n in range(2000))
+    backs = "".join(f"{test}je p{n}\n" for n in reversed(range(2000)))
+    program = Program(ModuleSet.of([read_module(odd(tmp_path, f"{heads}{backs}out: ret"))], None))
+    entry = program.symbol("odd", "init_module")
+    assert entry is not None
+    shape = Shapes(Code(program)).of(entry)
+    assert len(shape.order) > 8000
+    assert len(shape.heads) >= 2000
+
+
+def test_a_place_that_is_patched_in_any_number_of_ways_is_not_followed(tmp_path: Path) -> None:
+    """By each of a hundred features of the CPU: any of them may be there, or not."""
+    entry = ".long init_module - .\n.long other - .\n.word {}\n.byte 5, 5\n"
+    table = "".join(entry.format(number) for number in range(100))
+    code = 'call first\ncall then\nret\n.pushsection .altinstr_replacement, "ax"\nother: call first\n.popsection\n'
+    said, why = answer(odd(tmp_path, f'{code}.pushsection .altinstructions, "a"\n{table}.popsection'))
+    assert (said, "patched in more than 32 ways" in why) == ("unknown", True), why
+
+
+def test_functions_that_are_in_each_other_are_not_decoded_over_and_over(tmp_path: Path) -> None:
+    """A hundred functions, each from a place in the code to its end, and each refers to init data."""
+    body = "".join(f".type f{n}, @function\nf{n}: mov gone(%rip), %eax\n.size f{n}, end - f{n}\n" for n in range(100))
+    data = '.section .init.data, "aw"\ngone: .long 1\n.text\n'
+    rest = "nop\n" * 2000
+    path = odd(tmp_path, f"ret\n{data}{body}{rest}end: ret")
+    with pytest.raises(UserError, match=r"odd\.ko: its functions overlap"):
+        inspect([path])
+
+
+def test_a_difference_between_thousands_of_equal_calls_is_found_in_time() -> None:
+    a, b = [("x", "kernel"), ("y", "kernel")] * 3000, [("y", "kernel"), ("x", "kernel")] * 3000
+    (what, *places), *_ = (one for one in edits(a, b) if one[0] != "equal")
+    assert (what, places) == ("replace", [0, 6000, 0, 6000])
+    some = [("x", "kernel"), ("y", "kernel"), ("z", "kernel")]
+    assert [one[0] for one in edits(some, [some[0], some[2]]) if one[1:3] != (0, 0)] == ["equal", "delete", "equal"]
+
+
+def test_names_that_overlap_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = odd(tmp_path, "call then\nret")
+    monkeypatch.setattr(kbuild.elf.object, "MAX_NAMES", 10)
+    with pytest.raises(UserError, match=r"odd\.ko: its symbols have names of more than 10 bytes"):
+        inspect([path])

@@ -17,6 +17,8 @@ LEAST_WORK = 16_000_000
 """What is always allowed for all runs from one entry: two seconds."""
 WORK_PER_BYTE = 16
 """What is allowed besides, for each byte of code that it can reach: two seconds for each MB."""
+MOST_WORK = 100_000_000
+"""However much code there is."""
 MAX_HELD = 4_000_000
 """Places in all states that are kept at once: some 250 MB. KVM's modules have 160,000."""
 
@@ -26,7 +28,7 @@ class Budget:
 
     def __init__(self, code: int = 0) -> None:
         """`code`: how many bytes of it there are."""
-        self.allowed = LEAST_WORK + WORK_PER_BYTE * code
+        self.allowed = min(LEAST_WORK + WORK_PER_BYTE * code, MOST_WORK)
         self.work = 0
         self.held = 0
         self.exceeded = False

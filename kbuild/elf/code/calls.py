@@ -186,6 +186,7 @@ class Calls:
         if sum(high - low + 1 for low, high in ranges) > MAX_CASES:
             return None
         found: dict[int, Ranges] = {}
+        self._machine.repeated += sum(high - low + 1 for low, high in ranges)
         for number in (number for low, high in ranges for number in range(low, high + 1)):
             entry = self._machine.unwritten(state, (origin[2] + number * size) & MASK[8], size)
             if not isinstance(entry, int):

@@ -28,6 +28,8 @@ from kbuild.elf.code.values import MASK
 
 MAX_BLOCK_BYTES = 512
 """A longer one is cut, and goes on in another."""
+LEAST_DECODED = 100_000
+"""Instructions; more where there is more code: one for two bytes. Blocks overlap where others are jumped into."""
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11 = range(12)
 ARGUMENTS = (RDI, RSI, RDX, RCX, R8, R9)
 """System V ABI, AMD64 supplement."""
@@ -163,6 +165,8 @@ class Code:
     def __init__(self, program: Program) -> None:
         self.program = program
         self._blocks: dict[int, Block | None] = {}
+        self._left = LEAST_DECODED + sum(linked.code_bytes for linked in program.modules.values()) // 2
+        """Instructions that may still be decoded."""
         self._tables: dict[str, Tables] = {}
 
     def block(self, address: int) -> Block | None:
@@ -174,6 +178,10 @@ class Code:
             if block is not None and block.ops:
                 module = self.program.module_at(address)
                 unread = self.program.unread(address, block.ops[-1].ip + block.ops[-1].raw.len - address)
+                self._left -= len(block.ops)
+                if self._left < 0:
+                    unread = "too much code is jumped into from everywhere"
+                    block.ops.clear()
                 block.unread = unread or (self.tables(module.name).unread if module is not None else None)
             return block
 

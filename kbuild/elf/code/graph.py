@@ -37,6 +37,10 @@ MAX_BEHIND = 64
 """Blocks behind a call that are looked at for what they read."""
 MAX_CASES = 1024
 """Entries of a switch table."""
+MAX_ENTRIES = 1 << 18
+"""Of all of a program's, those that are in several counted as often."""
+MAX_NESTED = 64
+"""Times that a function's blocks are looked at to see which loop is in which. KVM's have 3."""
 RETURN_THUNKS = frozenset({"__x86_return_thunk", "zen_untrain_ret", "srso_return_thunk", "its_return_thunk"})
 """What `ret` is compiled to, or replaced by (arch/x86/lib/retpoline.S)."""
 INDIRECT_THUNKS = (
@@ -72,6 +76,9 @@ class Shapes:
         self._code = code
         self._program = code.program
         self._found: dict[int, Shape] = {}
+        self._tables: dict[int, list[int]] = {}
+        """Targets of jumps, by their addresses."""
+        self._entries = 0
         self._read: dict[int, frozenset[int]] = {}
         self._info = InstructionInfoFactory()
 
@@ -136,6 +143,13 @@ class Shapes:
 
         Behind it there may be another function's table.
         """
+        found = self._tables.get(op.ip)
+        if found is None:
+            found = self._tables[op.ip] = self._table(op)
+            self._entries += len(found)
+        return found if self._entries <= MAX_ENTRIES else []
+
+    def _table(self, op: Op) -> list[int]:
         operand = op.operands[0]
         if operand.kind != MEMORY or operand.base is not None or operand.index is None or operand.scale != 8:
             return []
@@ -233,10 +247,16 @@ def _loops_together(blocks: Sequence[int], following: Mapping[int, Sequence[int]
     order: list[int] = []
     heads: set[int] = set()
     waiting = [[*blocks]]
+    left = MAX_NESTED * len(blocks)
     while waiting:
         some = waiting.pop()
         if len(some) == 1:
             order += some
+            continue
+        left -= len(some)
+        if left < 0:  # Any order will do, where each block may be the head of a loop.
+            order += some
+            heads.update(some)
             continue
         for loop in _components(some, following):
             if len(loop) == 1:

@@ -40,6 +40,11 @@ class Name(msgspec.Struct, frozen=True, gc=False):
         return f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
 
 
+def _has_code(section: Section) -> bool:
+    """Zeros are none, of which a file of a few bytes may ask for as many as it likes."""
+    return "X" in section.flags and section.kind != "NOBITS"
+
+
 class Linked:
     """One module in the address space. Raises MalformedError where it needs more of it than a module can have."""
 
@@ -76,6 +81,11 @@ class Linked:
         return (section, offset) if offset < section.size else None
 
     @cached_property
+    def code_bytes(self) -> int:
+        """How much code it has."""
+        return sum(section.size for section in self.loaded if _has_code(section))
+
+    @cached_property
     def stems(self) -> dict[str, list[int]]:
         """Names, without what compilers add, to the symbols' numbers: every rule asks for some."""
         found: dict[str, list[int]] = {}
@@ -100,11 +110,6 @@ class Linked:
 def _rank(symbol: Symbol) -> tuple[bool, bool, bool]:
     """A function's own name rather than the loader's alias for it, or a label in it."""
     return symbol.kind == "notype", symbol.name in LOADER_CALLS, symbol.size == 0
-
-
-def _has_code(section: Section) -> bool:
-    """Zeros are none, of which a file of a few bytes may ask for as many as it likes."""
-    return "X" in section.flags and section.kind != "NOBITS"
 
 
 class Program:
@@ -147,8 +152,7 @@ class Program:
             more = set(self._set.dependencies(self._set[waiting.pop()])) - names
             names |= more
             waiting += more
-        every = (section for name in names for section in self.modules[name].loaded)
-        return sum(section.size for section in every if _has_code(section))
+        return sum(self.modules[name].code_bytes for name in names)
 
     def module_at(self, address: int) -> Linked | None:
         """The module that an address is in."""

@@ -55,6 +55,8 @@ MAX_WRITTEN = 4096
 """Bytes of an instruction that does not say how many it writes: `xsave`."""
 MAX_FEW = 4
 """Numbers that are looked at one by one."""
+MAX_OPEN = 256
+"""Objects that others may have written to; of more, all between the first and the last is one. KVM has up to 92."""
 MAX_REPEAT = 4096
 """Times that a string instruction is followed step by step."""
 KERNEL_DATA = -2
@@ -285,6 +287,7 @@ class Machine:
     def forget(self, state: State, start: int, end: int) -> None:
         """Somebody else may have written from `start` to before `end`."""
         self._tell(state, "lent", start, end)
+        self.repeated += min(end - start, len(state.memory)) // WORD
         written = [*state.memory, *state.stack] if end - start > len(state.memory) else range(start - WORD + 1, end)
         for place in written:
             kept = state.entry(place) if start - WORD < place < end else None
@@ -296,6 +299,9 @@ class Machine:
                 state.write(place, kept[0], self.unknown(kept[0], "written by others"))
         # What it covers is forgotten with it: in a loop they do not become more.
         before = {known: since for known, since in state.open.items() if known[0] < start or known[1] > end}
+        if len(before) >= MAX_OPEN:
+            start, end = min(start, *(low for low, _ in before)), max(end, *(high for _, high in before))
+            before = {}
         state.open = {(start, end): self.symbols.new("epoch"), **before}
 
     def _forget(self, state: State, start: int, size: int, symbol: int | None = None) -> None:

@@ -25,6 +25,9 @@ SHORT_ALTERNATIVE = 12
 ALT_FLAG_NOT, ALT_FLAG_DIRECT_CALL = 1, 2
 """arch/x86/include/asm/alternative.h; the second one: an indirect call becomes a direct one to the same function."""
 
+MAX_PATCHES = 32
+"""Of one place; KVM has up to 3. Each may be there or not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -93,6 +96,9 @@ def read_tables(program: Program, linked: Linked) -> Tables:
     for at, entry in _entries(program, linked, "__ex_table", 12, places=2):
         place, fixup, how = struct.unpack_from("<iiI", entry)
         tables.fixups[(at + place) & ADDRESS] = (at + 4 + fixup) & ADDRESS, how >> FIXUP_REGISTER & 0xF
+    if any(len(patches) > MAX_PATCHES for patches in tables.patches.values()):
+        tables.patches.clear()
+        tables.unread = f"{linked.name}: a place in the code is patched in more than {MAX_PATCHES} ways"
     return tables
 
 

@@ -18,10 +18,13 @@ from iced_x86 import (
 from iced_x86 import RegisterExt as Registers
 
 from kbuild.elf.code.follow import Budget, Follow, Load, Operation, Place, Uses
+from kbuild.elf.contents import MalformedError
 from kbuild.elf.object import ElfObject, Relocation, Section, Symbol
 from kbuild.elf.references import Owners, references_to
 
 MAX_FUNCTION = 1 << 17
+MAX_OVERLAP = 4
+"""Times that the code of a module may be decoded: functions can be in each other."""
 _PC_RELATIVE = {2, 4}
 """R_X86_64_PC32 and R_X86_64_PLT32."""
 
@@ -59,6 +62,8 @@ class Code:
         self._names: dict[int, tuple[list[int], list[Symbol]]] = {}
         self._relocations: dict[int, tuple[list[int], list[Relocation]]] = {}
         self._functions: dict[tuple[int, int], list[Operation]] = {}
+        self._left = MAX_OVERLAP * sum(len(elf.content(one)) for one in elf.sections if "X" in one.flags)
+        """Bytes that may still be decoded."""
         self._uses: dict[Thing, list[Use]] = {}
         self._references: dict[int, list[tuple[int, Section, int]]] = {}
         for symbol in elf.symbols:
@@ -181,6 +186,9 @@ class Code:
 
     def _decode(self, section: Section, start: int, end: int) -> Iterator[Operation]:
         offsets, relocations = self._relocations_of(section)
+        self._left -= end - start
+        if self._left < 0:
+            raise MalformedError("its functions overlap: together they have many times the code that there is")
         decoder = Decoder(64, self.elf.content(section)[start:end], ip=start)
         at = bisect.bisect_left(offsets, start)
         for raw in decoder:

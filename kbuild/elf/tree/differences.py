@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Data = Mapping[str, Any]
+Key = tuple[str, str]
+"""A function and its module."""
+
+MAX_COMPARED = 1 << 17
+"""Pairs of calls of one function."""
 
 _COMPARED = ("arguments", "section", "how", "candidate", "unresolved")
 
@@ -36,7 +41,7 @@ def _siblings(old: Sequence[Data], new: Sequence[Data], seen: dict[str, None]) -
     """Calls of one function, matched by what they call."""
     keys, others = ([(str(one["function"]), str(one["module"])) for one in side] for side in (old, new))
     found: list[dict[str, Any]] = []
-    for what, first, last, start, end in difflib.SequenceMatcher(None, keys, others, autojunk=False).get_opcodes():
+    for what, first, last, start, end in edits(keys, others):
         if what == "equal":
             for was, now in zip(old[first:last], new[start:end], strict=True):
                 found += _pair(was, now, seen)
@@ -44,6 +49,22 @@ def _siblings(old: Sequence[Data], new: Sequence[Data], seen: dict[str, None]) -
             found += [_call(one, "went") for one in old[first:last]]
             found += [_call(one, "came") for one in new[start:end]]
     return found
+
+
+def edits(a: Sequence[Key], b: Sequence[Key]) -> Iterator[tuple[str, int, int, int, int]]:
+    """As `SequenceMatcher.get_opcodes()`, but not for hours: where thousands of calls are equal, all are others."""
+    shorter = min(len(a), len(b))
+    head = next((n for n in range(shorter) if a[n] != b[n]), shorter)
+    tail = next((n for n in range(shorter - head) if a[-1 - n] != b[-1 - n]), shorter - head)
+    one, other = a[head : len(a) - tail], b[head : len(b) - tail]
+    yield "equal", 0, head, 0, head
+    if len(one) * len(other) > MAX_COMPARED:
+        yield "replace", head, head + len(one), head, head + len(other)
+    else:
+        matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
+        for what, first, last, start, end in matcher.get_opcodes():
+            yield what, head + first, head + last, head + start, head + end
+    yield "equal", len(a) - tail, len(a), len(b) - tail, len(b)
 
 
 def _pair(was: Data, now: Data, seen: dict[str, None]) -> list[dict[str, Any]]:
