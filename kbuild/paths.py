@@ -31,6 +31,10 @@ def make_folder(path: Path) -> Path:
     """Make a folder and its parents. Raises HarnessError in one line."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        if os.path.lexists(path):
+            raise HarnessError(f"{path}: cannot be made: {error.strerror}") from None
+        return make_folder(path)  # it was there, and a clean-up took it away before it was looked at
     except OSError as error:
         raise HarnessError(f"{path}: cannot be made: {error.strerror}") from None
     return path

@@ -26,9 +26,9 @@ from kbuild.cache.limit import GIGABYTE, cache_limit, trim
 from kbuild.cache.removal import Selection, read_age, read_kind
 from kbuild.configure.request import Request
 from kbuild.configure.tree import open_tree
-from kbuild.errors import UserError
+from kbuild.errors import HarnessError, UserError
 from kbuild.outcome import Status
-from kbuild.paths import locked
+from kbuild.paths import locked, make_folder
 from kbuild.record import Run, read_record
 
 DAY = 86400
@@ -246,6 +246,24 @@ def test_who_waits_for_a_lock_that_is_removed_gets_a_new_one(tmp_path: Path) -> 
         assert not mine
     end.set()
     thread.join()
+
+
+def test_a_folder_that_goes_while_it_is_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between `mkdir()`, to which it is there, and a look at what is there."""
+    path = tmp_path / "slot"
+    path.mkdir()
+    is_dir = Path.is_dir
+
+    def goes(self: Path) -> bool:
+        monkeypatch.setattr(Path, "is_dir", is_dir)
+        path.rename(tmp_path / "aside")
+        return is_dir(self)
+
+    monkeypatch.setattr(Path, "is_dir", goes)
+    assert make_folder(path).is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(HarnessError, match=r"file: cannot be made: File exists"):
+        make_folder(tmp_path / "file")
 
 
 def test_a_removal_that_was_killed_leaves_nothing_half_there(tree: Path) -> None:
