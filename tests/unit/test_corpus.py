@@ -87,6 +87,19 @@ def test_each_feature_is_answered_rightly(build: str, tmp_path: Path) -> None:
     assert_right(answers)
 
 
+@pytest.mark.parametrize("build", ["gcc -O2", "clang-19 -O2"])
+def test_a_write_at_an_index_may_be_what_a_rule_asks_for(build: str, tmp_path: Path) -> None:
+    """In holds_index(), others[something() & 7] is written before first() is called."""
+    runs = RunsOf(Code(Program(ModuleSet.of([read_module(compiled(build, tmp_path / "flow.ko"))], None))))
+    answers = []
+    for name in ("others", "lent_here"):
+        rule = OrderRule(id="x", first=Event(call="first"), then=Event(store=name), entry="holds_index")
+        orders = Orders(runs, "flow", "holds_index", [rule], is_vendor=False)
+        answers += orders.answers(runs.run(orders.job))
+    assert [one.answer for one in answers] == ["unknown", "unreached"]
+    assert "may be the store to others" in answers[0].why
+
+
 def test_relocations_that_are_not_understood_are_named(tmp_path: Path) -> None:
     """A table of global offsets, which no module may have (arch/x86/kernel/module.c): nothing behind it is proved."""
     answers = asked(compiled("gcc -O2 -fpie -mcmodel=small -fno-plt -mno-direct-extern-access", tmp_path / "flow.ko"))

@@ -9,6 +9,7 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   decode.py    basic blocks                      machine.py   what instructions do
   patches.py   which patch is there
   graph.py     a function's shape                calls.py     what a call means
+  targets.py   where a pointer may lead
   flow.py      all ways through, and who is told of them
   runs.py      all runs over a module set           budget.py    what they may cost
   walk.py      one way, without joins            model.py     whether it can be so

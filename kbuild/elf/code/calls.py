@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from iced_x86 import Register
 
@@ -13,6 +13,7 @@ from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES, Shapes
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import KERNEL_DATA, Machine
 from kbuild.elf.code.state import STACK, STACK_END, State
+from kbuild.elf.code.targets import OnStack
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Unknown, Value, union
 
 NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
@@ -77,22 +78,6 @@ def thunk_register(symbol: str) -> int | None:
         return None
     found = register(getattr(Register, symbol.rpartition("_")[2].upper(), Register.NONE))
     return found[0] if found else None
-
-
-class OnStack(Protocol):
-    """A function that is being run."""
-
-    @property
-    def entry(self) -> int:
-        """Its address."""
-
-    @property
-    def top(self) -> int:
-        """Where its own objects on the stack end."""
-
-    @property
-    def parent(self) -> OnStack | None:
-        """Its caller; None: the kernel."""
 
 
 class Calls:
@@ -248,6 +233,9 @@ class Calls:
             for place, argument in enumerate(call.arguments):
                 if isinstance(argument, int) and place != passed_on:
                     self._lend(state, argument, caller)
+                elif argument is not None and not isinstance(argument, int) and place != passed_on:
+                    for span in self._machine.reach(state, argument, 1):
+                        self._machine.forget(state, *span)
         kept = {}
         if call.behind is not None:
             # No compiled code reads what a call may have changed: what is read behind it was kept.

@@ -32,7 +32,7 @@ from kbuild.elf.code.join import Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.patches import ways
-from kbuild.elf.code.state import Node, State
+from kbuild.elf.code.state import STACK, Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
 MAX_DEPTH = 64
@@ -67,6 +67,8 @@ class Frame:
     depth: int
     site: int
     """The call that it was entered by; 0: the kernel's."""
+    begin: int = STACK
+    """Where the stack ended when it was called."""
 
     def runs(self, entry: int) -> bool:
         """Whether that function is being run already."""
@@ -152,8 +154,11 @@ class Flow:
         state.registers[RSP] = top
         depth = parent.depth + 1 if parent else 0
         caller = self.op
-        kept = (top if isinstance(top, int) else 0) - 8 * shape.pushes
-        frame = self.frame = Frame(entry, shape, kept, parent, depth, caller.ip if caller is not None else 0)
+        begin = top if isinstance(top, int) else 0
+        site = caller.ip if caller is not None else 0
+        frame = self.frame = self.machine.frame = Frame(
+            entry, shape, begin - 8 * shape.pushes, parent, depth, site, begin
+        )
         run = _Run(shape, self.budget)
         exits: list[State] = []
         run.add(entry, state)
@@ -161,7 +166,8 @@ class Flow:
             for one in self._merged(run, address):
                 self._block(address, one, run, exits, frame)
         run.end()
-        self.op, self.frame = caller, parent
+        self.op = caller
+        self.frame = self.machine.frame = parent
         for state in exits:
             self._come(state, -entry, (RAX,))
         return self._ends(exits)

@@ -203,6 +203,7 @@ class Joiner:
                     return False
             elif not is_free(value):
                 return False
+        self._budget.spend(len(free))
         return True
 
     def _covers_place(self, a: State, b: State, place: Place, fits: Callable[[Value, Value], bool]) -> bool:

@@ -230,6 +230,18 @@ class Program:
             return addresses[index] + symbols[index].size
         return min(end, addresses[index + 1]) if index + 1 < len(addresses) else end
 
+    def neighbours(self, address: int) -> tuple[int, int]:
+        """Where the object before the one that an address is in begins, and the one behind it ends; in one section."""
+        place = self.place(address)
+        if place is None:
+            return address, address
+        linked, section, offset = place
+        addresses, _ = linked.names
+        index = bisect.bisect_right(addresses, address) - 1
+        begin = max(address - offset, addresses[index - 1] if index > 0 else 0)
+        end = address - offset + section.size
+        return begin, min(end, addresses[index + 2]) if index + 2 < len(addresses) else end
+
     # Contents.
 
     def read(self, address: int, size: int) -> bytes | None:

@@ -31,6 +31,7 @@ from kbuild.elf.code.decode import (
 )
 from kbuild.elf.code.link import KERNEL, MODULES, Program
 from kbuild.elf.code.state import NOTES, NOTES_END, STACK, STACK_END, WORD, Place, State
+from kbuild.elf.code.targets import MAX_SPAN, OnStack, Span, Targets
 from kbuild.elf.code.values import (
     EVERYTHING,
     MASK,
@@ -78,6 +79,15 @@ class Machine:
         self._knows = knows
         self.unread: set[str] = set()
         """Why something that was read is not known."""
+        self.targets = Targets(program, symbols)
+        self.frame: OnStack | None = None
+        """The function whose instructions are done."""
+        self._reached: dict[Span, None] = {}
+        """What pointers may have led to of which only a part is known: a write there may be to what is behind them."""
+        self._reached_words: set[int] = set()
+        """The same, by the words' numbers."""
+        self._reached_all = False
+        """Whether it is too much to be told by words."""
         self._info = InstructionInfoFactory()
         self.repeated = 0
         """What was done by instructions, or calls, that do something many times; whoever counts work takes it."""
@@ -178,6 +188,9 @@ class Machine:
             if not self._may_change(address):
                 return self.contents(state, address, size)
             address = (KERNEL_DATA, address, 8)
+        else:
+            for span in self.reach(state, address, size):
+                self._tell(state, "lent", *span)
         symbol, start, _ = address
         kept = state.behind.get((symbol, start))
         if kept is not None and kept[0] >= size:
@@ -274,15 +287,37 @@ class Machine:
             state.write((KERNEL_DATA, address), size, value)
             self._tell(state, "store", address, address + size)
         elif isinstance(address, int):
+            words = self._reached_words
+            if address // WORD in words or (address + size - 1) // WORD in words or self._reached_all:
+                self.forget_behind(state)
             self._forget(state, address, size)
             state.write(address, size, value)
             if self._watched[0] <= address < self._watched[1]:
                 self._tell(state, "store", address, address + size)
         else:
+            for span in self.reach(state, address, size):
+                self.forget(state, *span)
             self._forget(state, address[1], size, address[0])
             # What other unknown pointers lead to may be the same.
             self.forget_behind(state, but=address[0])
             state.write((address[0], address[1]), size, value)
+
+    def reach(self, state: State, pointer: Unknown, size: int) -> Sequence[Span]:
+        """Data of modules and parts of the stack that a pointer may lead to, by the addresses that it was made of."""
+        spans = self.targets.of(state, pointer, size, self.frame)
+        for span in spans:
+            if span not in self._reached:
+                self._reached[span] = None
+                if span[1] - span[0] > MAX_SPAN:
+                    self._reached_all = True
+                else:
+                    self._reached_words.update(range(span[0] // WORD, (span[1] - 1) // WORD + 1))
+        return spans
+
+    def _touch(self, state: State, start: int, end: int) -> None:
+        """Something is written that a pointer may have led to of which only a part is known."""
+        if any(first < end and start < last for first, last in self._reached):
+            self.forget_behind(state)
 
     def forget(self, state: State, start: int, end: int) -> None:
         """Somebody else may have written from `start` to before `end`."""
@@ -487,9 +522,24 @@ class Machine:
         if target is not None and target.size in MASK:
             self.store(state, address, target.size, self.unknown(target.size, "written"))
         elif isinstance(address, int):
-            self.forget(state, address, address + (target.size if target and target.size else MAX_WRITTEN))
+            end = address + (target.size if target and target.size else MAX_WRITTEN)
+            self._touch(state, address, end)
+            self.forget(state, address, end)
         else:
-            self.forget_behind(state)
+            self.forget_reached(state, address)
+
+    def forget_reached(self, state: State, pointer: Unknown) -> None:
+        """Somebody may have written where a pointer leads, and it is not known how much."""
+        for span in self.reach(state, pointer, MAX_WRITTEN):
+            self.forget(state, *span)
+        self.forget_behind(state)
+
+    def forget_from(self, state: State, start: int) -> None:
+        """The same, of an address: as far as the section goes."""
+        place = self.program.place(start)
+        end = start - place[2] + place[1].size if place is not None else start + MAX_WRITTEN
+        self._touch(state, start, end)
+        self.forget(state, start, end)
 
     def forget_behind(self, state: State, but: int | None = None) -> None:
         """Memory that only unknown pointers lead to may have been written to; not at known offsets of one of them."""
@@ -888,10 +938,9 @@ def _string(machine: Machine, state: State, op: Op) -> None:
     target, source = machine.register(state, RDI), machine.register(state, RSI)
     if not isinstance(count, int) or count > MAX_REPEAT or not isinstance(target, int):
         if isinstance(target, int):
-            place = machine.program.place(target)
-            machine.forget(state, target, target - place[2] + place[1].size if place is not None else target + 4096)
+            machine.forget_from(state, target)
         else:
-            machine.forget_behind(state)
+            machine.forget_reached(state, target)
         for number in (RCX, RDI, *([RSI] if moves else [])):
             state.registers[number] = None
         return

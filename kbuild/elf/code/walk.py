@@ -32,7 +32,7 @@ from kbuild.elf.code.flow import MAX_DEPTH, Observer
 from kbuild.elf.code.graph import RETURN_THUNKS, Shapes
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.patches import ways
-from kbuild.elf.code.state import Node, State
+from kbuild.elf.code.state import STACK, Node, State
 from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 
 MAX_STEPS = 60_000
@@ -77,6 +77,8 @@ class Frame:
     """Where its objects on the stack end."""
     kernel: Call | None = None
     """The call of the kernel that runs it, which then goes on."""
+    begin: int = STACK
+    """Where the stack ended when it was called."""
 
     @property
     def site(self) -> int:
@@ -164,7 +166,8 @@ class Walk:
         top = state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), MASK[8] - 7, 8)
         kept = 8 * self._shapes.of(entry).pushes
         depth = parent.depth + 1 if parent else 0
-        return Frame(entry, then, call, parent, depth, (top if isinstance(top, int) else 0) - kept, kernel)
+        begin = top if isinstance(top, int) else 0
+        return Frame(entry, then, call, parent, depth, begin - kept, kernel, begin)
 
     # Instructions.
 
@@ -175,6 +178,7 @@ class Walk:
         if block is None or block.unread is not None:
             return None
         state = place.state
+        self._machine.frame = place.frame
         state.at = (place.address, (), state.marks)
         if block.patches and not place.index and place.chosen is None:
             found = ways(self._machine, state, block)

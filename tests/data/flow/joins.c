@@ -15,7 +15,8 @@ long a_long_number(void);
 void *an_object(void);
 void fill_in(int *what);
 
-static int kept, lent_here;
+static int kept, lent_here, numbers[8];
+int others[8];
 
 struct node {
 	struct node *next;
@@ -229,5 +230,51 @@ used int holds_compared_as_long(void)
 		first();
 	if (less_as_long(a, b))
 		then();
+	return 0;
+}
+
+/* A write at an index that is not known. */
+
+used int breaks_index(void)
+{
+	numbers[3] = 0;
+	numbers[something() & 7] = 1;
+	if (!numbers[3])
+		first();
+	then();
+	return 0;
+}
+
+used int breaks_index_in_a_loop(int count)
+{
+	for (int i = 0; i < 8; i++)
+		numbers[i] = 0;
+	for (int i = something(); i < 8; i++)
+		numbers[i] = 1;
+	if (!numbers[3])
+		first();
+	then();
+	return 0;
+}
+
+used int breaks_index_on_the_stack(void)
+{
+	volatile int local[8] = { 0 };
+
+	local[something() & 7] = 1;
+	if (!local[3])
+		first();
+	then();
+	return 0;
+}
+
+used int holds_index(void)
+{
+	kept = 0;
+	numbers[3] = 0;
+	others[something() & 7] = 1;
+	if (!numbers[3] && !kept)
+		first();
+	then();
 	return 0;
 }
