@@ -6,7 +6,6 @@ What such a way tells of values holds on all of it, so that it can be checked wh
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -31,6 +30,7 @@ from kbuild.elf.code.decode import (
 from kbuild.elf.code.flow import MAX_DEPTH, Observer
 from kbuild.elf.code.graph import RETURN_THUNKS, Shapes
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.nearness import FAR, TAIL, Nearness
 from kbuild.elf.code.patches import ways
 from kbuild.elf.code.state import STACK, Node, State
 from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
@@ -38,9 +38,6 @@ from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 MAX_STEPS = 60_000
 """Instructions of all tries."""
 MAX_TRIES = 4000
-FAR = 1 << 30
-TAIL = -1
-"""In place of where a function returns to: it was jumped to, and its end is the end of the one that jumped."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,7 @@ class Walk:
         self._machine = machine
         self._calls = calls
         self._observer = observer
-        self._distance: dict[Node, int] = {}
-        self._nearest_of: dict[tuple[int, tuple[int, ...]], int] = {}
-        self._seen: Collection[Node] = ()
+        self._near = Nearness(code, {}, ())
         self._waiting: list[_Place] = []
         self.steps = 0
         self.frame: Frame | None = None
@@ -138,11 +133,7 @@ class Walk:
 
         `goals`: blocks, or ends of functions, that it can be raised in.
         """
-        self._distance = distances(edges, goals)
-        self._seen = edges.keys()
-        self._nearest_of.clear()
-        for (address, _, marks), far in self._distance.items():
-            self._nearest_of[address, marks] = min(far, self._nearest_of.get((address, marks), FAR))
+        self._near = Nearness(self._code, edges, goals)
         first = state.copy()
         self._waiting = [_Place(first, self._frame(first, entry, 0, None, None), entry, 0, None)]
         tries = 0
@@ -281,12 +272,7 @@ class Walk:
 
     def _far(self, address: int, state: State, frame: Frame) -> int:
         """How far a block is from what is looked for, where one comes to it in that state."""
-        node = (address, state.kinds(self._shapes.of(frame.entry).results), state.marks)
-        found = self._distance.get(node)
-        if found is None:
-            # Here more may be known than where ways were joined.
-            found = FAR if node in self._seen else self._nearest_of.get((address, state.marks), FAR)
-        return found
+        return self._near.far((address, state.kinds(self._shapes.of(frame.entry).results), state.marks), frame)
 
     def _fork(self, places: list[_Place]) -> None:
         self._waiting += places
@@ -349,7 +335,7 @@ class Walk:
         if not self._calls.known(state, call):
             for inner, called in self._calls.callbacks(state, call):
                 assert inner.target is not None
-                if self._nearest_of.get((inner.target, state.marks), FAR) < FAR and place.frame.depth < MAX_DEPTH:
+                if self._near.enters(inner.target, state.marks) and place.frame.depth < MAX_DEPTH:
                     frame = self._frame(called, inner.target, then, inner, place.frame, call)
                     trail = Step("call", call.site, inner, back=place.trail)
                     self._fork([_Place(called, frame, inner.target, 0, trail)])
@@ -392,16 +378,3 @@ class Walk:
             else:
                 every.append(self._at(one, then))
         return self._first_of([one for one in every if one is not None])
-
-
-def distances(edges: Mapping[Node, Collection[Node]], goals: Collection[Node]) -> dict[Node, int]:
-    """From each block that leads to a goal: how many edges away the nearest one is."""
-    found = dict.fromkeys(goals, 0)
-    queue = deque(goals)
-    while queue:
-        node = queue.popleft()
-        for before in edges.get(node, ()):
-            if before not in found:
-                found[before] = found[node] + 1
-                queue.append(before)
-    return found
