@@ -13,6 +13,7 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   flow.py      all ways through, and who is told of them
   runs.py      all runs over a module set           budget.py    what they may cost
   walk.py      one way, without joins            model.py     whether it can be so
+  nearness.py  where it leads to what is looked for
 
 Beside it, for a question that needs no ways through: who uses one object, and which parts of it.
 

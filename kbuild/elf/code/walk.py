@@ -38,6 +38,8 @@ from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 MAX_STEPS = 60_000
 """Instructions of all tries."""
 MAX_TRIES = 4000
+LATEST = 8
+"""Ways that are tried from the latest place on, until one is from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Walk:
         self._waiting = [_Place(first, self._frame(first, entry, 0, None, None), entry, 0, None)]
         tries = 0
         while self._waiting and tries < MAX_TRIES and self.steps < MAX_STEPS:
-            place: _Place | None = self._waiting.pop()
+            place: _Place | None = self._waiting.pop(self._next(tries))
             tries += 1
             while place is not None and self.steps < MAX_STEPS:
                 try:
@@ -149,6 +151,21 @@ class Walk:
                     place = None
                 except Futile:
                     place = None
+
+    def _next(self, tries: int) -> int:
+        """Which of the ways that wait to go on with.
+
+        The latest one, as the nearest. But what leads to nothing may have been settled long before, and there are
+        too many ways from there on to try them all: each time that a few have, one from elsewhere.
+        """
+        if tries % LATEST:
+            return -1
+        # Van der Corput's sequence: 1/2, 1/4, 3/4, 1/8, …
+        number, part, found = tries // LATEST, 0.5, 0.0
+        while number:
+            found += part * (number % 2)
+            number, part = number // 2, part / 2
+        return int(len(self._waiting) * found)
 
     def _frame(
         self, state: State, entry: int, then: int, call: Call | None, parent: Frame | None, kernel: Call | None = None
