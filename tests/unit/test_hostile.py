@@ -161,10 +161,26 @@ def test_ways_without_number_are_given_up(tmp_path: Path, monkeypatch: pytest.Mo
     code = "call f0\n" + ASK
     for number in range(30):
         code += f"\n.type f{number}, @function\nf{number}: call f{number + 1}\ncall something\ncall f{number + 1}\nret"
+    code += "\n.type f30, @function\nf30: ret"
     monkeypatch.setattr(budget, "LEAST_WORK", 2_000_000)
-    said, why = answer(odd(tmp_path, code + "\n.type f30, @function\nf30: ret"))
+    path = odd(tmp_path, code)
+    said, why = answer(path)
     assert said == "unknown", why
     assert "there are too many ways to follow them all: given up at odd: f" in why
+
+
+def test_of_exit_nothing_is_known_where_init_was_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where init lets static calls lead is not known then; behind an init that is followed it is plain."""
+    many = "call f0\nret"
+    for number in range(30):
+        many += f"\n.type f{number}, @function\nf{number}: call f{number + 1}\ncall something\ncall f{number + 1}\nret"
+    many += "\n.type f30, @function\nf30: ret"
+    leave = "\n.globl cleanup_module\n.type cleanup_module, @function\ncleanup_module: call then\ncall first\nret"
+    rules = Rules(RULE.vendor, (OrderRule(id="x", entry="exit", first=Event(call="first"), then=Event(call="then")),))
+    monkeypatch.setattr(budget, "LEAST_WORK", 2_000_000)
+    for init, wanted in ((many, "unknown"), ("call something\nret", "violated")):
+        (found,) = (one for one in inspect([odd(tmp_path, init + leave)], None, rules).findings if one.rule == "x")
+        assert found.answer == wanted, found.message
 
 
 def test_a_section_of_more_than_there_is_memory_is_refused(tmp_path: Path) -> None:

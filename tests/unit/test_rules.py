@@ -183,6 +183,24 @@ def test_a_released_kernel_breaks_what_its_comment_says(modules: list[Path]) -> 
 
 
 @pytest.mark.kernel
+def test_exit_calls_what_init_has_put_into_static_calls(modules: list[Path]) -> None:
+    """6.1, kvm_arch_hardware_unsetup(): calls the vendor's by a static call, before kvm_mmu_vendor_module_exit()."""
+    unsetup = Event(call=("svm_hardware_unsetup", "hardware_unsetup", "vmx_hardware_unsetup"), module="vendor")
+    mmu = Event(call="kvm_mmu_vendor_module_exit")
+    rules = (
+        OrderRule(id="kept", entry="exit", first=unsetup, then=mmu),
+        OrderRule(id="broken", entry="exit", first=mmu, then=unsetup),
+    )
+    found = inspect(modules, None, Rules(read_rules((RULES / "kvm.toml",)).vendor, rules)).findings
+    answers = {(one.rule, one.module): one for one in found if one.answer}
+    for module in ("kvm-amd", "kvm-intel"):
+        assert answers["kept", module].answer == "proved", answers["kept", module].message
+        broken = answers["broken", module]
+        assert broken.answer == "violated"
+        assert "kvm_exit() is called at" in broken.witness[0]
+
+
+@pytest.mark.kernel
 def test_what_is_asked_of_one_function_tells_others_nothing(modules: list[Path]) -> None:
     """vmx_init(), asked by itself, has data that nobody knows: what it updates static calls to is not known either."""
     one = OrderRule(id="x", entry="vmx_init", first=Event(call="kvm_x86_vendor_init"), then=Event(call="kvm_init"))

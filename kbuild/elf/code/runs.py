@@ -121,6 +121,8 @@ class Job:
     question: Question
     start: Start | None = None
     """None: as the kernel calls it, with nothing known but what is in the files."""
+    static: tuple[tuple[int, int], ...] = ()
+    """Static calls of which it is known where they lead at the start: trampolines and functions."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Run:
     """What was known of the static calls that it met."""
     knows: frozenset[str]
     """Modules whose data was as in their files at the start."""
+
+    def left(self, ends: Sequence[State]) -> tuple[tuple[int, int], ...]:
+        """Where static calls lead at these ends, as far as they agree: as `Job.static`."""
+        agreed = set(ends[0].static.items()).intersection(*(end.static.items() for end in ends[1:])) if ends else set()
+        return tuple(sorted((trampoline, to) for trampoline, to in agreed if isinstance(to, int)))
 
 
 @contextmanager
@@ -189,6 +196,8 @@ class Runs:
         start = State.at_entry((0,) * job.question.marks)
         if job.start is not None:
             start, knows = job.start.state.copy(), job.start.knows
+        for trampoline, function in job.static:
+            start.update_static(trampoline, function)
         after = job.start.machine if job.start is not None else None
         budget = self._budgets.setdefault(job, Budget(self.program.code_bytes(job.module)))
         while True:

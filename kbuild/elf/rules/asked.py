@@ -66,6 +66,12 @@ def marked(state: State, index: int, set_: int = 0, clear: int = 0) -> None:
         state.marks = (*state.marks[:index], new, *state.marks[index + 1 :])
 
 
+def may_be_zero(state: State) -> bool:
+    """Whether a function that has returned may have returned 0, as init does that succeeds."""
+    value = state.registers[RAX]
+    return value is None or any(low == 0 for low, _ in state.ranges(value))
+
+
 def returns(state: State, how: str) -> bool:
     """Whether a function that has returned may have done so: with `success` (0), or an `error`."""
     value = state.registers[RAX]

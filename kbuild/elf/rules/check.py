@@ -14,6 +14,7 @@ from kbuild.elf.findings import STAGE
 from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules import layout
+from kbuild.elf.rules.asked import may_be_zero
 from kbuild.elf.rules.counts import KIND, holds_for, release_of
 from kbuild.elf.rules.orders import Answer, Orders, Verdict
 from kbuild.elf.rules.spec import OrderRule, Rules
@@ -93,14 +94,21 @@ def _orders(
 def _entries(
     runs: Runs, names: Sequence[str], orders: Sequence[OrderRule], flow: bool
 ) -> tuple[list[Answer], list[Tree]]:
-    """Run init and exit: of the vendor modules for the rules that ask for it, with `flow` of all modules."""
+    """Run init and exit: of the vendor modules for the rules that ask for it, with `flow` of all modules.
+
+    Exit comes behind the module's own init, and static calls lead where that has put them: no other module's init has
+    succeeded in between, and run time does not change them. Where init could not be followed to its end, that is not
+    known, and nothing of exit is.
+    """
     answers: list[Answer] = []
+    left: dict[str, tuple[tuple[int, int], ...]] = {}
+    lost: set[str] = set()
     collected: list[tuple[Run, Collector]] = []
     for entry in ENTRIES:  # init first: exit finds what it has put into static calls
         some = [rule for rule in orders if rule.entry == entry]
         vendor = names if some or flow or entry == "init" else ()
         asked = [Orders(runs, name, entry, some, is_vendor=True) for name in vendor]
-        jobs = [one.job for one in asked]
+        jobs = [replace(one.job, static=left.get(name, ())) for name, one in zip(vendor, asked, strict=True)]
         collectors: list[Collector] = []
         if flow:
             from kbuild.elf.tree.collect import Collector
@@ -112,8 +120,13 @@ def _entries(
             pairs = zip(jobs, collectors, strict=True)
             jobs = [replace(job, question=Together([job.question, one])) for job, one in pairs]
         every = runs.settle(jobs)
-        for one, run in zip(asked, every, strict=False):
-            answers += one.answers(run)
+        for name, one, run in zip(vendor, asked, every, strict=False):
+            said = one.answers(run)
+            answers += [_unknown(each) for each in said] if name in lost else said
+            if entry == "init" and run is not None:
+                left[name] = run.left([end for end in run.ends if may_be_zero(end)])
+                if run.flow.trouble.given_up is not None:
+                    lost.add(name)
         collected += [(run, one) for run, one in zip(every, collectors, strict=False) if run is not None]
     if not flow:
         return answers, []
@@ -122,6 +135,11 @@ def _entries(
     entries = list(ENTRIES)
     trees = Trees(runs).of(collected)
     return answers, sorted(trees, key=lambda tree: (module_key(tree.module), entries.index(tree.entry)))
+
+
+def _unknown(answer: Answer) -> Answer:
+    why = f"{answer.module}'s init could not be followed to its end: where it lets static calls lead is not known"
+    return answer if answer.answer == "unknown" else replace(answer, answer="unknown", why=why, witness=None)
 
 
 def _answered(answer: Answer, story: Story) -> Finding:
