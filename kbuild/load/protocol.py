@@ -39,11 +39,6 @@ class Verb(StrEnum):
     POWEROFF = "poweroff"
 
 
-class SmokeKind(StrEnum):
-    REAL_MODE = "real-mode"
-    LONG_MODE = "long-mode"
-
-
 def encode(number: int, verb: Verb, *arguments: str) -> bytes:
     """A command as a line. `number` comes back in all that answers it; from 1, for 0 is what the agent says unasked.
 
@@ -297,21 +292,6 @@ def errno_number(name: str) -> int:
         return _NUMBERS[name]
     except KeyError:
         raise UserError(f"'{name}' is no errno: write a name from errno(3), such as EEXIST") from None
-
-
-# Smoke
-
-_U64 = (1 << 64) - 1
-
-
-def expected_output(kind: SmokeKind, value: int) -> int:
-    """What a guest that ran answers to `value` (64 bits): the arithmetic of `agent/guest.S`."""
-    match kind:
-        case SmokeKind.REAL_MODE:
-            return ((value & 0xFFFF) * 0x4F1B + 0x3C21) & 0xFFFF
-        case SmokeKind.LONG_MODE:
-            rotated = (value << 23 | value >> 41) & _U64
-            return (value * 0x9E3779B97F4A7C15 + rotated) & _U64
 
 
 # State

@@ -9,12 +9,13 @@ from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
 from kbuild.load.checks import Checks
 from kbuild.load.conversation import Conversation, StopError
+from kbuild.load.guests import SmokeKind, expected_output
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.conditions import NoneHolds, choose, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
 from kbuild.load.orders.plan import Plan, PlannedStep
-from kbuild.load.protocol import SmokeKind, State, Verb, errno_name, expected_output
+from kbuild.load.protocol import State, Verb, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
 from kbuild.outcome import Status
@@ -72,7 +73,7 @@ class OrderRun:
                     self._unload(step.unload, self._expectation(step))
                 case "smoke":
                     for kind in step.smoke or ():
-                        self._smoke(SmokeKind(kind), self._expectation(step))
+                        self._smoke(kind, self._expectation(step))
                 case _:
                     if step.check == "footprint":
                         self._unload_added()

@@ -21,6 +21,7 @@ from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings, start
 from kbuild.load import agent
 from kbuild.load.agent import build_agent
+from kbuild.load.guests import SmokeKind, expected_output
 from kbuild.load.protocol import (
     Broken,
     Died,
@@ -28,12 +29,10 @@ from kbuild.load.protocol import (
     Message,
     Refused,
     Result,
-    SmokeKind,
     State,
     Verb,
     encode,
     errno_name,
-    expected_output,
     parse_state,
 )
 from kbuild.load.session import End, Reply, Session
@@ -113,7 +112,7 @@ def checked(command: bytes) -> bytes:
         (b"3 load kvm.ko%00", 3, "a % without two hexadecimal digits, or %00"),
         (b"3 load" + b" a" * 65, 3, "too many arguments"),
         (b"3 param kvm", 3, "not the arguments of this verb"),
-        (b"3 smoke protected-mode 1", 3, "smoke is real-mode or long-mode"),
+        (b"3 smoke vm86-mode 1", 3, "no such kind of guest"),
         (b"3 smoke real-mode 18446744073709551616", 3, "the input is no decimal 64-bit number"),
         (b"3 smoke real-mode -1", 3, "the input is no decimal 64-bit number"),
         (b"3 load \xff", 0, "a byte that is not printable ASCII"),

@@ -11,7 +11,7 @@ from kbuild import command, log, paths
 from kbuild.errors import HarnessError
 
 SOURCES = Path(__file__).resolve().parent
-FLAGS = ("-std=gnu11", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Wl,--build-id=none")
+FLAGS = ("-std=gnu11", "-static", "-pthread", "-Os", "-s", "-Wall", "-Wextra", "-Wl,--build-id=none")
 """Static, for a host has no libraries; without names, build id or paths, so that it comes out the same everywhere."""
 COMPILERS: tuple[tuple[str, ...], ...] = (
     ("musl-gcc", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"),

@@ -59,19 +59,6 @@ static const char *check_load(const struct command *command)
 	return check_names(&file);
 }
 
-static const char *check_smoke(const struct command *command)
-{
-	const char *number = command->argv[1];
-
-	if (strcmp(command->argv[0], "real-mode") && strcmp(command->argv[0], "long-mode"))
-		return "smoke is real-mode or long-mode";
-	errno = 0;
-	strtoull(number, NULL, 10);
-	if (!*number || strspn(number, "0123456789") != strlen(number) || errno)
-		return "the input is no decimal 64-bit number";
-	return NULL;
-}
-
 static const struct verb verbs[] = {
 	{ "load", 1, MAX_ARGUMENTS, verb_load, check_load },
 	{ "unload", 1, 1, verb_unload, check_names },

@@ -81,6 +81,8 @@ int verb_rearm(const struct command *command, struct answer *answer);
 int verb_state(const struct command *command, struct answer *answer);
 int verb_smoke(const struct command *command, struct answer *answer);
 int verb_fetch(const struct command *command, struct answer *answer);
+/* Why these arguments can not be meant, or NULL. */
+const char *check_smoke(const struct command *command);
 
 /* host.c: what the agent runs on. */
 void host_set_up(void);

@@ -8,12 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from kbuild.load.guests import SmokeKind
 from kbuild.load.protocol import errno_number
 from kbuild.versions import KernelRange
 
 Cpu = Literal["intel", "amd"]
-SmokeName = Literal["real-mode", "long-mode"]
-"""A kind of guest."""
 Value = str | int | bool
 """Of a module parameter."""
 
@@ -110,7 +109,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     load: str | None = None
     """A module, by its file's name without suffix."""
     unload: str | None = None
-    smoke: tuple[SmokeName, ...] | None = None
+    smoke: tuple[SmokeKind, ...] | None = None
     check: Literal["footprint", "parameters", "kvm-device", "module", "log"] | None = None
     repeat: int | None = None
     """Do the steps in `step` so many times."""
@@ -185,7 +184,7 @@ class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Of a module's, the first whose `when` holds is what `fail` does with it."""
     idle: bool = False
     """Also what the loader refuses before any code of the module runs: what is there already, what is not there."""
-    smoke: tuple[SmokeName, ...] = ("real-mode", "long-mode")
+    smoke: tuple[SmokeKind, ...] = (SmokeKind.REAL_MODE, SmokeKind.LONG_MODE)
     """Guests that run after each step that leaves the host's vendor module loaded."""
 
 
