@@ -28,6 +28,9 @@ MONITOR_S = 5.0
 """A monitor that does not answer in this time will not."""
 MAX_ANSWER = 1 << 20
 CONSOLE = "console=ttyS0"
+NO_TIMER_CHECK = "no_timer_check"
+"""The kernel waits for ten ticks by the TSC, which runs on while this process does not get to run, and panics when they
+do not come (arch/x86/kernel/apic/io_apic.c, timer_irq_works()): on a busy machine it was seen to."""
 
 _REGISTER = re.compile(r"\b(RIP|RSP|RFL|CPL|HLT)\s*=\s*([0-9a-f]+)")
 _MEMORY = re.compile(r"\b0x([0-9a-f]{2})\b(?!:)")
@@ -67,7 +70,7 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
         *("-accel", "tcg", "-machine", spec.qemu.machine, "-cpu", spec.qemu.cpu),
         *("-smp", str(spec.cpus), "-m", str(spec.memory_mb)),
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
-        *("-append", kernel_words([CONSOLE, *image.command_line])),
+        *("-append", kernel_words([CONSOLE, NO_TIMER_CHECK, *image.command_line])),
     ]
     if image.disk:
         # A comma in an option's value is written twice.

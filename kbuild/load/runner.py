@@ -31,6 +31,9 @@ from kbuild.outcome import RUN_OF, Finding, Status, worst
 from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
+MAX_TOLD = 5
+"""Runs of an order that are told while it goes on, of those that went wrong on a host."""
+
 
 @contextlib.contextmanager
 def loading(
@@ -132,8 +135,9 @@ class _Host:
             self._left[order] -= 1
             last = self._left[order] == 0
             runs = [one for plan in self._orders if plan.order == order and (one := self._transcripts.get(plan.id))]
-        # Of an order with many runs it is worth a line which went wrong, and how it went in the end.
-        if not run or transcript.status not in (Status.PASS, Status.SKIP):
+        # Of an order with many runs it is worth a line which went wrong first, and how it went in the end.
+        wrong = [one for one in runs if one.status not in (Status.PASS, Status.SKIP)]
+        if not run or (transcript in wrong and len(wrong) <= MAX_TOLD):
             self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
         if run and last:
             counts = Counter(one.status for one in runs)

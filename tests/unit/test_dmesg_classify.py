@@ -49,7 +49,7 @@ def lines(*texts: str, level: int = 4, caller: str | None = "T1", step: int | No
             "second-vendor",
             [
                 (3, "vendor-not-supported", "kvm: no hardware support for 'kvm_intel'"),
-                (5, "vendor-already-loaded", "kvm: already loaded vendor module 'kvm_amd'"),
+                (5, "vendor-already-loaded", "already loaded vendor module"),
             ],
         ),
         ("no-svm", [(3, "vendor-not-supported", "kvm: no hardware support for 'kvm_amd'")]),
