@@ -163,7 +163,8 @@ def _findings(console: Console, record: Record) -> None:
         plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
     for finding in record.findings:
         if finding.known is not None:
-            plain(console, f"known: {finding.id}: {finding.message} ({finding.known})", style="dim")
+            said = finding.message if finding.answer is None else _why(finding)
+            plain(console, f"known: {finding.id}: {said} ({finding.known})", style="dim")
         elif finding.status == Status.DONE:
             plain(console, f"for information: {finding.message}", style="dim")
     for known in record.known_not_seen:

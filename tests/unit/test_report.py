@@ -136,6 +136,14 @@ def test_rules_that_break_for_one_reason_are_told_once() -> None:
     assert "also: y: kvm-amd" in text
 
 
+def test_a_rule_that_is_known_to_be_broken_is_one_line() -> None:
+    broken = msgspec.structs.replace(
+        ruled("one", "kvm-amd", "violated", "b() may come before a()", ("x",)), known="as it was"
+    )
+    text = shown(record(verdict=Status.PASS, findings=[broken]))
+    assert "known: inspect:rule:kvm-amd:one: violated: b() may come before a() (as it was)\n" in text
+
+
 def test_rules_that_nobody_could_be_asked_are_told_in_one_line() -> None:
     """Where init functions are gone, no module is a vendor module: that must not look like a pass."""
     skipped = [
