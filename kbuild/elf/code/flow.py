@@ -27,11 +27,12 @@ from kbuild.elf.code.decode import (
     Code,
     Op,
 )
-from kbuild.elf.code.graph import RETURN_THUNKS, Shape, Shapes
+from kbuild.elf.code.graph import Shape, Shapes
 from kbuild.elf.code.join import Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.patches import ways
+from kbuild.elf.code.results import RETURN_THUNKS
 from kbuild.elf.code.state import STACK, Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
@@ -40,6 +41,8 @@ MAX_DEPTH = 64
 MAX_ROUNDS = 24
 """Times that a block is looked at anew before it is given up; states are widened long before."""
 WIDEN_AFTER = 3
+MAX_UNROLLED = 8
+"""Rounds of a loop that are followed one by one where each goes one way: with numbers, as a table is copied."""
 
 
 class Observer(Protocol):
@@ -164,6 +167,7 @@ class Flow:
         run.add(entry, state)
         while (address := run.next()) is not None:
             for one in self._merged(run, address):
+                run.forks -= 1
                 self._block(address, one, run, exits, frame)
         run.end()
         self.op = caller
@@ -187,7 +191,7 @@ class Flow:
         again = address in run.visited
         run.visited.add(address)
         for state in states:
-            self._come(state, address, run.shape.results)
+            self._come(state, address, run.shape.results_at(address))
         if len(states) > 1:
             states = self._joined(states)
         # Only where a loop begins is a block bound to be looked at again.
@@ -196,8 +200,9 @@ class Flow:
         waiting = []
         for state in states:
             key = (address, state.at)
-            before, rounds = run.seen.get(key, (None, 0))
-            if before is not None:
+            before, rounds, forks = run.seen.get(key, (None, 0, 0))
+            # A loop that went round on one way alone need not be joined with itself.
+            if before is not None and (run.forks != forks or rounds >= MAX_UNROLLED):
                 if self._joiner.covers(before, state):
                     if not state.facts & ~before.facts:
                         continue
@@ -209,7 +214,7 @@ class Flow:
                     self.trouble.cut[address] += 1
                     continue
                 state = self._joiner.join(before, state, widen=rounds >= WIDEN_AFTER)
-            run.seen[key] = (state.copy(), rounds + 1)
+            run.seen[key] = (state.copy(), rounds + 1, run.forks)
             run.hold(state, before)
             waiting.append(state)
         return waiting
@@ -393,8 +398,10 @@ class _Run:
         self.shape = shape
         self._budget = budget
         self._held = 0
-        self.seen: dict[tuple[int, Node], tuple[State, int]] = {}
+        self.seen: dict[tuple[int, Node], tuple[State, int, int]] = {}
         self.visited: set[int] = set()
+        self.forks = 0
+        """By how many more than one the ways have become, where they did, in all."""
         self._waiting: dict[int, list[State]] = {}
         self._queue: list[tuple[int, int]] = []
 
@@ -411,6 +418,7 @@ class _Run:
     def add(self, address: int, state: State) -> None:
         """Look at a block, coming with this state."""
         self._budget.held += size_of(state)
+        self.forks += 1
         there = self._waiting.get(address)
         if there is None:
             self._waiting[address] = [state]

@@ -21,7 +21,7 @@ from iced_x86 import (
 )
 from iced_x86 import RegisterExt as Registers
 
-from kbuild.elf.code.graph import RETURN_THUNKS
+from kbuild.elf.code.results import RETURN_THUNKS
 from kbuild.elf.object import Symbol
 
 ARGUMENTS = frozenset((Register.RDI, Register.RSI, Register.RDX, Register.RCX, Register.R8, Register.R9))

@@ -21,28 +21,25 @@ from kbuild.elf.code.decode import (
     NEXT,
     PRESERVED,
     RAX,
-    REGISTER,
-    RETURN,
     STOP,
     TARGET,
-    Block,
     Code,
     Op,
     register,
 )
+from kbuild.elf.code.results import results_of
 
 _READS = frozenset({OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE})
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE})
 MAX_BEHIND = 64
 """Blocks behind a call that are looked at for what they read."""
+_ANY = (RAX, *PRESERVED)
 MAX_CASES = 1024
 """Entries of a switch table."""
 MAX_ENTRIES = 1 << 18
 """Of all of a program's, those that are in several counted as often."""
 MAX_NESTED = 64
 """Times that a function's blocks are looked at to see which loop is in which. KVM's have 3."""
-RETURN_THUNKS = frozenset({"__x86_return_thunk", "zen_untrain_ret", "srso_return_thunk", "its_return_thunk"})
-"""What `ret` is compiled to, or replaced by (arch/x86/lib/retpoline.S)."""
 INDIRECT_THUNKS = (
     "__x86_indirect_thunk_",
     "__x86_indirect_call_thunk_",
@@ -63,10 +60,14 @@ class Shape:
     """A block's address to those that it can go on at."""
     heads: frozenset[int] = frozenset()
     """Where loops begin: each way that comes back to a block goes through one of them."""
-    results: tuple[int, ...] = (RAX,)
-    """Registers that a result may wait in until the end."""
+    results: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """A block's address to the registers that a result may wait in there, and that are still read behind it."""
     pushes: int = 0
     """Registers that it keeps for its caller, above its own objects on the stack."""
+
+    def results_at(self, address: int) -> tuple[int, ...]:
+        """The same of any block: also of one that is only reached through numbers that are known when it is run."""
+        return self.results.get(address, _ANY)
 
 
 class Shapes:
@@ -100,7 +101,7 @@ class Shapes:
                     read |= {one[0] for one, access in used if one and access in _READS} - written
                     written |= {one[0] for one, access in used if one and one[1] >= 4 and access in _WRITES}
                 if block is not None and not (block.ops and block.ops[-1].flow in (CALL, INDIRECT_CALL)):
-                    waiting += [(following, written) for following in self._successors(entry, at, set())]
+                    waiting += [(following, written) for following in self._successors(entry, at)]
             found = self._read[address] = frozenset(read)
         return found
 
@@ -169,10 +170,9 @@ class Shapes:
 
     def _make(self, entry: int) -> Shape:
         shape = Shape(entry)
-        results = {RAX}
         # Depth first, without recursion: a block gets its number when all that follows has one.
         done: list[int] = []
-        following = {entry: self._successors(entry, entry, results)}
+        following = {entry: self._successors(entry, entry)}
         open_, loops = {entry}, False
         stack = [(entry, iter(following[entry]))]
         while stack:
@@ -184,7 +184,7 @@ class Shapes:
                 done.append(address)
             elif one not in following:
                 open_.add(one)
-                following[one] = self._successors(entry, one, results)
+                following[one] = self._successors(entry, one)
                 stack.append((one, iter(following[one])))
             elif one in open_:
                 loops = True
@@ -193,7 +193,7 @@ class Shapes:
             places, shape.heads = _loops_together(places, following)
         shape.order = {address: number for number, address in enumerate(places)}
         shape.follow = following
-        shape.results = tuple(sorted(results))
+        shape.results = results_of(self._code, following, done)
         # Some only save them behind a first look at what is to be done: then all in one block too.
         shape.pushes = max(map(self._pushes, done))
         return shape
@@ -203,11 +203,10 @@ class Shapes:
         ops = block.ops if block is not None else ()
         return sum(op.mnemonic == Mnemonic.PUSH and op.operands[0].number in PRESERVED for op in ops)
 
-    def _successors(self, entry: int, address: int, results: set[int]) -> list[int]:
+    def _successors(self, entry: int, address: int) -> list[int]:
         block = self._code.block(address)
         if block is None:
             return []
-        _note_results(block, results)
         following = [*(patch.to for patch in block.patches), *block.follow]
         last = block.ops[-1] if block.ops else None
         if last is None:
@@ -225,17 +224,6 @@ class Shapes:
     def _goes_on(self, op: Op) -> bool:
         linked = self._program.module_at(op.ip)
         return linked is not None and self._code.tables(linked.name).goes_on.get(op.ip, False)
-
-
-def _note_results(block: Block, results: set[int]) -> None:
-    """`mov %ebx,%eax` before a return: the result waits in %ebx."""
-    for op in block.ops:
-        if op.mnemonic == Mnemonic.MOV:
-            target, source = op.operands
-            if target.kind == source.kind == REGISTER and target.number == RAX and source.number in PRESERVED:
-                results.add(source.number)
-    if block.ops and block.ops[-1].flow == RETURN:
-        results.add(RAX)
 
 
 def _loops_together(blocks: Sequence[int], following: Mapping[int, Sequence[int]]) -> tuple[list[int], frozenset[int]]:

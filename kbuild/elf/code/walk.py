@@ -28,10 +28,11 @@ from kbuild.elf.code.decode import (
     Op,
 )
 from kbuild.elf.code.flow import MAX_DEPTH, Observer
-from kbuild.elf.code.graph import RETURN_THUNKS, Shapes
+from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.nearness import FAR, TAIL, Nearness
 from kbuild.elf.code.patches import ways
+from kbuild.elf.code.results import RETURN_THUNKS
 from kbuild.elf.code.state import STACK, Node, State
 from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 
@@ -289,7 +290,7 @@ class Walk:
 
     def _far(self, address: int, state: State, frame: Frame) -> int:
         """How far a block is from what is looked for, where one comes to it in that state."""
-        return self._near.far((address, state.kinds(self._shapes.of(frame.entry).results), state.marks), frame)
+        return self._near.far((address, state.kinds(self._shapes.of(frame.entry).results_at(address)), state.marks), frame)
 
     def _fork(self, places: list[_Place]) -> None:
         self._waiting += places

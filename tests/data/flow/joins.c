@@ -278,3 +278,44 @@ used int holds_index(void)
 	then();
 	return 0;
 }
+
+static noinline int does_first(void)
+{
+	first();
+	return 0;
+}
+
+static noinline int does_nothing(void)
+{
+	return something();
+}
+
+static int (*const table_there[6])(void) = {
+	does_nothing, does_nothing, does_nothing, does_nothing, does_nothing, does_first,
+};
+static int (*table_here[6])(void);
+
+static always_inline void copy_the_table(void)
+{
+	for (int each = 0; each < 6; each++) {
+		table_here[each] = table_there[each];
+		__asm__ volatile("" : : : "memory");
+	}
+}
+
+used int holds_table_copied_one_by_one(void)
+{
+	copy_the_table();
+	table_here[5]();
+	then();
+	return 0;
+}
+
+used int breaks_table_copied_one_by_one(void)
+{
+	copy_the_table();
+	table_here[4]();
+	then();
+	first();
+	return 0;
+}
