@@ -282,6 +282,11 @@ class Program:
             loaded = self._sections[key] = LoadedSection(linked.elf, section, base, self._symbols_of(linked))
         return loaded
 
+    def name_all(self) -> None:
+        """Give each symbol of the kernel that any module needs its address now, and not when it is first met."""
+        for linked in self._ordered:
+            self._symbols_of(linked)
+
     def _symbols_of(self, linked: Linked) -> list[int]:
         targets = self._targets.get(linked.name)
         if targets is None:

@@ -16,6 +16,7 @@ from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.sides import Side
 from kbuild.elf.code.state import State
 from kbuild.elf.names import LOADER_CALLS
 
@@ -161,8 +162,10 @@ def uncollected() -> Iterator[None]:
 class Runs:
     """Runs over one module set. Raises MalformedError where a file contradicts itself."""
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: Code, other: Side | None = None) -> None:
+        """`other`: where the other runs over the set are made, which settle at the same time."""
         self.code = code
+        self._other = other
         self.program = code.program
         self.shapes = Shapes(code)
         self._static: dict[int, set[int | None]] = {}
@@ -177,10 +180,16 @@ class Runs:
     def settle(self, jobs: Sequence[Job]) -> list[Run | None]:
         """Run each until none relies on less of static calls than all have found; None: there is no such function."""
         runs = [self.run(job) for job in jobs]
-        while stale := [number for number, run in enumerate(runs) if run is not None and self._is_stale(run)]:
+        while True:
+            if self._other is not None:
+                for trampoline, targets in self._other.swap(self._static).items():
+                    self._static.setdefault(trampoline, set()).update(targets)
+            stale = [number for number, run in enumerate(runs) if run is not None and self._is_stale(run)]
+            is_stale_there = self._other.swap(bool(stale)) if self._other is not None else False
+            if not stale and not is_stale_there:
+                return runs
             for number in stale:
                 runs[number] = self.run(jobs[number])
-        return runs
 
     def run(self, job: Job) -> Run | None:
         """All ways from an entry, with what is known of static calls by now.

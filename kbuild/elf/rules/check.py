@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import ENTRIES, Job, Question, Run, Runs, Together, uncollected
+from kbuild.elf.code.sides import Side, can_be_two, side_by_side
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.image import module_key
@@ -26,6 +27,9 @@ from kbuild.outcome import Finding, Status, finding_id
 if TYPE_CHECKING:  # Most ask for answers only.
     from kbuild.elf.tree.collect import Collector
     from kbuild.elf.tree.model import Tree
+
+_Told = tuple[str, Finding]
+"""An answer as a finding, and its rule."""
 
 
 def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tuple[list[Finding], list[Tree]]:
@@ -74,8 +78,38 @@ def _orders(
         orders = ()
     if not orders and not flow:
         return skipped, []
-    runs = Runs(Code(Program(modules)))
-    answers, trees = _entries(runs, names, orders, flow)
+    program = Program(modules)
+    found = _in_two(program, names, orders) if len(names) > 1 and not flow and can_be_two() else None
+    trees: list[Tree] = []
+    if found is None:
+        runs = Runs(Code(program))
+        answers, trees = _entries(runs, names, orders, flow)
+        found = _told(runs, [*answers, *_functions(runs, names, orders)])
+    place = {rule.id: number for number, rule in enumerate(orders)}
+    found.sort(key=lambda one: (place[one[0]], one[1].module))
+    return [*skipped, *(finding for _, finding in found)], trees
+
+
+def _in_two(program: Program, names: Sequence[str], orders: Sequence[OrderRule]) -> list[_Told] | None:
+    """The runs of vendor modules side by side: what one puts into static calls is all that another has to know."""
+    program.name_all()
+
+    def others(side: Side) -> list[_Told]:
+        runs = Runs(Code(program), side)
+        return _told(runs, _entries(runs, names[1:], orders, flow=False)[0])
+
+    def first(side: Side) -> list[_Told]:
+        runs = Runs(Code(program), side)
+        answers, _ = _entries(runs, names[:1], orders, flow=False)
+        return _told(runs, [*answers, *_functions(runs, names, orders)])
+
+    both = side_by_side(others, first)
+    return [*both[0], *both[1]] if both is not None else None
+
+
+def _functions(runs: Runs, names: Sequence[str], orders: Sequence[OrderRule]) -> list[Answer]:
+    """Of the rules that are asked of other functions than init and exit."""
+    answers: list[Answer] = []
     for rule in orders:
         if rule.entry in ENTRIES:
             continue
@@ -85,10 +119,7 @@ def _orders(
             answers += one.answers(runs.run(one.job))
         if not there:
             answers.append(Answer(rule, "set", "unreached", f"no module has a function {rule.entry}"))
-    place = {rule.id: number for number, rule in enumerate(orders)}
-    answers.sort(key=lambda answer: (place[answer.rule.id], answer.module))
-    story = Story(runs.program)
-    return [*skipped, *(_answered(answer, story) for answer in answers)], trees
+    return answers
 
 
 def _entries(
@@ -140,6 +171,11 @@ def _entries(
 def _unknown(answer: Answer) -> Answer:
     why = f"{answer.module}'s init could not be followed to its end: where it lets static calls lead is not known"
     return answer if answer.answer == "unknown" else replace(answer, answer="unknown", why=why, witness=None)
+
+
+def _told(runs: Runs, answers: Iterable[Answer]) -> list[_Told]:
+    story = Story(runs.program)
+    return [(answer.rule.id, _answered(answer, story)) for answer in answers]
 
 
 def _answered(answer: Answer, story: Story) -> Finding:

@@ -1,0 +1,107 @@
+"""Protects that an analysis in two processes says what one would, and leaves none of them behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from kbuild.elf.code.sides import Side, can_be_two, side_by_side
+from kbuild.elf.image import read_module
+from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.check import check_rules
+from kbuild.elf.rules.spec import read_rules
+from kbuild.paths import PROJECT
+
+LARGE = "x" * (1 << 20)
+"""More than a pipe holds."""
+
+
+def no_process_is_left() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def test_both_get_what_the_other_gives_however_large() -> None:
+    def side(name: str, other: Side) -> list[str]:
+        return [name, other.swap(name), other.swap(LARGE + name)[-1:], other.swap(name)]
+
+    done = side_by_side(lambda other: side("1", other), lambda other: side("2", other))
+    assert done == (["1", "2", "2", "2"], ["2", "1", "1", "1"])
+    assert no_process_is_left()
+
+
+@pytest.mark.parametrize("swaps", [0, 1, 2])
+def test_where_the_second_ends_early_nothing_is_said(swaps: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def second(other: Side) -> str:
+        for _ in range(swaps):
+            other.swap(LARGE)
+        raise ValueError("damaged")
+
+    def first(other: Side) -> str:
+        for _ in range(3):
+            other.swap(LARGE)
+        return "first"
+
+    assert side_by_side(first, second) is None
+    assert no_process_is_left()
+    assert capfd.readouterr() == ("", ""), "who does it again says what is wrong"
+
+
+def test_where_the_second_is_killed_nothing_is_said() -> None:
+    def second(other: Side) -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return other.swap("second")
+
+    assert side_by_side(lambda other: other.swap("first"), second) is None
+    assert no_process_is_left()
+
+
+def test_where_the_first_fails_the_second_is_ended() -> None:
+    def first(other: Side) -> str:
+        other.say("first")
+        raise KeyboardInterrupt
+
+    def second(other: Side) -> str:
+        time.sleep(60)
+        return other.swap("second")
+
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(first, second)
+    assert time.monotonic() - begin < 30
+    assert no_process_is_left()
+
+
+def test_what_is_on_its_way_to_standard_output_is_printed_once() -> None:
+    program = """
+    from kbuild.elf.code.sides import side_by_side
+    print("begun", end=" ")
+    print(side_by_side(lambda other: 1, lambda other: 2))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("begun (1, 2)\n", "")
+
+
+@pytest.mark.kernel
+def test_rules_are_answered_as_in_one_process(kernel_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With witnesses, and static calls that both vendors' modules update."""
+    if not can_be_two():
+        pytest.skip("one CPU")
+    names = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko", "arch/x86/kvm/kvm-amd.ko")
+    modules = ModuleSet.of((read_module(kernel_build / name) for name in names), None)
+    rules = read_rules(tuple(PROJECT / f"profiles/rules/{name}.toml" for name in ("kvm", "mmu-setup-thread")))
+    in_two, _ = check_rules(modules, rules)
+    monkeypatch.setattr("kbuild.elf.rules.check.can_be_two", lambda: False)
+    in_one, _ = check_rules(modules, rules)
+    assert in_two == in_one
+    assert {"proved", "violated"} <= {finding.answer for finding in in_one}
