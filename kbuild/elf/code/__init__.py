@@ -9,9 +9,10 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   decode.py    basic blocks                      machine.py   what instructions do
   patches.py   which patch is there
   graph.py     a function's shape                calls.py     what a call means
-  targets.py   where a pointer may lead
+  results.py   where a result may wait           targets.py   where a pointer may lead
   flow.py      all ways through, and who is told of them
-  runs.py      all runs over a module set           budget.py    what they may cost
+  runs.py      all runs over a module set        budget.py    what they may cost
+  sides.py     two processes for them
   walk.py      one way, without joins            model.py     whether it can be so
   nearness.py  where it leads to what is looked for
 
