@@ -15,6 +15,7 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   sides.py     two processes for them
   walk.py      one way, without joins            model.py     whether it can be so
   nearness.py  where it leads to what is looked for
+  bits.py      which bit is which
 
 Beside it, for a question that needs no ways through: who uses one object, and which parts of it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from iced_x86 import Register
@@ -57,7 +57,7 @@ class Call:
     """None: it could not be resolved."""
     name: Name | None
     arguments: tuple[Value | None, ...]
-    """What the registers hold that arguments are given in; None: nothing was put there since the last call."""
+    """What the registers hold that arguments are given in; None: nothing is known to be there since the last call."""
     depth: int
     candidate: bool = False
     """One of those that a static call may lead to, of which this way does not say to which."""
@@ -65,6 +65,15 @@ class Call:
     """The call of the kernel that was given this function, and runs it."""
     behind: int | None = None
     """Of a call through a pointer in the kernel's own data: where the code goes on."""
+
+    kept: tuple[Value | None, ...] = ()
+    """Of each argument, what is there since before the last call: it is none perhaps, or counted on to be there."""
+
+    @property
+    def put(self) -> tuple[Value | None, ...]:
+        """The arguments; None: nothing was put there since the last call."""
+        pairs = zip(self.arguments, self.kept, strict=True) if self.kept else ()
+        return tuple(None if one == kept else one for one, kept in pairs) or self.arguments
 
     @property
     def of_kernel(self) -> bool:
@@ -96,6 +105,13 @@ class Calls:
 
     def of(self, state: State, target: Value, op: Op, depth: int) -> list[Call]:
         """The call to what a target leads to, through thunks and static calls; several, where it may lead to each."""
+        calls = self._of(state, target, op, depth)
+        if not state.kept:
+            return calls
+        kept = tuple(state.kept[number] for number in ARGUMENTS)
+        return [replace(call, kept=kept) for call in calls]
+
+    def _of(self, state: State, target: Value, op: Op, depth: int) -> list[Call]:
         site = op.ip
         arguments = tuple(state.registers[number] for number in ARGUMENTS)
         found: Value | None = target
@@ -193,7 +209,7 @@ class Calls:
         state.registers[RAX] = self._machine.unknown(8, origin)
 
     def _scratch(self, state: State) -> None:
-        state.left = ()
+        state.kept = ()
         for number in (RAX, *LOST):
             state.registers[number] = None
         state.flags = None
@@ -218,7 +234,7 @@ class Calls:
         else:
             done = False
         if done:
-            state.left = ()
+            state.kept = ()
             for number in LOST:
                 state.registers[number] = None
             state.flags = None

@@ -164,6 +164,7 @@ class Flow:
         )
         run = _Run(shape, self.budget)
         exits: list[State] = []
+        given = state.registers[:]
         run.add(entry, state)
         while (address := run.next()) is not None:
             for one in self._merged(run, address):
@@ -174,7 +175,10 @@ class Flow:
         self.frame = self.machine.frame = parent
         for state in exits:
             self._come(state, -entry, (RAX,))
-        return self._ends(exits)
+            # Of what a function has changed, only the result is looked at by its caller.
+            state.returned(LOST, given)
+        # One state for each kind of result.
+        return self._joined(exits)
 
     def _come(self, state: State, address: int, results: tuple[int, ...]) -> None:
         """A state comes to a place."""
@@ -226,16 +230,6 @@ class Flow:
             other = groups.get(state.at)
             groups[state.at] = state if other is None else self._joiner.join(other, state)
         return list(groups.values())
-
-    def _ends(self, exits: list[State]) -> list[State]:
-        """One state for each kind of result."""
-        for state in exits:
-            # Of what a function may change, only the result is looked at by its caller.
-            for number in LOST:
-                state.registers[number] = None
-            state.flags = None
-            state.pop_frame()
-        return self._joined(exits)
 
     # Blocks.
 

@@ -153,10 +153,7 @@ class Machine:
         """All of a register."""
         value = state.registers[number]
         if value is None:
-            value = state.left[number] if state.left else None
-            if value is None:
-                value = self.unknown(8, "register")
-            state.registers[number] = value
+            value = state.registers[number] = self.unknown(8, "register")
         return value
 
     def address(self, state: State, operand: Operand) -> Value | None:

@@ -62,16 +62,15 @@ class State:
     """
 
     __slots__ = (
-        *("at", "behind", "changed", "epoch", "facts", "flags", "fork", "known", "learnt", "left", "marks", "memory"),
+        *("at", "behind", "changed", "epoch", "facts", "flags", "fork", "kept", "known", "learnt", "marks", "memory"),
         *("open", "registers", "stack", "static", "written"),
     )
 
     def __init__(self) -> None:
         self.registers: list[Value | None] = [None] * 16
         """None: unknown, and nobody has asked."""
-        self.left: Sequence[Value | None] = ()
-        """Along one way: all registers as the function that has just returned has left them. A compiler that has seen
-        it knows which ones it does not touch, and goes on with these (gcc's -fipa-ra)."""
+        self.kept: tuple[Value | None, ...] = ()
+        """What the function that has returned last has kept of these: nobody has put it there since. Or nothing."""
         self.memory: dict[int, Entry] = {}
         """What was written at numbers, by its first byte. Entries do not overlap."""
         self.stack: dict[int, Entry] = {}
@@ -117,7 +116,7 @@ class State:
             self.changed, self.learnt = set(), set()
         state = State.__new__(State)
         state.registers = self.registers[:]
-        state.left = self.left
+        state.kept = self.kept
         state.memory = self.memory.copy()
         state.stack = self.stack.copy()
         state.behind = self.behind.copy()
@@ -219,11 +218,28 @@ class State:
                     lent: since for lent, since in self.open.items() if not STACK_END < lent[0] < lent[1] <= top
                 }
 
+    def returned(self, may_change: Sequence[int], given: Sequence[Value | None]) -> None:
+        """A function of a module has returned that may change these registers, and was given those values.
+
+        What it does not touch is there as before: a compiler that has seen it counts on that (gcc's -fipa-ra).
+        """
+        registers = self.registers
+        kept: list[Value | None] = [None] * 16
+        for number in may_change:
+            value = registers[number]
+            if value is not None and value == given[number]:
+                kept[number] = value
+            else:
+                registers[number] = None
+        self.kept = tuple(kept)
+        self.flags = None
+        self.pop_frame()
+
     def leave(self) -> None:
         """The kernel's call has returned: only memory is left, and the next call finds an empty stack."""
         self.registers = [None] * 16
         self.registers[RSP] = STACK
-        self.left = ()
+        self.kept = ()
         self.stack = {}
         self.flags = None
         self.at = (0, (), ())

@@ -6,7 +6,7 @@ What such a way tells of values holds on all of it, so that it can be checked wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -79,6 +79,8 @@ class Frame:
     """The call of the kernel that runs it, which then goes on."""
     begin: int = STACK
     """Where the stack ended when it was called."""
+    given: Sequence[Value | None] = ()
+    """All registers, as they were then."""
 
     @property
     def site(self) -> int:
@@ -172,11 +174,12 @@ class Walk:
         self, state: State, entry: int, then: int, call: Call | None, parent: Frame | None, kernel: Call | None = None
     ) -> Frame:
         """Enter a function: its return address is put on the stack."""
+        given = state.registers[:]
         top = state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), MASK[8] - 7, 8)
         kept = 8 * self._shapes.of(entry).pushes
         depth = parent.depth + 1 if parent else 0
         begin = top if isinstance(top, int) else 0
-        return Frame(entry, then, call, parent, depth, begin - kept, kernel, begin)
+        return Frame(entry, then, call, parent, depth, begin - kept, kernel, begin, given)
 
     # Instructions.
 
@@ -365,11 +368,7 @@ class Walk:
         """The function that is being run is at its end."""
         frame, state = place.frame, place.state
         state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), 8, 8)
-        state.left = state.registers[:]
-        for number in LOST:
-            state.registers[number] = None
-        state.flags = None
-        state.pop_frame()
+        state.returned(LOST, frame.given)
         state.at = (-frame.entry, (), state.marks)
         if frame.parent is None:
             self._observer.ended_one(state)

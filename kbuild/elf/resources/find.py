@@ -69,8 +69,8 @@ def _findings(modules: ModuleSet, table: Sequence[Resource], only: Collection[st
     teller = _Teller(runs.program)
     for one, run in zip(asked, done, strict=True):
         if run is not None:
-            by_id = {finding.id: finding for finding in map(teller.finding, (one.module,) * 99, one.kept(run))}
-            yield from by_id.values()
+            told = (teller.finding(one.module, kept) for kept in one.kept(run))
+            yield from {finding.id: finding for finding in told}.values()
 
 
 class _Asked:

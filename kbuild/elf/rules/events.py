@@ -116,11 +116,11 @@ def given(event: Event, program: Program, call: Call) -> bool | None:
     """
     if event.arg is None:
         return True
-    strings = [string_at(program, argument) for argument in call.arguments]
+    strings = [string_at(program, argument) for argument in call.put]
     if event.arg in strings:
         return True
     # One string is what such functions take as a name, and it comes first: behind an unknown another says nothing.
-    for argument, string in zip(call.arguments, strings, strict=True):
+    for argument, string in zip(call.put, strings, strict=True):
         if string:
             return False
         if not isinstance(argument, int):

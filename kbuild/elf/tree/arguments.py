@@ -66,7 +66,7 @@ class Given:
         """A way has come to the call."""
         self.variadic = self.variadic and state.registers[RAX] == 0
         values: list[Constants] = []
-        for number, argument in enumerate(call.arguments[: self.count]):
+        for number, argument in enumerate(call.put[: self.count]):
             if argument is None:
                 self.count = number
                 break

@@ -377,3 +377,83 @@ used int excludes_bits(void)
 	then();
 	return 0;
 }
+
+/* What a function does not touch is there when it returns, and gcc counts on that where it has seen the function. */
+static noinline unsigned int reads_register(unsigned int number)
+{
+	unsigned int low, high;
+
+	__asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(number));
+	return low | high;
+}
+
+static noinline int puts_register(unsigned int number, unsigned int *result)
+{
+	unsigned int value = reads_register(number);
+
+	if (!value)
+		return -5;
+	*result = value;
+	return 0;
+}
+
+used int breaks_kept_register(void)
+{
+	unsigned int value = 0;
+
+	if (puts_register(something(), &value))
+		return -5;
+	if (!(value & 4))
+		first();
+	then();
+	return 0;
+}
+
+/* The same bit, asked for in two ways. */
+unsigned long word;
+
+used int holds_same_bit(void)
+{
+	unsigned long all = *(volatile unsigned long *)&word;
+
+	if (all >> 44 & 1)
+		first();
+	if (((volatile unsigned char *)&word)[5] & 0x10)
+		then();
+	return 0;
+}
+
+used int breaks_other_bit(void)
+{
+	unsigned long all = *(volatile unsigned long *)&word;
+
+	if (all >> 44 & 1)
+		first();
+	if (((volatile unsigned char *)&word)[5] & 0x20)
+		then();
+	return 0;
+}
+
+/* One more than none is one. */
+static int users;
+
+used int holds_count_of_users(void)
+{
+	if (users++)
+		return 0;
+	something();
+	if (!--users)
+		first();
+	then();
+	return 0;
+}
+
+used int breaks_count_of_users(void)
+{
+	if (users++)
+		return 0;
+	something();
+	if (--users == 0)
+		then();
+	return 0;
+}
