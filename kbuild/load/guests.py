@@ -30,6 +30,7 @@ class SmokeKind(StrEnum):
     INTERRUPTS = "interrupts"
     REGISTERS = "registers"
     TWO_VCPUS = "two-vcpus"
+    IPI = "ipi"
 
 
 def expected_output(kind: SmokeKind, value: int) -> int:
@@ -141,6 +142,11 @@ def _two_vcpus(value: int) -> int:
     return ball
 
 
+def _ipi(value: int) -> int:
+    handed = ((value & _U32) * 0x9E3779B9 + _rotated(value >> 32, 7, 32)) & _U32
+    return _mix(value, FIRST_VECTOR + handed % VECTORS, handed)
+
+
 _ANSWERS: Mapping[SmokeKind, Callable[[int], int]] = {
     SmokeKind.REAL_MODE: _real_mode,
     SmokeKind.PROTECTED_MODE: _protected_mode,
@@ -154,4 +160,5 @@ _ANSWERS: Mapping[SmokeKind, Callable[[int], int]] = {
     SmokeKind.INTERRUPTS: _interrupts,
     SmokeKind.REGISTERS: _registers,
     SmokeKind.TWO_VCPUS: _two_vcpus,
+    SmokeKind.IPI: _ipi,
 }

@@ -50,6 +50,10 @@
 #define GUEST_BALL (GUEST_BUFFER + 64)
 #define TURNS 8
 
+/* ipi: what the other vCPU runs, where SIPI's vector says, and the word that it hands over. */
+#define GUEST_STARTUP 0xf000
+#define GUEST_HANDED (GUEST_BUFFER + 128)
+
 /* registers: 64-bit values that are loaded, and the same read back. */
 #define GUEST_TABLE GUEST_BUFFER
 #define GUEST_SAVED (GUEST_BUFFER + 0x800)

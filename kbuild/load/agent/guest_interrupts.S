@@ -33,6 +33,7 @@
 	outb	%al, $GUEST_END
 2:	HANDLE_INTERRUPT
 	movl	$0, LAPIC_EOI(%rsi)
+	SKIP_HLT
 	iretq
 	.globl guest_timer_stubs
 	STUBS	2b

@@ -44,6 +44,20 @@ guest_\name\()_end:
 	decl	%ebp
 	.endm
 
+	/*
+	 * After STI the next instruction is done before any interrupt, so that none
+	 * is lost in front of HLT. QEMU's SVM (7.2) forgets that when the host's own
+	 * interrupt comes in between: this one then came early, and there is nothing
+	 * to sleep for.
+	 */
+	.macro SKIP_HLT
+	movq	(%rsp), %rax
+	cmpb	$0xf4, (%rax)
+	jne	skip\@
+	incq	(%rsp)
+skip\@:
+	.endm
+
 	/* The IDT points here: the vector is pushed, and all go the same way. */
 	.macro STUBS to
 	.p2align 3

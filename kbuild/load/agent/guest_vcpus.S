@@ -141,4 +141,66 @@
 	jmp	4b
 	END two_vcpus
 
+	.set LAPIC_EOI, 0xb0
+	.set LAPIC_SPURIOUS, 0xf0
+	.set LAPIC_ICR, 0x300
+	.set LAPIC_ICR_HIGH, 0x310
+	.set ICR_INIT, 0x4500
+	.set ICR_STARTUP, 0x4600
+	.set MSR_APIC_BASE, 0x1b
+	.set X2APIC_ENABLED, 0xc00
+	.set MSR_X2APIC_ICR, 0x830
+
+	/* Starts the other vCPU, sleeps until that one wakes it, and takes in vector and word. */
+	GUEST ipi
+	cli
+	START
+	movq	%rbx, GUEST_BALL
+	movl	$GUEST_WINDOW, %esi
+	movl	$0x1ff, LAPIC_SPURIOUS(%rsi)	/* enables it */
+	movl	$1 << 24, LAPIC_ICR_HIGH(%rsi)	/* to APIC 1 */
+	movl	$ICR_INIT, LAPIC_ICR(%rsi)
+	movl	$(ICR_STARTUP | GUEST_STARTUP >> 12), LAPIC_ICR(%rsi)
+	movl	$1, %ebp
+1:	sti
+	hlt
+	cli
+	testl	%ebp, %ebp
+	jnz	1b
+	MIX	%rbx, GUEST_HANDED
+	ANSWER
+	outb	%al, $GUEST_END
+2:	HANDLE_INTERRUPT
+	movl	$0, LAPIC_EOI(%rsi)
+	SKIP_HLT
+	iretq
+	.globl guest_ipi_stubs
+	STUBS	2b
+guest_ipi_stubs = . - VECTORS * STUB_BYTES
+	END ipi
+
+	/* In real mode, as SIPI starts it. Its own local APIC is out of reach but as x2APIC, by MSRs. */
+	.code16
+	GUEST startup
+	xorw	%ax, %ax
+	movw	%ax, %ds
+	imull	$0x9e3779b9, GUEST_BALL, %ebx
+	movl	GUEST_BALL + 4, %eax
+	roll	$7, %eax
+	addl	%eax, %ebx
+	movl	%ebx, GUEST_HANDED
+	movl	$MSR_APIC_BASE, %ecx
+	rdmsr
+	orl	$X2APIC_ENABLED, %eax
+	wrmsr
+	movl	$MSR_X2APIC_ICR, %ecx
+	movl	%ebx, %eax
+	andl	$(VECTORS - 1), %eax
+	addl	$FIRST_VECTOR, %eax
+	xorl	%edx, %edx			/* to APIC 0 */
+	wrmsr
+1:	hlt					/* user space stops it */
+	jmp	1b
+	END startup
+
 	.section .note.GNU-stack, "", @progbits

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
 #define MSR_LSTAR 0xc0000082
 #define MSR_KERNEL_GS_BASE 0xc0000102
@@ -11,6 +12,9 @@
 
 CODE(registers);
 CODE(two_vcpus);
+CODE(ipi);
+CODE(startup);
+extern const char guest_ipi_stubs[];
 
 /*
  * All of a vCPU that this guest can tell. No KVM_SET_FPU: where the kernel uses
@@ -88,7 +92,7 @@ static void stop(const struct vcpu *vcpu, pthread_t thread)
 	pthread_kill(thread, STOP_SIGNAL);
 }
 
-/* This vCPU does not end by itself. */
+/* The second vCPU does not end by itself. */
 static void *run_second(void *argument)
 {
 	struct second *second = argument;
@@ -115,24 +119,41 @@ static int start_second(struct second *second, pthread_t *thread)
 	return error;
 }
 
-int run_two_vcpus(struct vm *vm)
+/* Both at once, until the first one is done. */
+static int run_both(struct vm *vm)
 {
-	struct vcpu *first = &vm->vcpu[0], *other = &vm->vcpu[1];
 	struct second second = { .vm = vm, .first_thread = pthread_self() };
 	pthread_t thread;
-	int error;
+	int error = start_second(&second, &thread);
 
-	error = boot_long_mode(vm, &two_vcpus, false) ?:
-		vcpu_create(vm, 1) ?:
-		enter_long_mode(vm, other, &two_vcpus) ?:
-		start_second(&second, &thread);
 	if (error)
 		return error;
-	error = vcpu_run_to_end(vm, first);
-	stop(other, thread);
+	error = vcpu_run_to_end(vm, &vm->vcpu[0]);
+	stop(&vm->vcpu[1], thread);
 	pthread_join(thread, NULL);
 	if (second.error == EINTR)
 		return error;
-	vm->blamed = other;
+	vm->blamed = &vm->vcpu[1];
 	return second.error;
+}
+
+int run_two_vcpus(struct vm *vm)
+{
+	return boot_long_mode(vm, &two_vcpus, false) ?:
+		vcpu_create(vm, 1) ?:
+		enter_long_mode(vm, &vm->vcpu[1], &two_vcpus) ?:
+		run_both(vm);
+}
+
+/* The second vCPU is left as it is created: it waits for INIT and SIPI. */
+int run_ipi(struct vm *vm)
+{
+	int error = boot_long_mode(vm, &ipi, true) ?: vcpu_create(vm, 1);
+
+	if (error)
+		return error;
+	put_idt(vm, FIRST_VECTOR, VECTORS, &ipi, guest_ipi_stubs, STUB_BYTES);
+	map_window(vm, 0, GUEST_LAPIC);
+	memcpy(vm->memory + GUEST_STARTUP, startup.start, startup.end - startup.start);
+	return run_both(vm);
 }

@@ -34,6 +34,7 @@ static const struct kind {
 	{ "interrupts", run_interrupts },
 	{ "registers", run_registers },
 	{ "two-vcpus", run_two_vcpus },
+	{ "ipi", run_ipi },
 };
 
 static const struct kind *find_kind(const char *name)

@@ -136,6 +136,9 @@ int vcpu_run(struct vm *vm, struct vcpu *vcpu)
 	while (vcpu->exits++ < MAX_EXITS) {
 		int error = VM_CALL(vm, vcpu->fd, KVM_RUN, 0);
 
+		/* Of a vCPU that waits for INIT or SIPI: it got one. */
+		if (error == EAGAIN)
+			continue;
 		if (error)
 			return error;
 		vcpu->ran = true;

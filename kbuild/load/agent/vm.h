@@ -102,5 +102,6 @@ int run_timer(struct vm *vm);
 int run_interrupts(struct vm *vm);
 int run_registers(struct vm *vm);
 int run_two_vcpus(struct vm *vm);
+int run_ipi(struct vm *vm);
 
 #endif
