@@ -103,6 +103,11 @@ class Cursor:
         return self.position + length
 
 
+def fixed_size(form: int, wide: bool) -> int | None:
+    """Bytes of a value, whatever it is; None: that depends on it."""
+    return (8 if wide else 4) if form in _OFFSETS else _FIXED.get(form)
+
+
 def units(data: bytes) -> list[int]:
     """Where the units of `.debug_line` or `.debug_info` begin."""
     cursor = Cursor(data, 0, len(data))
