@@ -10,6 +10,7 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     exports.py    __ksymtab* as the module loader reads it   moduleset.py  who provides what, load sequence
     lines.py      source file and line of a place in code    inspect.py    findings, verdict, JSON
     lineprogram.py, dwarf.py   the debug information that says it
+    dwarfinfo.py  its entries, by name                       inlined.py    where functions were inlined
     references.py what stays and refers to init memory       lifetimes.py  whether that does harm
     functions.py  functions and where they are               reach.py      what init or exit code alone reaches
     layout.py     where the bytes are                        types.py      structs: structs.py, btf.py, dwarftypes.py

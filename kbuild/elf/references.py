@@ -62,6 +62,11 @@ def is_loaders(name: str) -> bool:
     return name in _LOADER_SECTIONS or name.startswith(_LOADER_PREFIXES)
 
 
+def is_owned(name: str) -> bool:
+    """Whether a section has pieces of code that belong to other code."""
+    return name in _OWNED
+
+
 def init_references(elf: ElfObject) -> tuple[tuple[InitReference, ...], tuple[InitReference, ...]]:
     """What stays in memory and refers to the init part, but for what the loader manages; and what init data points to
     in the init part. Raises MalformedError."""

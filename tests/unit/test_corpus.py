@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from kbuild.elf.code.decode import Code
+from kbuild.elf.code.inlined import Inlined
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import Runs
 from kbuild.elf.image import read_module
@@ -112,7 +113,7 @@ def test_what_stands_before_a_function_is_not_the_function(tmp_path: Path) -> No
     path = compiled("clang-19 -O2 -fsanitize=kcfi -fpatchable-function-entry=16,16", tmp_path / "flow.ko")
     program = Program(ModuleSet.of([read_module(path)], None))
     assert program.symbol("flow", "__cfi_holds_cold") is not None
-    found = find(Event(call="*holds_cold"), program, None)
+    found = find(Event(call="*holds_cold"), program, Inlined(program), None)
     assert (list(found.names), found.functions) == (["holds_cold"], {program.symbol("flow", "holds_cold")})
     for function in FUNCTIONS:
         address = program.symbol("flow", function)

@@ -14,6 +14,7 @@ from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
+from kbuild.elf.code.runs import Question
 from kbuild.elf.code.state import State
 from kbuild.elf.image import read_module
 from kbuild.elf.moduleset import ModuleSet
@@ -28,7 +29,7 @@ FLAGS = [
 ]
 
 
-class Order:
+class Order(Question):
     """Whether `first` had returned each time that `then` was entered; and all calls."""
 
     def __init__(self, first: Sequence[str], then: Sequence[str]) -> None:

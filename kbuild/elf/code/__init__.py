@@ -10,6 +10,7 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   patches.py   which patch is there
   graph.py     a function's shape                calls.py     what a call means
   results.py   where a result may wait           targets.py   where a pointer may lead
+  inlined.py   functions that are inlined in it
   flow.py      all ways through, and who is told of them
   runs.py      all runs over a module set        budget.py    what they may cost
   sides.py     two processes for them

@@ -162,8 +162,10 @@ class Block:
 class Code:
     """All code of a program, decoded once."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, cuts: frozenset[int] = frozenset()) -> None:
+        """`cuts`: where a block begins in any case."""
         self.program = program
+        self._cuts = cuts
         self._blocks: dict[int, Block | None] = {}
         self._left = LEAST_DECODED + sum(linked.code_bytes for linked in program.modules.values()) // 2
         """Instructions that may still be decoded."""
@@ -204,7 +206,7 @@ class Code:
         decoder = Decoder(64, data, ip=address)
         while True:
             here = decoder.ip
-            if block.ops and (here in ends or here in tables.patches):
+            if block.ops and (here in ends or here in tables.patches or here in self._cuts):
                 block.follow = (ends.get(here, here),)
                 return block
             raw = decoder.decode() if decoder.can_decode else None

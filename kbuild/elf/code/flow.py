@@ -48,6 +48,12 @@ MAX_UNROLLED = 8
 class Observer(Protocol):
     """Told of what happens on each way; may change a state's `marks`."""
 
+    def watches(self, entry: int) -> bool:
+        """Whether it is told of each block of the function there, too."""
+
+    def begun(self, state: State, entry: int, address: int) -> str:
+        """A block of such a function is about to be run; gives what begins there that is worth being told, by name."""
+
     def entered(self, state: State, call: Call) -> None:
         """A function is about to be run, of a module or of the kernel."""
 
@@ -72,6 +78,8 @@ class Frame:
     """The call that it was entered by; 0: the kernel's."""
     begin: int = STACK
     """Where the stack ended when it was called."""
+    watched: bool = False
+    """The observer is told of its blocks."""
 
     def runs(self, entry: int) -> bool:
         """Whether that function is being run already."""
@@ -159,8 +167,9 @@ class Flow:
         caller = self.op
         begin = top if isinstance(top, int) else 0
         site = caller.ip if caller is not None else 0
+        watched = self._observer.watches(entry)
         frame = self.frame = self.machine.frame = Frame(
-            entry, shape, begin - 8 * shape.pushes, parent, depth, site, begin
+            entry, shape, begin - 8 * shape.pushes, parent, depth, site, begin, watched
         )
         run = _Run(shape, self.budget)
         exits: list[State] = []
@@ -255,6 +264,8 @@ class Flow:
             if to != address:
                 run.add(to, state)
                 return
+        if frame.watched:
+            self._observer.begun(state, frame.entry, address)
         machine = self.machine
         for op in block.ops:
             self.steps += 1

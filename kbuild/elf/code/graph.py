@@ -199,9 +199,13 @@ class Shapes:
         return shape
 
     def _pushes(self, address: int) -> int:
-        block = self._code.block(address)
-        ops = block.ops if block is not None else ()
-        return sum(op.mnemonic == Mnemonic.PUSH and op.operands[0].number in PRESERVED for op in ops)
+        count = 0
+        while (block := self._code.block(address)) is not None and block.ops:
+            count += sum(op.mnemonic == Mnemonic.PUSH and op.operands[0].number in PRESERVED for op in block.ops)
+            if block.ops[-1].flow != NEXT or block.follow != (block.ops[-1].next,):
+                break
+            address = block.follow[0]  # It goes on, for it was cut only because others come there.
+        return count
 
     def _successors(self, entry: int, address: int) -> list[int]:
         block = self._code.block(address)

@@ -15,6 +15,7 @@ from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.inlined import Inlined
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.sides import Side
 from kbuild.elf.code.state import State
@@ -40,8 +41,15 @@ class Question:
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         """See `machine.Access`; also of what is outside of its extent."""
 
+    def watches(self, entry: int) -> bool:  # noqa: ARG002
+        """See `Observer`; this and the next ones."""
+        return False
+
+    def begun(self, state: State, entry: int, address: int) -> str:  # noqa: ARG002
+        return ""
+
     def entered(self, state: State, call: Call) -> None:
-        """See `Observer`; this and the next two."""
+        pass
 
     def returned(self, state: State, call: Call) -> list[State]:  # noqa: ARG002
         return [state]
@@ -72,6 +80,12 @@ class Together(Question):
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         for one in self._questions:
             one.accessed(state, what, start, end)
+
+    def watches(self, entry: int) -> bool:
+        return any(tuple(one.watches(entry) for one in self._questions))
+
+    def begun(self, state: State, entry: int, address: int) -> str:
+        return " and ".join(filter(None, [one.begun(state, entry, address) for one in self._questions]))
 
     def entered(self, state: State, call: Call) -> None:
         for one in self._questions:
@@ -162,12 +176,14 @@ def uncollected() -> Iterator[None]:
 class Runs:
     """Runs over one module set. Raises MalformedError where a file contradicts itself."""
 
-    def __init__(self, code: Code, other: Side | None = None) -> None:
-        """`other`: where the other runs over the set are made, which settle at the same time."""
+    def __init__(self, code: Code, other: Side | None = None, inlined: Inlined | None = None) -> None:
+        """`other`: where the other runs over the set are made, which settle at the same time; `inlined`: what the code
+        was cut for."""
         self.code = code
         self._other = other
         self.program = code.program
         self.shapes = Shapes(code)
+        self.inlined = inlined or Inlined(code.program)
         self._static: dict[int, set[int | None]] = {}
         """What static calls were updated to by init code, by their trampolines; None: to something unknown."""
         self._budgets: dict[Job, Budget] = {}

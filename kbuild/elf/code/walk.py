@@ -47,11 +47,13 @@ LATEST = 8
 class Step:
     """Something on the way that is worth being told."""
 
-    kind: Literal["call", "return", "branch"]
+    kind: Literal["call", "return", "branch", "begin"]
     site: int
     call: Call | None = None
     taken: bool = False
     back: Step | None = None
+    name: str = ""
+    """What begins there."""
 
     def all(self) -> list[Step]:
         """From the first one on."""
@@ -81,6 +83,8 @@ class Frame:
     """Where the stack ended when it was called."""
     given: Sequence[Value | None] = ()
     """All registers, as they were then."""
+    watched: bool = False
+    """The observer is told of its blocks."""
 
     @property
     def site(self) -> int:
@@ -179,7 +183,8 @@ class Walk:
         kept = 8 * self._shapes.of(entry).pushes
         depth = parent.depth + 1 if parent else 0
         begin = top if isinstance(top, int) else 0
-        return Frame(entry, then, call, parent, depth, begin - kept, kernel, begin, given)
+        watched = self._observer.watches(entry)
+        return Frame(entry, then, call, parent, depth, begin - kept, kernel, begin, given, watched)
 
     # Instructions.
 
@@ -199,6 +204,10 @@ class Walk:
                 return self._first_of(patched)
             self._fork(patched)
             state = place.state = found[-1][1]
+        if place.frame.watched and not place.index and place.chosen is None:
+            begins = self._observer.begun(state, place.frame.entry, place.address)
+            if begins:
+                place.trail = Step("begin", place.address, back=place.trail, name=begins)
         for index in range(place.index, len(block.ops)):
             op = block.ops[index]
             place.index = index

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kbuild.elf.code.decode import Code
+from kbuild.elf.code.inlined import Inlined
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import ENTRIES, Job, Question, Run, Runs, Together, uncollected
 from kbuild.elf.code.sides import Side, can_be_two, side_by_side
@@ -79,10 +80,12 @@ def _orders(
     if not orders and not flow:
         return skipped, []
     program = Program(modules)
-    found = _in_two(program, names, orders) if len(names) > 1 and not flow and can_be_two() else None
+    events = (event for rule in orders for event in (rule.first, rule.then, rule.within) if event is not None)
+    inlined = Inlined(program, {name for event in events if event.kind == "call" for name in event.names})
+    found = _in_two(program, inlined, names, orders) if len(names) > 1 and not flow and can_be_two() else None
     trees: list[Tree] = []
     if found is None:
-        runs = Runs(Code(program))
+        runs = Runs(Code(program, inlined.cuts), inlined=inlined)
         answers, trees = _entries(runs, names, orders, flow)
         found = _told(runs, [*answers, *_functions(runs, names, orders)])
     place = {rule.id: number for number, rule in enumerate(orders)}
@@ -90,16 +93,18 @@ def _orders(
     return [*skipped, *(finding for _, finding in found)], trees
 
 
-def _in_two(program: Program, names: Sequence[str], orders: Sequence[OrderRule]) -> list[_Told] | None:
+def _in_two(
+    program: Program, inlined: Inlined, names: Sequence[str], orders: Sequence[OrderRule]
+) -> list[_Told] | None:
     """The runs of vendor modules side by side: what one puts into static calls is all that another has to know."""
     program.name_all()
 
     def others(side: Side) -> list[_Told]:
-        runs = Runs(Code(program), side)
+        runs = Runs(Code(program, inlined.cuts), side, inlined)
         return _told(runs, _entries(runs, names[1:], orders, flow=False)[0])
 
     def first(side: Side) -> list[_Told]:
-        runs = Runs(Code(program), side)
+        runs = Runs(Code(program, inlined.cuts), side, inlined)
         answers, _ = _entries(runs, names[:1], orders, flow=False)
         return _told(runs, [*answers, *_functions(runs, names, orders)])
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kbuild.elf.code.calls import Call
+from kbuild.elf.code.inlined import Inlined
 from kbuild.elf.code.link import KERNEL_STEP, Linked, Program
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.state import State
@@ -35,12 +36,16 @@ class Matches:
     """From an address to before another."""
     names: dict[str, None] = field(default_factory=dict)
     """Those that exist, without what compilers add."""
+    bodies: int = 0
+    """Where functions were inlined: numbers of `Inlined.bodies`, a bit for each."""
+    gone: dict[str, None] = field(default_factory=dict)
+    """Those that were inlined, and of which nothing is left."""
 
     def __str__(self) -> str:
         return self.event.told(self.names)
 
     def __bool__(self) -> bool:
-        return bool(self.functions or self.kernel or self.objects)
+        return bool(self.functions or self.kernel or self.objects or self.bodies)
 
     def covers(self, start: int, end: int) -> bool:
         """Whether something between two addresses belongs to one of the objects."""
@@ -53,13 +58,17 @@ class Matches:
         return call.target in self.functions
 
 
-def find(event: Event, program: Program, vendor: str | None) -> Matches:
+def find(event: Event, program: Program, inlined: Inlined, vendor: str | None) -> Matches:
     """Look an event's names up. `vendor`: the vendor module that the rule is asked of."""
     matches = Matches(event)
     module = vendor if event.module == VENDOR else event.module
     for linked in program.modules.values():
         if event.module is not None and (module is None or module_key(linked.name) != module_key(module)):
             continue
+        for pattern in event.names if event.kind == "call" else ():
+            for name, bodies in inlined.named(linked.name, pattern):
+                matches.bodies |= bodies
+                (matches.names if bodies else matches.gone)[name] = None
         for symbol in _named(linked, event.names):
             name = stem(symbol.name)
             if event.kind == "call" and not symbol.defined and event.module is None:

@@ -42,19 +42,20 @@ class Orders:
 
     def __init__(self, runs: Runs, module: str, entry: str, rules: Sequence[OrderRule], *, is_vendor: bool) -> None:
         self._runs = runs
+        self._inlined = runs.inlined
         self._module = module
         vendor = module if is_vendor else None
         self._asked = [
             Asked(
                 rule,
                 index,
-                find(rule.first, runs.program, vendor) if rule.first else None,
-                find(rule.then, runs.program, vendor),
-                find(rule.within, runs.program, vendor) if rule.within else None,
+                find(rule.first, runs.program, runs.inlined, vendor) if rule.first else None,
+                find(rule.then, runs.program, runs.inlined, vendor),
+                find(rule.within, runs.program, runs.inlined, vendor) if rule.within else None,
             )
             for index, rule in enumerate(rules)
         ]
-        self.job = Job(module, entry, Watcher(runs.program, self._asked))
+        self.job = Job(module, entry, Watcher(runs, self._asked))
         """What has to be run."""
 
     @property
@@ -77,8 +78,7 @@ class Orders:
             return Answer(rule, self._module, what, why, witness, str(one.first or one.within), str(one.then))
 
         if one.unnamed:
-            event = getattr(rule, one.unnamed[0])
-            return answer("unknown", f"no symbol is called {' or '.join(event.names)}: misspelt, or inlined")
+            return answer("unknown", self._unnamed(one))
         if one.broken:
             found, why = find_witness(one, self._asked, self._runs, run)
             if found is not None:
@@ -94,6 +94,8 @@ class Orders:
             return answer("unknown", f"the analysis came to no end: {_places(program, flow.trouble.cut)}")
         if one.perhaps:
             return answer("unknown", f"this may be {one.then}: {_places(program, one.perhaps)}")
+        if one.doubtful:
+            return answer("unknown", f"{self._doubt(one)}: {_places(program, one.doubtful)}")
         if one.lost:
             return answer("unknown", f"what is called there is not known: {_places(program, one.lost)}")
         if not one.kept and one.lost_later:
@@ -102,6 +104,25 @@ class Orders:
         if not one.kept:
             return answer("unreached", f"{one.then} cannot happen")
         return answer("proved", f"{one.then} never comes before {one.first or one.within}")
+
+    def _unnamed(self, one: Asked) -> str:
+        which, matches = one.unnamed[0]
+        names = " or ".join(getattr(one.rule, which).names)
+        if matches.gone:
+            return f"{' and '.join(matches.gone)} is inlined, and no instruction of it is left"
+        damaged = [f"; the debug information of {name} is damaged: {why}" for name, why in self._inlined.unread.items()]
+        return f"no symbol is called {names}: misspelt, or inlined{''.join(damaged)}"
+
+    def _doubt(self, one: Asked) -> str:
+        """Why it cannot be told whether `then` may come."""
+        assert one.passing is not None
+        bodies = one.passing.first
+        inlined = f"{' and '.join(self._inlined.names(bodies.of or one.passing.within))}() is inlined"
+        about = one.rule.first
+        if not bodies.counts and about is not None:
+            what = "how it returns" if about.success else "which string it is given"
+            return f"{inlined}, so that it is not known {what}, and then comes {one.then}"
+        return f"{inlined}, and it is not known whether it was called and is over when {one.then} comes"
 
 
 def _places(program: Program, addresses: Counter[int]) -> str:

@@ -23,7 +23,8 @@ class Story:
         yield from lines
         then = answer.rule.then.told([answer.witness.called]) if answer.witness.called else answer.then
         depth = sum({"call": 1, "return": -1}.get(step.kind, 0) for step in answer.witness.steps)
-        yield "  " * max(depth, 0) + f"{then} at {self._places.told(answer.witness.end)}"
+        inside = " (inlined) does something" if answer.witness.inlined else ""
+        yield "  " * max(depth, 0) + f"{then}{inside} at {self._places.told(answer.witness.end)}"
         if answer.rule.first is not None:
             yield f"{answer.first} has not happened on this way"
 
@@ -47,6 +48,8 @@ class Story:
             elif step.kind == "branch":
                 which = "taken" if step.taken else "not taken"
                 open_calls[-1].append((depth, f"branch {which} at {self._places.told(step.site)}"))
+            elif step.kind == "begin":
+                open_calls[-1].append((depth, f"{step.name} (inlined) begins at {self._places.told(step.site)}"))
         return ["  " * depth + text for some in open_calls for depth, text in some]
 
     def _called(self, step: Step) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from kbuild.elf.code.calls import Call
 from kbuild.elf.code.flow import Flow
@@ -11,8 +12,9 @@ from kbuild.elf.code.model import satisfiable
 from kbuild.elf.code.runs import Run, Runs
 from kbuild.elf.code.state import State
 from kbuild.elf.code.walk import Found, Futile, Step, Walk
-from kbuild.elf.rules.asked import BROKEN, HAPPENED, Asked, returns
+from kbuild.elf.rules.asked import Asked, returns
 from kbuild.elf.rules.events import given
+from kbuild.elf.rules.passing import BROKEN, HAPPENED, MAYBE
 from kbuild.elf.rules.watcher import Watcher
 
 MAX_WAYS = 60
@@ -28,6 +30,8 @@ class Witness:
     """The place of `then`: of the call's instruction, or of the block with the access."""
     called: str = ""
     """Which function it was, where `then` is a call."""
+    inlined: bool = False
+    """It is inlined there."""
 
 
 class _Seeker(Watcher):
@@ -36,23 +40,41 @@ class _Seeker(Watcher):
     The marks of the other rules go along too: the run over all ways has kept its states apart by them.
     """
 
-    def __init__(self, one: Asked, asked: Sequence[Asked], flow: Flow) -> None:
-        super().__init__(flow.program, [each.anew() for each in asked])
+    def __init__(self, one: Asked, asked: Sequence[Asked], runs: Runs, flow: Flow) -> None:
+        super().__init__(runs, [each.anew() for each in asked])
         self._one = one
         self._machine = flow.machine
+        self._callee = ""
+        self._is_inlined = False
         self.site = 0
+        """Where the rule was broken, what was called there, and whether it is inlined."""
         self.called = ""
+        self.inlined = False
+
+    def begun(self, state: State, entry: int, address: int) -> str:
+        begins = super().begun(state, entry, address)
+        if self._is_futile(state):
+            raise Futile
+        return begins
 
     def entered(self, state: State, call: Call) -> None:
-        self.called = call.name.symbol if call.name is not None and self._one.then.calls(call) else ""
+        self._callee = call.name.symbol if call.name is not None and self._one.then.calls(call) else ""
         super().entered(state, call)
 
-    def _came(self, one: Asked, state: State, sure: bool | None, site: int) -> None:
-        if one.index == self._one.index and sure and not one.may_come(state.marks[one.index]):
-            self.site = site
+    def _inlined_came(
+        self, one: Asked, state: State, sure: bool, site: int, by: Literal["call", "access"], body: int
+    ) -> None:
+        called, self._callee, self._is_inlined = self._callee, " and ".join(self._runs.inlined.names(body)), True
+        super()._inlined_came(one, state, sure, site, by, body)
+        self._callee, self._is_inlined = called, False
+
+    def _came(self, one: Asked, state: State, sure: bool | None, site: int, by: Literal["call", "access"]) -> None:
+        mark = state.marks[one.index]
+        super()._came(one, state, sure, site, by)
+        if one.index == self._one.index and not mark & BROKEN and state.marks[one.index] & BROKEN:
+            self.site, self.called, self.inlined = site, self._callee, self._is_inlined
             if one.rule.paths == "all":
                 raise Found
-        super()._came(one, state, sure, site)
 
     def returned(self, state: State, call: Call) -> list[State]:
         first = self._one.first
@@ -66,9 +88,9 @@ class _Seeker(Watcher):
             raise Futile
 
     def _is_futile(self, state: State) -> bool:
-        """Once `first` has happened nothing can be broken any more, unless it was, or a `within` is asked for."""
+        """Once `first` has happened, or may have, nothing can be broken any more that was not, but for a `within`."""
         mark = state.marks[self._one.index]
-        return bool(mark & HAPPENED) and not mark & BROKEN and self._one.within is None
+        return bool(mark & (HAPPENED | MAYBE)) and not mark & BROKEN and self._one.within is None
 
     def ended_one(self, state: State) -> None:
         """The entry's function has returned."""
@@ -79,7 +101,7 @@ class _Seeker(Watcher):
 def find_witness(one: Asked, asked: Sequence[Asked], runs: Runs, run: Run) -> tuple[Witness | None, str]:
     """A way that breaks the rule and does not contradict itself, or why none was found."""
     flow = run.flow
-    seeker = _Seeker(one, asked, flow)
+    seeker = _Seeker(one, asked, runs, flow)
     walk = Walk(runs.code, runs.shapes, flow.calls_to, flow.machine, seeker)
     extent = seeker.extent()
     if extent is not None:
@@ -88,7 +110,8 @@ def find_witness(one: Asked, asked: Sequence[Asked], runs: Runs, run: Run) -> tu
     for number, (state, trail) in enumerate(walk.ways(run.address, run.start, flow.edges, one.broken.keys())):
         contradiction = satisfiable([*state.known.items()], flow.symbols)
         if contradiction is None:
-            return Witness(tuple(trail.all() if trail is not None else ()), seeker.site, seeker.called), ""
+            steps = tuple(trail.all() if trail is not None else ())
+            return Witness(steps, seeker.site, seeker.called, seeker.inlined), ""
         why = contradiction
         if number >= MAX_WAYS:
             break
