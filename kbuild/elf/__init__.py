@@ -12,6 +12,7 @@ file is untrusted, and ends as an image or as one line that says what is wrong w
     lineprogram.py, dwarf.py   the debug information that says it
     dwarfinfo.py  its entries, by name                       inlined.py    where functions were inlined
     references.py what stays and refers to init memory       lifetimes.py  whether that does harm
+    kept.py       what init is seen to leave behind of it
     functions.py  functions and where they are               reach.py      what init or exit code alone reaches
     layout.py     where the bytes are                        types.py      structs: structs.py, btf.py, dwarftypes.py
     code/         what code does                             rules/        what it should do

@@ -14,6 +14,7 @@ from kbuild.elf.code.sides import Side, can_be_two, side_by_side
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.image import module_key
+from kbuild.elf.kept import kept_findings
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules import layout
 from kbuild.elf.rules.asked import may_be_zero
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # Most ask for answers only.
     from kbuild.elf.tree.model import Tree
 
 _Told = tuple[str, Finding]
-"""An answer as a finding, and its rule."""
+"""An answer as a finding, and its rule; none: it is found whatever is asked."""
 
 
 def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tuple[list[Finding], list[Tree]]:
@@ -86,10 +87,10 @@ def _orders(
     trees: list[Tree] = []
     if found is None:
         runs = Runs(Code(program, inlined.cuts), inlined=inlined)
-        answers, trees = _entries(runs, names, orders, flow)
-        found = _told(runs, [*answers, *_functions(runs, names, orders)])
+        answers, kept, trees = _entries(runs, names, orders, flow)
+        found = [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
     place = {rule.id: number for number, rule in enumerate(orders)}
-    found.sort(key=lambda one: (place[one[0]], one[1].module))
+    found.sort(key=lambda one: (place.get(one[0], -1), one[1].module))
     return [*skipped, *(finding for _, finding in found)], trees
 
 
@@ -101,12 +102,13 @@ def _in_two(
 
     def others(side: Side) -> list[_Told]:
         runs = Runs(Code(program, inlined.cuts), side, inlined)
-        return _told(runs, _entries(runs, names[1:], orders, flow=False)[0])
+        answers, kept, _ = _entries(runs, names[1:], orders, flow=False)
+        return [*kept, *_told(runs, answers)]
 
     def first(side: Side) -> list[_Told]:
         runs = Runs(Code(program, inlined.cuts), side, inlined)
-        answers, _ = _entries(runs, names[:1], orders, flow=False)
-        return _told(runs, [*answers, *_functions(runs, names, orders)])
+        answers, kept, _ = _entries(runs, names[:1], orders, flow=False)
+        return [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
 
     both = side_by_side(others, first)
     return [*both[0], *both[1]] if both is not None else None
@@ -129,14 +131,15 @@ def _functions(runs: Runs, names: Sequence[str], orders: Sequence[OrderRule]) ->
 
 def _entries(
     runs: Runs, names: Sequence[str], orders: Sequence[OrderRule], flow: bool
-) -> tuple[list[Answer], list[Tree]]:
+) -> tuple[list[Answer], list[_Told], list[Tree]]:
     """Run init and exit: of the vendor modules for the rules that ask for it, with `flow` of all modules.
 
     Exit comes behind the module's own init, and static calls lead where that has put them: no other module's init has
     succeeded in between, and run time does not change them. Where init could not be followed to its end, that is not
-    known, and nothing of exit is.
+    known, and nothing of exit is. Besides answers and trees, gives what init leaves behind that is gone then.
     """
     answers: list[Answer] = []
+    kept: list[_Told] = []
     left: dict[str, tuple[tuple[int, int], ...]] = {}
     lost: set[str] = set()
     collected: list[tuple[Run, Collector]] = []
@@ -163,14 +166,16 @@ def _entries(
                 left[name] = run.left([end for end in run.ends if may_be_zero(end)])
                 if run.flow.trouble.given_up is not None:
                     lost.add(name)
+        if entry == "init":
+            kept += [("", one) for one in kept_findings(runs, [run for run in every if run is not None])]
         collected += [(run, one) for run, one in zip(every, collectors, strict=False) if run is not None]
     if not flow:
-        return answers, []
+        return answers, kept, []
     from kbuild.elf.tree.model import Trees
 
     entries = list(ENTRIES)
     trees = Trees(runs).of(collected)
-    return answers, sorted(trees, key=lambda tree: (module_key(tree.module), entries.index(tree.entry)))
+    return answers, kept, sorted(trees, key=lambda tree: (module_key(tree.module), entries.index(tree.entry)))
 
 
 def _unknown(answer: Answer) -> Answer:
