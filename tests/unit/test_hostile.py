@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import kbuild.elf.object
-from kbuild.elf.code import budget
+from kbuild.elf.code import budget, walk
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.link import Program
@@ -315,3 +315,20 @@ def test_names_that_overlap_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(kbuild.elf.object, "MAX_NAMES", 10)
     with pytest.raises(UserError, match=r"odd\.ko: its symbols have names of more than 10 bytes"):
         inspect([path])
+
+
+def test_ways_that_wait_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Branches on the way to where the rule is broken: at each another way waits, with its state."""
+    waiting: list[int] = []
+    fork = walk.Walk._fork
+
+    def noted(self: walk.Walk, places: list[walk._Place]) -> None:
+        fork(self, places)
+        waiting.append(len(self._waiting))
+
+    monkeypatch.setattr(walk.Walk, "_fork", noted)
+    monkeypatch.setattr(walk, "MAX_WAITING", 50)
+    code = "".join(f"call something\ntest %eax, %eax\nje p{n}\nmov %eax, there(%rip)\np{n}:\n" for n in range(120))
+    said, why = answer(odd(tmp_path, f"{code}{ASK}\n.bss\nthere: .skip 8\n.text"))
+    assert said == "violated", why
+    assert max(waiting) == 50

@@ -39,6 +39,8 @@ from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 MAX_STEPS = 60_000
 """Instructions of all tries."""
 MAX_TRIES = 4000
+MAX_WAITING = 500
+"""Places where another way could be taken."""
 LATEST = 8
 """Ways that are tried from the latest place on, until one is from elsewhere."""
 
@@ -307,6 +309,8 @@ class Walk:
 
     def _fork(self, places: list[_Place]) -> None:
         self._waiting += places
+        # Those that are taken up last: mostly there are some twenty, and each is a state.
+        del self._waiting[:-MAX_WAITING]
 
     def _first_of(self, places: list[_Place]) -> _Place | None:
         """Go on with the first; the others wait."""
