@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kbuild.load.ledger import Ledger
+from kbuild.load.orders.format import SUCCESS, Expectation
 from kbuild.load.protocol import Result, State, Verb, parse_state
 from kbuild.load.session import Reply, Session
 from kbuild.outcome import Status
@@ -32,11 +33,11 @@ class Conversation:
         self._ledger.attach(reply.earlier)
         return reply
 
-    def answered(self, reply: Reply, action: str, module: str) -> Result:
+    def answered(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> Result:
         """The command's result; where there is none the order stops."""
         if isinstance(reply.answer, Result):
             return reply.answer
-        self._ledger.keep_without_answer(reply, action, module)
+        self._ledger.keep_without_answer(reply, action, module, expectation)
         raise StopError
 
     def nothing(self) -> Reply:

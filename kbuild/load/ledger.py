@@ -143,8 +143,8 @@ class Ledger:
         self._place(findings, step)
         log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)
 
-    def keep_without_answer(self, reply: Reply, action: str, module: str) -> None:
-        """Keep a step whose command has no result: what happened instead is judged."""
+    def keep_without_answer(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> None:
+        """Keep a step whose command has no result: what happened instead is judged; what the log may say, it may."""
         matches, records = self._classify(reply)
         hang = hang_of(reply, lambda: self.request.texts, matches, records, action)
         status, what = without_answer(reply, crash_in(matches), hang)
@@ -157,7 +157,7 @@ class Ledger:
             self.boot.keep_samples(reply)
             cause = finding_id("load", "hang", module, hang.cause)
             seen = [Finding(id=cause, status=hang.status, message=reason, evidence=hang.evidence)]
-        self.keep(result, reply, kind="no-answer", leftovers=seen, judged=(matches, records))
+        self.keep(result, reply, expectation, kind="no-answer", leftovers=seen, judged=(matches, records))
 
     def attach(self, late: Sequence[LogRecord]) -> None:
         """Give records that were made after a step had ended to that step."""

@@ -121,7 +121,7 @@ class OrderRun:
         else:
             arguments = (name,)
         reply = self._talk.command(verb, *arguments)
-        got = self._talk.answered(reply, verb.value, name)
+        got = self._talk.answered(reply, verb.value, name, expectation)
         if got.errno == 0:
             (self._loaded.add if verb is Verb.LOAD else self._loaded.discard)(name)
         detail: dict[str, str] = {}
@@ -166,7 +166,7 @@ class OrderRun:
     def _smoke(self, kind: SmokeKind, expectation: Expectation) -> None:
         value = secrets.randbits(64)
         reply = self._talk.command(Verb.SMOKE, kind.value, str(value))
-        got = self._talk.answered(reply, "smoke", kind.value)
+        got = self._talk.answered(reply, "smoke", kind.value, expectation)
         wanted = expected_output(kind, value)
         detail = {"kind": kind.value, "input": f"{value:#x}"}
         if got.output is not None:
