@@ -25,7 +25,7 @@ from kbuild.elf.rules.spec import Event, OrderRule, Rules, read_rules
 from kbuild.paths import PROJECT
 
 FOLDER = PROJECT / "tests/data/flow"
-SOURCES = ("features.c", "mechanisms.c", "joins.c")
+SOURCES = ("features.c", "mechanisms.c", "joins.c", "parameters.c")
 LINES = (line.partition("#")[0].strip() for line in (FOLDER / "builds.txt").read_text().splitlines())
 BUILDS = [line for line in LINES if line]
 # What shapes the code in arch/x86/Makefile; each build may say otherwise behind it.
@@ -35,7 +35,7 @@ FLAGS = [
 ]
 FUNCTIONS = re.findall(r"used .*?int ((?:holds|breaks)_\w+)", "".join((FOLDER / name).read_text() for name in SOURCES))
 # These are about what the module's own data is at the start, which is known of a vendor's init.
-KNOWS_ITS_DATA = re.compile(r"lent|push_flags|key_known")
+KNOWS_ITS_DATA = re.compile(r"lent|push_flags|key_known|parameter")
 
 
 def compiled(build: str, path: Path, *more: str) -> Path:

@@ -19,6 +19,8 @@ WORK_PER_BYTE = 16
 """What is allowed besides, for each byte of code that it can reach: two seconds for each MB."""
 MOST_WORK = 100_000_000
 """However much code there is."""
+SETTERS = 400_000
+"""What following a module's own functions may cost that set parameters; behind it, they may have set anything in it."""
 MAX_HELD = 4_000_000
 """Places in all states that are kept at once: some 250 MB. KVM's modules have 160,000."""
 
@@ -26,9 +28,9 @@ MAX_HELD = 4_000_000
 class Budget:
     """Of one entry."""
 
-    def __init__(self, code: int = 0) -> None:
+    def __init__(self, code: int = 0, allowed: int | None = None) -> None:
         """`code`: how many bytes of it there are."""
-        self.allowed = min(LEAST_WORK + WORK_PER_BYTE * code, MOST_WORK)
+        self.allowed = min(LEAST_WORK + WORK_PER_BYTE * code, MOST_WORK) if allowed is None else allowed
         self.work = 0
         self.held = 0
         self.exceeded = False

@@ -31,6 +31,7 @@ from kbuild.elf.code.graph import Shape, Shapes
 from kbuild.elf.code.join import Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.parameters import Parameter
 from kbuild.elf.code.patches import ways
 from kbuild.elf.code.results import RETURN_THUNKS
 from kbuild.elf.code.state import STACK, Node, State
@@ -116,10 +117,12 @@ class Flow:
         observer: Observer,
         budget: Budget | None = None,
         after: Machine | None = None,
+        given: Sequence[Parameter] = (),
     ) -> None:
-        """`after`: of an analysis that this one goes on from, with a state that was found there."""
+        """`after`: of an analysis that this one goes on from, with a state that was found there; `given`: what is not
+        as in the file at the start."""
         self.program = program
-        self.machine = Machine(program, after.symbols if after is not None else Symbols(), knows, after)
+        self.machine = Machine(program, after.symbols if after is not None else Symbols(), knows, after, given)
         self.symbols = self.machine.symbols
         self.trouble = Trouble()
         self.budget = budget or Budget()

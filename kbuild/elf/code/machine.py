@@ -30,6 +30,7 @@ from kbuild.elf.code.decode import (
     register,
 )
 from kbuild.elf.code.link import KERNEL, MODULES, Program
+from kbuild.elf.code.parameters import Parameter
 from kbuild.elf.code.state import NOTES, NOTES_END, STACK, STACK_END, WORD, Place, State
 from kbuild.elf.code.targets import MAX_SPAN, OnStack, Span, Targets
 from kbuild.elf.code.values import (
@@ -72,21 +73,30 @@ _EXTENDED = ("zero-extended", "sign-extended")
 class Machine:
     """Instructions on states, for one program."""
 
-    def __init__(self, program: Program, symbols: Symbols, knows: frozenset[str], after: Machine | None = None) -> None:
-        """`knows`: modules whose writable data is as in their files at the start; `after`: whose unknowns it meets."""
+    def __init__(
+        self,
+        program: Program,
+        symbols: Symbols,
+        knows: frozenset[str],
+        after: Machine | None = None,
+        given: Sequence[Parameter] = (),
+    ) -> None:
+        """`knows`: modules whose writable data is as in their files at the start, but for what is `given`, parameters;
+        `after`: whose unknowns it meets."""
         self.program = program
         self.symbols = symbols
         self._knows = knows
+        self._parameters: Sequence[Parameter] = given if after is None else after._parameters
         self.unread: set[str] = set()
         """Why something that was read is not known."""
         self.targets = Targets(program, symbols)
         self.frame: OnStack | None = None
         """The function whose instructions are done."""
-        self._reached: dict[Span, None] = {}
+        self._reached: dict[Span, None] = {} if after is None else after._reached
         """What pointers may have led to of which only a part is known: a write there may be to what is behind them."""
-        self._reached_words: set[int] = set()
+        self._reached_words: set[int] = set() if after is None else after._reached_words
         """The same, by the words' numbers."""
-        self._reached_all = False
+        self._reached_all: bool = after is not None and after._reached_all
         """Whether it is too much to be told by words."""
         self._info = InstructionInfoFactory()
         self.repeated = 0
@@ -251,6 +261,13 @@ class Machine:
                     return self.derived(size, "memory", address, size, since)
         return self.derived(size, "memory", address, size) if number is None else number
 
+    def know_parameters(self, state: State) -> None:
+        """What the parameters can be, where nothing has been done yet."""
+        for one in self._parameters:
+            if one.ranges is not None:
+                size = one.end - one.start
+                state.know(self.derived(size, "memory", one.start, size), one.ranges)
+
     def _in_file(self, address: int, size: int) -> tuple[bool, Value | None]:
         """Whether what is there cannot change, and what it is at the start; None: that is not known."""
         found = self._files.get((address, size))
@@ -260,6 +277,8 @@ class Machine:
             linked = self.program.module_at(address)
             constant = self.program.is_constant(address)
             is_known = constant or (linked is not None and linked.name in self._knows)
+            is_given = any(one.start < address + size and address < one.end for one in self._parameters)
+            is_known = is_known and not is_given
             data = self.program.read(address, size) if is_known else None
             unread = self.program.unread(address, size) if data is not None else None
             value: Value | None = int.from_bytes(data, "little") if data is not None else None

@@ -6,23 +6,27 @@ A static call's target is what init code of any module has put there, so runs ar
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from kbuild.elf.code.budget import Budget
+from kbuild.elf.code.budget import SETTERS, Budget
 from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
 from kbuild.elf.code.inlined import Inlined
 from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.parameters import Parameter, parameters, setters
 from kbuild.elf.code.sides import Side
 from kbuild.elf.code.state import State
 from kbuild.elf.names import LOADER_CALLS
 
 ENTRIES = dict(zip(("init", "exit"), LOADER_CALLS, strict=True))
 """What a run begins at, with the name of its function."""
+MAX_PARAMETERS = 1000
+"""Of a module; of one that has more, anything may have been set."""
 
 
 class Question:
@@ -186,6 +190,7 @@ class Runs:
         self.inlined = inlined or Inlined(code.program)
         self._static: dict[int, set[int | None]] = {}
         """What static calls were updated to by init code, by their trampolines; None: to something unknown."""
+        self._parameters: dict[str, Sequence[Parameter]] = {}
         self._budgets: dict[Job, Budget] = {}
         """However often it is run."""
 
@@ -218,16 +223,19 @@ class Runs:
             return None
         static = self._static if job.entry in ENTRIES else {one: set(some) for one, some in self._static.items()}
         knows = frozenset({job.module}) if job.entry == "init" else frozenset[str]()
-        start = State.at_entry((0,) * job.question.marks)
         if job.start is not None:
-            start, knows = job.start.state.copy(), job.start.knows
-        for trampoline, function in job.static:
-            start.update_static(trampoline, function)
+            knows = job.start.knows
         after = job.start.machine if job.start is not None else None
         budget = self._budgets.setdefault(job, Budget(self.program.code_bytes(job.module)))
         while True:
-            flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget, after)
+            given = self._given(job.module) if job.module in knows and after is None else ()
+            flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget, after, given)
             flow.calls_to.candidates = static
+            start = job.start.state.copy() if job.start is not None else State.at_entry((0,) * job.question.marks)
+            for trampoline, function in job.static:
+                start.update_static(trampoline, function)
+            if job.start is None:
+                flow.machine.know_parameters(start)
             flow.calls_to.given_anything(start)
             job.question.begin(flow, 0)
             extent = job.question.extent()
@@ -242,6 +250,31 @@ class Runs:
             # Done again until nothing new comes: then what it took for granted is what it found.
             if relied_on <= before or budget.exceeded:
                 return Run(job, address, start, flow, tuple(ends), relied_on, knows)
+
+    def _given(self, module: str) -> Sequence[Parameter]:
+        """What was set in a module before init: parameters, and what its own functions write that set some."""
+        found = self._parameters.get(module)
+        if found is None:
+            linked = self.program.modules[module]
+            every = [*itertools.islice(parameters(self.program, linked), MAX_PARAMETERS + 1)]
+            budget, spans = Budget(allowed=SETTERS), set[tuple[int, int]]()
+            for function in dict.fromkeys(setters(self.program, linked)):
+                flow = Flow(self.program, self.code, self.shapes, frozenset(), Question(), budget)
+                start = State.at_entry()
+                flow.calls_to.given_anything(start)
+                for end in flow.start(function, start):
+                    spans.update((place, place + size) for place, (size, _) in end.memory.items())
+                    spans.update(end.open)
+                if budget.exceeded or flow.trouble.cut or len(spans) > MAX_PARAMETERS:
+                    spans = {(linked.starts[0], linked.end)}
+                    break
+            every += [
+                Parameter("", *span) for span in sorted(spans) if linked.starts[0] < span[1] and span[0] < linked.end
+            ]
+            if len(every) > MAX_PARAMETERS:
+                every = [Parameter("", linked.starts[0], linked.end)]
+            found = self._parameters[module] = tuple(every)
+        return found
 
     def _is_stale(self, run: Run) -> bool:
         return not run.flow.budget.exceeded and _known(self._static, run.flow.calls_to.asked) != run.relied_on
