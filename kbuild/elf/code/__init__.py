@@ -6,8 +6,8 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   link.py      modules in one address space      values.py    what is known of a value
   loaded.py    a section, relocated              state.py     registers and memory
   tables.py    what the kernel patches           join.py      two states made one
-  decode.py    basic blocks                      machine.py   what instructions do
-  patches.py   which patch is there
+  decode.py    basic blocks                      machine.py   registers, memory, conditions
+  patches.py   which patch is there              instructions.py  what each of them does
   graph.py     a function's shape                calls.py     what a call means
   results.py   where a result may wait           targets.py   where a pointer may lead
   inlined.py   functions that are inlined in it

@@ -20,6 +20,8 @@ Ranges = tuple[tuple[int, int], ...]
 MASK = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
 EVERYTHING: dict[int, Ranges] = {size: ((0, mask),) for size, mask in MASK.items()}
+FLAG: Ranges = ((0, 1),)
+"""What a condition is as a number."""
 MAX_ERRNO = 4095
 """include/linux/err.h"""
 _ERRNO, _ERRNO_POINTER = MASK[4] - MAX_ERRNO + 1, MASK[8] - MAX_ERRNO + 1
