@@ -144,3 +144,81 @@ def test_a_size_that_depends_on_what_is_settled_later_is_a_new_hazard(
         (module, "kvm", "tdp_enabled", "kvm_mmu_vendor_module_init", "kvm_configure_mmu")
         for module in ("kvm-amd", "kvm-intel")
     ]
+
+
+SVM = "arch/x86/kvm/svm/svm.c"
+GONE = """static bool __init svm_has_no_msr(struct kvm *kvm, u32 index)
+{
+\treturn !kvm;
+}
+
+static __init int svm_hardware_setup(void)
+"""
+OPS: dict[str, tuple[Changes, set[str]]] = {
+    "named-by-the-vendors-table": (
+        {SVM: {"static bool svm_has_emulated_msr(": "static bool __init svm_has_emulated_msr("}},
+        {
+            "lifetime-data:kvm-amd:svm_x86_ops-svm_has_emulated_msr",
+            "lifetime-kept:kvm-amd:kvm_x86_ops-svm_has_emulated_msr",
+            "lifetime-kept:kvm-amd:__SCT__kvm_x86_has_emulated_msr-svm_has_emulated_msr",
+        },
+    ),
+    "put-into-it-before-it-is-copied": (
+        {
+            SVM: {
+                "static __init int svm_hardware_setup(void)\n": GONE,
+                "\tkvm_enable_efer_bits(EFER_NX);\n": "\tsvm_x86_ops.has_emulated_msr = svm_has_no_msr;\n"
+                "\tkvm_enable_efer_bits(EFER_NX);\n",
+            }
+        },
+        {
+            "lifetime-kept:kvm-amd:kvm_x86_ops-svm_has_no_msr",
+            "lifetime-kept:kvm-amd:__SCT__kvm_x86_has_emulated_msr-svm_has_no_msr",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "wanted"), OPS.values(), ids=OPS)
+def test_init_code_that_the_vendors_ops_lead_to_is_found(
+    shared_tool: Tool, built: Callable[[Changes], Path], changes: Changes, wanted: set[str]
+) -> None:
+    """kvm_ops_update() copies the table, and puts its functions into static calls. Unpatched, none is found."""
+    done = shared_tool.run("inspect", "--modules", built(changes), "--rules", "kvm", "--json")
+    found = [one for one in json.loads(done.stdout)["findings"] if one["rule"].startswith("lifetime-")]
+    assert {one["id"] for one in found} == {f"inspect:{name}" for name in wanted}
+    assert {one["status"] for one in found} == {"FAIL"}
+    chains = [one["witness"][-1] for one in found if one["rule"] == "lifetime-kept"]
+    assert all("put there at kvm_arch_hardware_setup+0x" in line for line in chains)
+    assert all(" < kvm_init+0x" in line and " < svm_init+0x" in line for line in chains)
+
+
+DWARF = {"arch/x86/kvm/Makefile": {"ccflags-y += -I ": "ccflags-y += -gdwarf-5 -I "}}
+CALLED = {
+    MMU: {"static void mmu_destroy_caches(": "static noinline void mmu_destroy_caches("},
+    X86: {"static inline void kvm_ops_update(": "static noinline void kvm_ops_update("},
+    "virt/kvm/kvm_main.c": {"static void kvm_init_debug(void)": "static noinline void kvm_init_debug(void)"},
+}
+VENDOR_SETUP = 'call = ["hardware_setup", "svm_hardware_setup"], module = "vendor"'
+ABOUT_INLINED = {
+    "ops-after-setup": (f"first = {{ {VENDOR_SETUP} }}\nthen = {{ call = 'kvm_ops_update' }}", "proved"),
+    "ops-before-setup": (f"first = {{ call = 'kvm_ops_update' }}\nthen = {{ {VENDOR_SETUP} }}", "violated"),
+    "debugfs-first": ("first = { call = 'kvm_init_debug' }\nthen = { call = 'misc_register' }", "proved"),
+    "debugfs-within": ("within = { call = 'kvm_init_debug' }\nthen = { call = 'debugfs_create_dir' }", "proved"),
+    "caches-kept": (f"first = {{ call = 'mmu_destroy_caches' }}\nthen = {{ {VENDOR_SETUP} }}", "violated"),
+}
+
+
+@pytest.mark.parametrize("changes", [DWARF, CALLED], ids=["inlined", "called"])
+def test_rules_about_functions_that_gcc_inlines(
+    shared_tool: Tool, built: Callable[[Changes], Path], changes: Changes, tmp_path: Path
+) -> None:
+    """With debug information the answers are those of the same functions kept from being inlined."""
+    rules = tmp_path / "inlined.toml"
+    orders = "".join(f'[[order]]\nid = "{name}"\n{events}\n' for name, (events, _) in ABOUT_INLINED.items())
+    rules.write_text(f'[vendor]\nimports = ["kvm_x86_vendor_init"]\n\n{orders}')
+    done = shared_tool.run("inspect", "--modules", built(changes), "--rules", rules, "--json")
+    found = [one for one in json.loads(done.stdout)["findings"] if one["answer"]]
+    assert len(found) == 2 * len(ABOUT_INLINED)
+    for one in found:
+        assert one["answer"] == ABOUT_INLINED[one["rule"]][1], one["message"]
