@@ -33,16 +33,16 @@ def in_stage(tool: Tool, stage: str) -> Callable[[], bool]:
     return check
 
 
-def interrupted(tool: Tool, process: subprocess.Popen[str], stage: str, number: int = signal.SIGINT) -> None:
-    """Interrupt a run; then nothing is left of it but a record that says how far it came."""
+def interrupted(tool: Tool, process: subprocess.Popen[str], *stages: str, number: int = signal.SIGINT) -> None:
+    """Interrupt a run in one of these stages; then nothing is left of it but a record that says how far it came."""
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (out, err)
     assert err.splitlines()[-1] == "interrupted"
     record = tool.record()
-    assert record["interrupted"] == stage
+    assert record["interrupted"] in stages
     assert "verdict" not in record
-    assert record["stages"][-1]["name"] == stage
+    assert record["stages"][-1]["name"] == record["interrupted"]
     assert tool.processes() == {}
 
 
@@ -105,7 +105,8 @@ def emulators_at_work(tool: Tool) -> bool:
 def test_in_load(tool: Tool, kernel_build: Path, number: int) -> None:  # noqa: ARG001 (what the gate loads)
     process = tool.start("gate")
     wait_for(lambda: emulators_at_work(tool), process)
-    interrupted(tool, process, "load", number)
+    # Hosts are at work from when modules are inspected on.
+    interrupted(tool, process, "inspect", "load", number=number)
 
 
 def test_killed_without_warning(tool: Tool, kernel_build: Path) -> None:  # noqa: ARG001
@@ -119,7 +120,9 @@ def test_killed_without_warning(tool: Tool, kernel_build: Path) -> None:  # noqa
         assert select.select([handle], [], [], 30)[0], "an emulator outlived the tool"
         os.close(handle)
     record = tool.record()
-    assert [stage["name"] for stage in record["stages"]] == ["tree", "configure", "build", "inspect", "load"]
+    names = [stage["name"] for stage in record["stages"]]
+    assert names[:4] == ["tree", "configure", "build", "inspect"]
+    assert names[4:] in ([], ["load"])
     shown = tool.run("report", "latest")
     assert shown.returncode == 3
     assert shown.stdout.startswith("not finished")
@@ -145,4 +148,4 @@ def test_an_emulator_that_is_killed_says_nothing_about_the_kernel(
         "the other orders got a boot of their own"
     )
     assert "was killed by SIGKILL" in missed[0]["reason"]
-    assert not any(finding["status"] == "FAIL" for finding in data["findings"])
+    assert not any(finding["status"] == "FAIL" and finding["known"] is None for finding in data["findings"])
