@@ -45,8 +45,10 @@ TREE = {
     "tree": "kernel source: debian:6.1, debian:6.1=VERSION, a folder or a git checkout",
     "rev": "a commit of the git checkout; without it, the folder as it is",
     "profile": "a name in profiles/, or the path of a .toml file",
+    "flavour": "another kernel of the profile: debug, fault, kasan and trace of the default one",
     "refresh": "ask Debian's archive for a newer version of debian:X.Y",
 }
+PROFILE = {option: TREE[option] for option in ("profile", "flavour")}
 PATCH = {"patch": "a patch to judge the tree with, a diff or mail; the tree itself stays as it is (may be repeated)"}
 VERBOSE = {
     "verbose": "log each stage and what it took to standard error; everything is in the run's log.jsonl",
@@ -176,6 +178,7 @@ def configure(
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
+    flavour: str | None = None,
     refresh: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -192,6 +195,7 @@ def explain(
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
+    flavour: str | None = None,
     refresh: bool = False,
     json: bool = False,
 ) -> None:
@@ -204,7 +208,7 @@ def explain(
 
         _positional(symbol, "explain")
         explanation = explain_symbol(
-            symbol, tree or ctx.kbuild.tree, rev, profile or ctx.kbuild.profile, refresh=refresh
+            symbol, tree or ctx.kbuild.tree, rev, profile or ctx.kbuild.profile, flavour, refresh=refresh
         )
         if json:
             sys.stdout.buffer.write(to_json(explanation) + b"\n")
@@ -222,6 +226,7 @@ def build(
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
+    flavour: str | None = None,
     refresh: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -306,7 +311,7 @@ LOADING = {
 }
 
 
-@task(iterable=["order", "host"], help={**ARTIFACTS, **LOADING, "profile": TREE["profile"], **VERBOSE, **JSON})
+@task(iterable=["order", "host"], help={**ARTIFACTS, **LOADING, **PROFILE, **VERBOSE, **JSON})
 def load(
     ctx: Context,
     order: list[str],
@@ -314,6 +319,7 @@ def load(
     modules: str | None = None,
     kernel: str | None = None,
     profile: str | None = None,
+    flavour: str | None = None,
     no_known: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -343,6 +349,7 @@ def gate(
     tree: str | None = None,
     rev: str | None = None,
     profile: str | None = None,
+    flavour: str | None = None,
     refresh: bool = False,
     no_known: bool = False,
     verbose: bool = False,

@@ -70,6 +70,8 @@ class GateRequest:
     command: str
     """As it can be pasted into a shell."""
     profile: str = "default"
+    flavour: str | None = None
+    """Of the profile's kernel."""
     tree: str = "debian:6.1"
     rev: str | None = None
     patches: tuple[str, ...] = ()
@@ -104,7 +106,7 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
     limit = cache_limit(request.cache_gb)
     profile = _profile(request)
     run = Run(request.task, request.command)
-    run.record.profile = str(profile.path)
+    run.record.profile, run.record.flavour = str(profile.path), profile.flavour
     started = time.time()
     judging = _Gate(request, profile, run, reporter)
     try:
@@ -134,7 +136,7 @@ def _peak_memory_kb() -> int:
 
 def _profile(request: GateRequest) -> Profile:
     """The profile, with the user's choice of orders, hosts and rules in place of its own."""
-    profile = read_profile(request.profile)
+    profile = read_profile(request.profile, request.flavour)
     if request.orders:
         for name in request.orders:
             if request.orders.count(name) > 1:
@@ -389,6 +391,8 @@ class _Gate:
         start = self._again("load", kernel)
         if self.request.profile != GateRequest.profile:
             start += ["--profile", str(self.profile.path.resolve())]
+        if self.profile.flavour:
+            start += ["--flavour", self.profile.flavour]
         named = {one.id: reference("orders", path) for one, path in zip(files.orders, self.profile.orders, strict=True)}
         hosts = {one.id: reference("hosts", path) for one, path in zip(files.hosts, self.profile.hosts, strict=True)}
 
@@ -402,7 +406,7 @@ class _Gate:
             modules=modules,
             orders=files.orders,
             only={one.id: runs for one, runs in zip(files.orders, self.profile.orders.values(), strict=True)},
-            hosts=tuple(spec.for_kernel(kernel.stat().st_size) for spec in files.hosts),
+            hosts=tuple(spec.for_kernel(kernel.stat().st_size, self.profile.slowness) for spec in files.hosts),
             command_line=self.profile.settings.load.command_line,
             signatures=files.signatures,
             agent=self._agent(),
@@ -477,7 +481,7 @@ def build_request(profile: Profile, tree: Tree, symbols: Request) -> BuildReques
         tree=tree,
         symbols=symbols,
         toolchain=find_toolchain(),
-        local_version=profile.settings.build.local_version,
+        local_version=profile.local_version,
         warnings_count=profile.settings.build.warnings_count,
     )
 
@@ -500,13 +504,15 @@ def _tree_facts(tree: Tree) -> dict[str, str]:
     return facts
 
 
-def explain_symbol(symbol: str, tree: str, rev: str | None, profile: str, *, refresh: bool = False) -> dict[str, Any]:
+def explain_symbol(
+    symbol: str, tree: str, rev: str | None, profile: str, flavour: str | None = None, *, refresh: bool = False
+) -> dict[str, Any]:
     """What `explain --json` prints: why a symbol has its value in a profile's configuration of a tree.
 
     Raises UserError for what is no symbol.
     """
     log.configure()
-    request = requested_symbols(read_profile(profile))
+    request = requested_symbols(read_profile(profile, flavour))
     with open_tree(tree, rev, refresh=refresh) as opened:
         explanation = explain(opened.source, None, symbol, request)
     data: dict[str, Any] = msgspec.to_builtins(explanation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import msgspec
 
@@ -51,6 +51,20 @@ class LoadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the kernel under test, on every host."""
 
 
+class Flavour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[flavour]]`: another kernel of the same profile, built only if it is asked for."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+$")]
+    """Becomes a part of the kernel's version."""
+    title: str
+    fragments: tuple[str, ...]
+    """Over those of the profile."""
+    orders: tuple[str, ...] = ()
+    """In place of the profile's; empty: those."""
+    slowness: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
+    """So many times as long as the profile's kernel this one may take for everything."""
+
+
 class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A profile as it is written."""
 
@@ -60,6 +74,7 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     build: BuildSettings = BuildSettings()
     inspect: InspectSettings = InspectSettings()
     known: tuple[Known, ...] = ()
+    flavour: tuple[Flavour, ...] = ()
 
 
 OrderChoice = dict[Path, tuple[str, ...]]
@@ -76,6 +91,10 @@ class Profile(msgspec.Struct, frozen=True):
     rules: tuple[Path, ...]
     orders: OrderChoice
     hosts: tuple[Path, ...]
+    local_version: str
+    """With the flavour's name behind it."""
+    flavour: str | None = None
+    slowness: float = 1.0
 
 
 _KINDS = {"rules": ".toml", "fragments": ".config", "orders": ".toml", "hosts": ".toml"}
@@ -92,21 +111,49 @@ def find_profile(name: str) -> Path:
     return path
 
 
-def read_profile(name: str) -> Profile:
-    """Read a profile and resolve what it names. Raises UserError in one line with file, line and key."""
+def read_profile(name: str, flavour: str | None = None) -> Profile:
+    """Read a profile, or a flavour of it, and resolve what it names.
+
+    Raises UserError in one line with file, line and key; what is wrong with another flavour than the one that is asked
+    for, too.
+    """
     path = find_profile(name)
     settings = toml.read(path, ProfileFile)
     _refuse_twice(path, "inspect.rules", settings.inspect.rules)
     _refuse_twice(path, "load.orders", settings.load.orders)
     _refuse_twice(path, "load.hosts", settings.load.hosts)
-    return Profile(
+    profile = Profile(
         name=path.stem,
         path=path,
         settings=settings,
         fragments=_resolve(path, "configure.fragments", "fragments", settings.configure.fragments),
         rules=_resolve(path, "inspect.rules", "rules", settings.inspect.rules),
-        orders=_orders(path, settings.load.orders),
+        orders=_orders(path, "load.orders", settings.load.orders),
         hosts=_resolve(path, "load.hosts", "hosts", settings.load.hosts),
+        local_version=settings.build.local_version,
+    )
+    names = tuple(one.name for one in settings.flavour)
+    _refuse_twice(path, "flavour", names)
+    flavours = {one.name: _flavoured(profile, f"flavour[{index}]", one) for index, one in enumerate(settings.flavour)}
+    if flavour is None:
+        return profile
+    if flavour not in flavours:
+        raise UserError(f"--flavour {flavour}: {path} has no such flavour; known: {', '.join(names) or 'none'}")
+    return flavours[flavour]
+
+
+def _flavoured(profile: Profile, key: str, flavour: Flavour) -> Profile:
+    """A flavour of a profile that is resolved already."""
+    _refuse_twice(profile.path, f"{key}.orders", flavour.orders)
+    more = _resolve(profile.path, f"{key}.fragments", "fragments", flavour.fragments)
+    orders = _orders(profile.path, f"{key}.orders", flavour.orders) if flavour.orders else profile.orders
+    return msgspec.structs.replace(
+        profile,
+        fragments=(*profile.fragments, *more),
+        orders=orders,
+        local_version=f"{profile.local_version}-{flavour.name}",
+        flavour=flavour.name,
+        slowness=flavour.slowness,
     )
 
 
@@ -170,11 +217,11 @@ def _no_file(profile: Path, key: str, kind: str, name: str) -> NoReturn:
     )
 
 
-def _orders(profile: Path, names: tuple[str, ...]) -> OrderChoice:
+def _orders(profile: Path, key: str, names: tuple[str, ...]) -> OrderChoice:
     try:
         return find_orders(names, profile.parent)
     except KeyError as error:
-        _no_file(profile, "load.orders", "orders", error.args[0])
+        _no_file(profile, key, "orders", error.args[0])
 
 
 def _refuse_twice(profile: Path, key: str, names: tuple[str, ...]) -> None:

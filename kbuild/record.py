@@ -59,6 +59,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     verdict: Status | None = None
     """None until the run has come to its end."""
     profile: str | None = None
+    flavour: str | None = None
+    """Of the profile's kernel."""
     tree: dict[str, str] = {}
     """Identity of the source, or of shipped files."""
     kernel: str | None = None

@@ -29,6 +29,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usual_boot_s: Seconds | None = None
     """What a boot takes where these limits were set; absent: they are the same everywhere."""
 
+    def times(self, factor: float) -> Limits:
+        """All of them, so many times as long."""
+        usual = self.usual_boot_s and self.usual_boot_s * factor
+        return Limits(self.boot_s * factor, self.step_s * factor, self.silent_s * factor, usual)
+
 
 @dataclasses.dataclass(frozen=True)
 class BootImage:

@@ -78,11 +78,12 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if len({"intel", "amd"} & set(self.gives)) != 1:
             raise ValueError("gives must name one vendor: 'intel' or 'amd'")
 
-    def for_kernel(self, size: int) -> HostSpec:
-        """This host as it is for a bzImage of so many bytes."""
-        if self.big_kernel is None or size < self.big_kernel.from_mb * (1 << 20):
-            return self
-        return msgspec.structs.replace(self, memory_mb=self.big_kernel.memory_mb, limits=self.big_kernel.limits)
+    def for_kernel(self, size: int, slowness: float = 1.0) -> HostSpec:
+        """This host as it is for a bzImage of so many bytes, which takes so many times as long as one of that size."""
+        spec = self
+        if self.big_kernel is not None and size >= self.big_kernel.from_mb * (1 << 20):
+            spec = msgspec.structs.replace(self, memory_mb=self.big_kernel.memory_mb, limits=self.big_kernel.limits)
+        return msgspec.structs.replace(spec, limits=spec.limits.times(slowness))
 
     @property
     def vendor(self) -> Vendor:

@@ -91,10 +91,8 @@ class Reply:
 
 def scaled(limits: Limits, slowness: float) -> Limits:
     """Limits for a machine that takes so many times longer than the one for which they were set."""
-    times = min(max(slowness, 1.0), MAX_SLOWNESS)
-    return msgspec.structs.replace(
-        limits, boot_s=limits.boot_s * times, step_s=limits.step_s * times, silent_s=limits.silent_s * times
-    )
+    longer = limits.times(min(max(slowness, 1.0), MAX_SLOWNESS))
+    return msgspec.structs.replace(longer, usual_boot_s=limits.usual_boot_s)
 
 
 class Session:

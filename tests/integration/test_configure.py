@@ -19,8 +19,10 @@ from kbuild.configure.fragment import Fragment
 from kbuild.configure.kconfig import explain
 from kbuild.configure.request import Request
 from kbuild.errors import HarnessError, UserError
+from kbuild.gate import requested_symbols
 from kbuild.outcome import Status
 from kbuild.paths import PROJECT
+from kbuild.profile import read_profile
 
 SHIPPED = tuple(Fragment.read(PROJECT / "profiles" / "fragments" / name) for name in ("base.config", "kvm.config"))
 
@@ -66,6 +68,19 @@ def test_the_shipped_fragments_take_effect_and_kconfiglib_agrees_with_conf(shipp
     }
     assert shipped.findings == ()
     assert "SMP" in values and values["SMP"] == "n"
+
+
+def test_each_flavour_takes_effect(kernel_sources: Mapping[str, Path], tmp_path: Path) -> None:
+    """What does not is refused by `configure` itself."""
+    flavours = [one.name for one in read_profile("default").settings.flavour]
+    assert {"debug", "kasan", "fault", "trace"} <= {*flavours}
+    for series, source in kernel_sources.items():
+        for name in flavours:
+            request = requested_symbols(read_profile("default", name))
+            done = configure(source, tmp_path / series, request)
+            more = Fragment.read(PROJECT / f"profiles/fragments/{name}.config").for_kernel(series).options
+            values = read_config(done.config.read_text())
+            assert {option.name: values[option.name] for option in more} == {one.name: one.value for one in more}
 
 
 @pytest.mark.parametrize("base", ["defconfig", "olddefconfig"])

@@ -77,6 +77,18 @@ def test_a_big_kernel_gets_more() -> None:
     assert (big.memory_mb, big.limits) == (host.big_kernel.memory_mb, host.big_kernel.limits)
 
 
+def test_a_slow_kernel_gets_more_time() -> None:
+    host = spec.read_host(PROJECT / "profiles/hosts/bochs-vmx.toml")
+    slow, limits = host.for_kernel(3 << 20, 4), host.limits
+    assert (slow.limits.boot_s, slow.limits.step_s, slow.limits.silent_s) == (
+        limits.boot_s * 4,
+        limits.step_s * 4,
+        limits.silent_s * 4,
+    )
+    assert slow.limits.usual_boot_s == (limits.usual_boot_s or 0) * 4, "a slow kernel is no slow machine"
+    assert spec.digest(slow, "1") == spec.digest(host, "1")
+
+
 @pytest.mark.parametrize("name", ["qemu-svm", "bochs-vmx"])
 def test_an_emulator_that_is_not_installed_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host = spec.read_host(HOSTS / f"{name}.toml")

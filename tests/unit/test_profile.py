@@ -99,3 +99,63 @@ def test_orders_are_named_one_by_one_by_globs_and_by_their_runs(tmp_path: Path) 
     for name in ("none", "none*", "none@x", "./none.toml@x"):
         with pytest.raises(KeyError, match=re.escape(name)):
             find_orders([name], tmp_path)
+
+
+FLAVOURS = """
+[[flavour]]
+name = "debug"
+title = "d"
+fragments = ["debug", "./mine.config"]
+
+[[flavour]]
+name = "trace"
+title = "t"
+fragments = ["trace"]
+orders = ["tdp-off*"]
+slowness = 3
+"""
+
+
+def test_a_flavour_is_the_profile_with_more_on_top(profile: Path) -> None:
+    profile.write_text(PROFILE + FLAVOURS)
+    (profile.parent / "mine.config").write_text("CONFIG_X=y\n")
+    base, debug, trace = (read_profile(str(profile), name) for name in (None, "debug", "trace"))
+    ours = SHIPPED / "fragments"
+    assert (base.flavour, base.fragments, base.local_version) == (None, (ours / "base.config",), "-kbuild")
+    assert debug.fragments == (*base.fragments, ours / "debug.config", profile.parent / "mine.config")
+    assert (debug.flavour, debug.local_version, debug.orders) == ("debug", "-kbuild-debug", base.orders)
+    assert trace.fragments == (*base.fragments, ours / "trace.config")
+    assert {*trace.orders} == {SHIPPED / f"orders/{name}.toml" for name in ("tdp-off", "tdp-off-then-on")}
+    assert (base.slowness, trace.slowness) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("flavour", "expected"),
+    [
+        ('fragments = ["no"]', "fragments: no file for 'no'; expected a path, or one of fragments/: base, "),
+        ('fragments = []\norders = ["no"]', "orders: no file for 'no'; expected a path, or one of orders/: "),
+        ("fragments = []\nslowness = 0", "slowness: expected `float` >= 1"),
+        ("fragments = []\nslow = 2", "slow: no such key; known here: name, title, fragments, orders, slowness"),
+        ('fragments = []\nname = "a b"', "name: expected `str` matching regex"),
+    ],
+)
+def test_a_flavour_that_nobody_asks_for_is_checked_too(profile: Path, flavour: str, expected: str) -> None:
+    name = "" if "name =" in flavour else 'name = "a"\n'
+    text = f'{PROFILE}\n[[flavour]]\n{name}title = ""\n{flavour}\n'
+    profile.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_profile(str(profile))
+    place = f"{profile}:{len(text.splitlines())}: flavour[0]."
+    assert str(caught.value).startswith(place + expected), str(caught.value)
+
+
+def test_flavours_have_different_names(profile: Path) -> None:
+    profile.write_text(PROFILE + FLAVOURS.replace('"trace"\ntitle', '"debug"\ntitle'))
+    (profile.parent / "mine.config").write_text("")
+    with pytest.raises(UserError, match="flavour: 'debug' is named twice"):
+        read_profile(str(profile))
+
+
+def test_a_flavour_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"--flavour nothing: .* known: debug, kasan, fault, trace"):
+        read_profile("default", "nothing")
