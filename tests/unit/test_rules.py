@@ -135,6 +135,18 @@ def test_conditions_that_exclude_each_other_have_no_model() -> None:
     assert satisfiable([(x, ((0x2200, 0x22FF),)), (byte, ((0x23, 0x23),))], symbols), "the same byte of memory"
 
 
+def test_a_number_that_mends_one_condition_and_breaks_another_is_gone_on_from() -> None:
+    """As kvm_mmu_reset_all_pte_masks() makes a mask of x86_phys_bits, which cpuid has said."""
+    symbols = Symbols()
+    bits, said = (symbols.of(("memory", 0x1000, 1)), 0, 1), (symbols.new("environment"), 0, 1)
+    same = (symbols.of(("compare", bits, said, "e", 1)), 0, 1)
+    count = (symbols.of(("subtract", 64, bits, 1)), 0, 1)
+    mask = (symbols.of(("shr", MASK[8], count, 8)), 0, 8)
+    bit = (symbols.of(("bit", mask, 51)), 0, 1)
+    assert satisfiable([(same, ((1, 1),)), (bit, ((0, 0),))], symbols) is None
+    assert satisfiable([(same, ((0, 0),)), (bit, ((0, 0),))], symbols) is None
+
+
 # On a kernel.
 
 

@@ -279,7 +279,7 @@ def _unary(name: str, function: Callable[[int], int]) -> Handler:
             _know_few(state, value, list(map(function, _few(state, x))))
         machine.put(state, target, value)
         if name == "negate":
-            state.flags = ("result", value, 0, size)
+            state.flags = ("sub", 0, x, size)  # it subtracts from 0, and says of that what SUB would
 
     return handler
 

@@ -129,8 +129,12 @@ class _Model:
         return [one for one in some if not is_within(self.number(every[one][0]), every[one][1])]
 
     def best(self, changes: Iterator[Changes], wrong: Sequence[int]) -> tuple[Changes, list[int]] | None:
-        """The change that leaves the fewest conditions violated, and these; now it is `wrong`."""
+        """The change that leaves the fewest conditions violated, and these; now it is `wrong`.
+
+        Of equals one that mends the first of them: else one that changes nothing is as good.
+        """
         best: tuple[Changes, list[int]] | None = None
+        least = (0, False)
         for some in itertools.islice(filter(None, changes), MAX_CHANGES):
             before = self.put(some)
             about = {number for leaf, _ in some for number in self._about.get(leaf, ())}
@@ -138,8 +142,8 @@ class _Model:
             self.back(before)
             left = [one for one in wrong if one in now or one not in about]
             left += sorted(now.difference(left))
-            if best is None or len(left) < len(best[1]):
-                best = some, left
+            if best is None or (len(left), wrong[0] in left) < least:
+                best, least = (some, left), (len(left), wrong[0] in left)
         return best
 
     def guesses(self, value: Value) -> Iterator[Changes]:

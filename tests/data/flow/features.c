@@ -457,3 +457,34 @@ used int breaks_count_of_users(void)
 		then();
 	return 0;
 }
+
+/* A choice without a branch: NEG sets the carry where what it is given is not 0, and SBB makes all ones of that. */
+static inline long all_ones_if(unsigned char x)
+{
+	long mask;
+
+	__asm__("neg %b1\n\tsbb %0, %0" : "=r"(mask), "+q"(x) : : "cc");
+	return mask;
+}
+
+used int holds_choice_without_branch(void)
+{
+	unsigned char x = something();
+
+	if (x)
+		first();
+	if (all_ones_if(x))
+		then();
+	return 0;
+}
+
+used int breaks_choice_without_branch(void)
+{
+	unsigned char x = something();
+
+	if (x)
+		first();
+	if (!all_ones_if(x))
+		then();
+	return 0;
+}
