@@ -360,8 +360,14 @@ def gate(
     _judge("gate", **locals())
 
 
-@task(help={"run": "the run's id or the beginning of it, its folder, or 'latest'", **JSON})
-def report(ctx: Context, run: str, json: bool = False) -> None:
+REPORTING = {
+    "run": "the run's id or the beginning of it, its folder, or 'latest'",
+    "trace": "show what was called in its traces, as a tree with times",
+}
+
+
+@task(help={**REPORTING, **JSON})
+def report(ctx: Context, run: str, trace: bool = False, json: bool = False) -> None:
     """Show a run's record again; the exit status is the run's verdict."""
 
     def work() -> int:
@@ -374,6 +380,10 @@ def report(ctx: Context, run: str, json: bool = False) -> None:
         record = read_record(run)
         if json:
             sys.stdout.buffer.write(to_json(summary(record)) + b"\n")
+        elif trace:
+            from kbuild.report.trace import render_traces
+
+            render_traces(record)
         else:
             render(record)
         return exit_status(record.verdict or Status.ERROR)

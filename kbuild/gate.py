@@ -51,6 +51,7 @@ from kbuild.load.orders.read import check_references, read_order
 from kbuild.load.places import Places
 from kbuild.load.request import Cancellation, LoadRequest
 from kbuild.load.runner import loading
+from kbuild.load.trace.compare import answers_in, compare
 from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
 from kbuild.profile import Profile, find_orders, read_profile, reference, resolve_reference
@@ -163,6 +164,7 @@ class _LoadFiles:
     orders: tuple[Order, ...]
     hosts: tuple[HostSpec, ...]
     signatures: Signatures
+    rules: Rules
 
 
 class _Gate:
@@ -191,7 +193,6 @@ class _Gate:
     def _go(self) -> None:
         record = self.run.record
         wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
-        rules = read_rules(self.profile.rules) if self.request.task == "gate" else None
         if self.request.package or self.request.modules or self.request.task == "load":
             kernel, image, paths = self._shipped(wanted.orders if wanted else ())
         elif (files := self._build(wanted)) is not None:
@@ -202,8 +203,8 @@ class _Gate:
         if wanted is not None:
             modules = ModuleSet.of(map(read_module, paths), image)
             with self._loading(kernel, modules, wanted) as transcripts:
-                if rules is not None:
-                    self._inspect(kernel, modules, rules)  # while hosts boot
+                if self.request.task == "gate":
+                    self._inspect(kernel, modules, wanted.rules)  # while hosts boot
                 self._load(wanted, transcripts)
         record.known_not_seen = [one for one in self.not_seen if self._looked_for(one)]
         # That files were read is no answer: where all orders were skipped, nothing was judged.
@@ -234,7 +235,7 @@ class _Gate:
     # Stages.
 
     def _read_load_files(self) -> _LoadFiles:
-        """Orders, hosts and signatures, all checked before anything is done."""
+        """Orders, hosts, signatures and rules, all checked before anything is done."""
         signatures = load_signatures()
         orders = tuple(map(read_order, self.profile.orders))
         for order in orders:
@@ -244,7 +245,7 @@ class _Gate:
             for one in things:
                 if sum(one.id == other.id for other in things) > 1:
                     raise UserError(f"{self.profile.path}: two {kind} files have the id '{one.id}'")
-        return _LoadFiles(orders, hosts, signatures)
+        return _LoadFiles(orders, hosts, signatures, read_rules(self.profile.rules))
 
     def _build(self, load_files: _LoadFiles | None) -> dict[str, Path] | None:
         """The stages tree, configure and build; gives the artifacts as this run keeps them."""
@@ -378,7 +379,8 @@ class _Gate:
         record = self.run.record
         with self._stage("load") as stage:
             record.hosts = {spec.id: describe_host(spec) for spec in files.hosts if not missing_for(spec)}
-            record.transcripts = [self._judge(one) for one in transcripts()]
+            answers = answers_in(record.findings)
+            record.transcripts = [self._judge(compare(one, answers)) for one in transcripts()]
             record.findings += [finding for one in record.transcripts for finding in one.findings]
             stage.status = worst(one.status for one in record.transcripts)
             passed = sum(one.status == Status.PASS for one in record.transcripts)
@@ -410,6 +412,7 @@ class _Gate:
             command_line=self.profile.settings.load.command_line,
             signatures=files.signatures,
             agent=self._agent(),
+            rules=files.rules,
             run=self.run.record.id,
             folder=make_folder(self.run.folder / "hosts"),
             again=again,

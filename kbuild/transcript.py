@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kbuild.outcome import Finding, Status
+from kbuild.traces import Observation
 
 
 class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,6 +96,8 @@ class Transcript(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     seconds: float = 0.0
     steps: list[StepResult] = []
     findings: list[Finding] = []
+    observed: list[Observation] = []
+    """How rules fared in what was traced."""
     console: list[str] = []
     """The console's lines during this order, the evidence when the guest died."""
     folder: str | None = None

@@ -19,6 +19,7 @@ from kbuild.load.protocol import LogRecord, Result
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
 from kbuild.outcome import Finding, Status, finding_id, verdict, worst
+from kbuild.traces import Observation
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
 MAX_EVIDENCE = 20
@@ -43,6 +44,8 @@ class Ledger:
     """The order's own step that is under way."""
     said: dict[str, str] = field(default_factory=dict)
     """The signatures that the log of the order had so far, each with its first line."""
+    observed: list[Observation] = field(default_factory=list)
+    """Of rules, in traces."""
     lost: bool = False
     """Records of it are missing."""
     _numbers: dict[int, int] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class Ledger:
             seconds=round(sum(step.seconds for step in self.steps), 6),
             steps=self.steps,
             findings=self.findings,
+            observed=self.observed,
             console=self._console,
             folder=str(self.boot.folder.relative_to(self.request.folder)),
             reproduce=self.request.again(self.spec.id, self.order.id),

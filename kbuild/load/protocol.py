@@ -36,6 +36,9 @@ class Verb(StrEnum):
     STATE = "state"
     SMOKE = "smoke"
     FETCH = "fetch"
+    TRACE = "trace"
+    TRACED = "traced"
+    SECTIONS = "sections"
     POWEROFF = "poweroff"
 
 
@@ -142,6 +145,8 @@ class Result(_Message, frozen=True, tag="result"):
     where: str | None = None
     exit_reason: Count | None = None
     exit_detail: Count | None = None
+    more: bool | None = None
+    lost: Count | None = None
 
 
 class Died(_Message, frozen=True, tag="died"):

@@ -14,10 +14,12 @@ from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.rules.spec import Rules
 from kbuild.elf.text import ModuleText, module_texts
 from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.orders.format import Order
+from kbuild.load.trace.asked import Question, ask
 from kbuild.versions import parse_version
 
 
@@ -78,7 +80,25 @@ class LoadRequest:
     """From a host's and an order's id: the command that runs that order there again."""
     only: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Of an order's id to globs of those of its runs that are asked for; none: all."""
+    rules: Rules = field(default_factory=Rules)
+    """That traces are held against."""
     cancellation: Cancellation = field(default_factory=Cancellation)
+
+    @cached_property
+    def traced(self) -> bool:
+        """Whether modules call the tracer: those of a kernel all do, or none."""
+        return any("ftrace" in image.traits for image in self.modules.modules.values())
+
+    @property
+    def question(self) -> Question:
+        """What the rules want to see in a trace. Raises MalformedError for a damaged module."""
+        with self._lock:  # the threads of several hosts ask, and the answer takes a second
+            if not self._question:
+                self._question.append(ask(self.modules, self.rules))
+            return self._question[0]
+
+    _question: list[Question] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def texts(self) -> list[ModuleText]:

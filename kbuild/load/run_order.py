@@ -18,6 +18,7 @@ from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.load.protocol import State, Verb, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
+from kbuild.load.trace.record import Recorder
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
 
@@ -37,6 +38,7 @@ class OrderRun:
         self._ledger = Ledger(request, spec, boot, plan)
         self._talk = Conversation(boot.session, self._ledger, before)
         self._checks = Checks(self._talk, self._ledger)
+        self._recorder = Recorder(self._talk, self._ledger)
         self._loaded: set[str] = set()
         self._added: list[str] = []
         """Modules that were loaded because others depend on them, in order."""
@@ -74,6 +76,10 @@ class OrderRun:
                 case "smoke":
                     for kind in step.smoke or ():
                         self._smoke(kind, self._expectation(step))
+                case "trace" if planned.ends:
+                    self._recorder.end(step)
+                case "trace":
+                    self._recorder.begin(step)
                 case _:
                     if step.check == "footprint":
                         self._unload_added()
@@ -120,6 +126,7 @@ class OrderRun:
             arguments = (f"{self._request.modules[module].name}.ko", *(f"{k}={v}" for k, v in params.items()))
         else:
             arguments = (name,)
+        self._recorder.before(verb.value, name)
         reply = self._talk.command(verb, *arguments)
         got = self._talk.answered(reply, verb.value, name, expectation)
         if got.errno == 0:
@@ -142,6 +149,7 @@ class OrderRun:
             detail=detail,
         )
         self._ledger.keep(result, reply, expectation, kind="errno")
+        self._recorder.after(verb.value, name)
         if status != Status.PASS:
             raise StopError
         if verb is Verb.LOAD and got.errno == 0:

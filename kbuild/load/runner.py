@@ -74,6 +74,7 @@ def plans_for(request: LoadRequest, spec: HostSpec) -> list[Plan]:
         gives=spec.gives,
         parameters=request.parameters,
         depends=request.depends,
+        traced=request.traced,
     )
     only = request.only
     return [plan for order in request.orders for plan in make_plans(order, facts, only.get(order.id, ()))]

@@ -51,7 +51,11 @@ def render(record: Record, stream: IO[str] | None = None) -> None:
     _headline(console, record)
     console.print(_stages(record))
     if record.transcripts:
+        from kbuild.report.observed import observed
+
         console.print(_matrix(record))
+        if (seen := observed(record.transcripts)) is not None:
+            console.print(seen)
     _findings(console, record)
     if any(stage.name == "files" for stage in record.stages):
         console.print("\nSHA-256 of the files that were judged:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,12 @@ def test_what_is_read(tmp_path: Path) -> None:
         (
             'load = "{vendor}"\n',
             "",
-            "6: step[0]: a step has exactly one of load, unload, smoke, check, repeat; this one has none",
+            "6: step[0]: a step has exactly one of load, unload, smoke, check, repeat, trace; this one has none",
         ),
         (
             'load = "{vendor}"',
-            'trace = "kvm"',
-            "7: step[0].trace: action 'trace' is not known here; known: load, unload",
+            'reboot = "kvm"',
+            "7: step[0].reboot: action 'reboot' is not known here; known: load, unload",
         ),
         ('load = "{vendor}"', "repeat = 3", "7: step[0].repeat: 'repeat' needs 'step'"),
         (
@@ -112,13 +113,21 @@ def test_what_is_read(tmp_path: Path) -> None:
         ),
         (
             'unload = "{vendor}"',
-            "repeat = 2\n[[step.step]]\ntrace = 'kvm'",
-            "31: step[3].step[0].trace: action 'trace'",
+            "repeat = 2\n[[step.step]]\nreboot = 'kvm'",
+            "31: step[3].step[0].reboot: action 'reboot'",
         ),
         (
             'unload = "{vendor}"',
             "repeat = 200\n[[step.step]]\nrepeat = 100\n[[step.step.step]]\nload = 'kvm'",
             "step: these are 20005 steps, repeats counted; an order has at most 10000",
+        ),
+        ('unload = "{vendor}"', "trace = ['kvm']", "29: step[3].trace: 'trace' needs 'step'"),
+        ('unload = "{vendor}"', "trace = []\n[[step.step]]\nload = 'kvm'", "29: step[3].trace: name at least one"),
+        (
+            'unload = "{vendor}"',
+            "trace = ['kvm']\n[[step.step]]\nrepeat = 2\n[[step.step.step]]\ntrace = ['kvm']\n"
+            "[[step.step.step.step]]\nload = 'kvm'",
+            "step[3].step: there is one tracer: a trace holds no other one",
         ),
         ('load = "{other_vendor}"', 'load = "kvm"\ninject = "x"', "12: step[1].inject: action 'inject' is not known"),
         (
@@ -366,3 +375,39 @@ def test_all_keys_of_a_condition_hold(when: When, expected: bool) -> None:
 
 def test_names_in_the_kernel() -> None:
     assert kernel_name("kvm-intel") == "kvm_intel"
+
+
+TRACE = """\
+id = "traced"
+title = "x"
+modules = ["{vendor}"]
+
+[[step]]
+trace = ["kvm", "{vendor}"]
+
+[[step.step]]
+load = "{vendor}"
+
+[[step.step]]
+unload = "{vendor}"
+when = { cpu = "intel" }
+
+[[step]]
+trace = ["kvm"]
+when = { cpu = "intel" }
+
+[[step.step]]
+unload = "{vendor}"
+"""
+
+
+def test_a_trace_begins_before_its_steps_and_ends_after_them(tmp_path: Path) -> None:
+    (plan,) = make_plans(read(tmp_path, TRACE), facts("6.1", "amd"))
+    done = [(one.place, one.ends, one.step.trace) for one in plan.steps if holds(one.step.when, plan.facts)]
+    modules = ("kvm", "kvm_amd")
+    assert done == [("1", False, modules), ("1.1", False, None), ("1", True, modules)]
+
+
+def test_modules_without_ftrace_are_not_traced(tmp_path: Path) -> None:
+    (plan,) = make_plans(read(tmp_path, TRACE), dataclasses.replace(facts("6.1", "amd"), traced=False))
+    assert plan.skip == "step 1: the modules were built without ftrace (--flavour trace builds them with it)"

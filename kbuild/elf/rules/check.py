@@ -45,7 +45,7 @@ def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tupl
     others = [rule for rule in every if holds_for(rule.kernels, release)]
     try:
         with uncollected():
-            findings, trees = _orders(_followed(modules, rules), rules, orders, flow)
+            findings, trees = _orders(followed(modules, rules), rules, orders, flow)
     except MalformedError as error:
         raise UserError(f"the code of these modules cannot be followed: {error}") from None
     names, types = vendors(modules, rules), Types(modules.kernel)
@@ -62,7 +62,7 @@ def vendors(modules: ModuleSet, rules: Rules) -> list[str]:
     return [image.name for image in images if any(used.name in wanted for used in image.imports)]
 
 
-def _followed(modules: ModuleSet, rules: Rules) -> ModuleSet:
+def followed(modules: ModuleSet, rules: Rules) -> ModuleSet:
     """Without the modules that are leaves: what they export is then called as the kernel's functions are."""
     leaves = set(map(module_key, rules.vendor.leaves))
     images = modules.modules.values()

@@ -67,6 +67,9 @@ static const struct verb verbs[] = {
 	{ "state", 0, 1, verb_state, check_names },
 	{ "smoke", 2, 2, verb_smoke, check_smoke },
 	{ "fetch", 0, 0, verb_fetch, check_names },
+	{ "trace", 1, 2, verb_trace, check_trace },
+	{ "sections", 1, 1, verb_sections, check_names },
+	{ "traced", 2, 2, verb_traced, check_trace },
 	{ "poweroff", 0, 0, NULL, check_names },
 };
 

@@ -57,7 +57,7 @@ void kmsg_drain(struct kmsg *log);
 void kmsg_step_begin(struct kmsg *log, uint64_t id);
 void kmsg_step_end(struct kmsg *log);
 
-/* verbs.c, state.c, smoke.c, disk.c: what runs in a process of its own. */
+/* verbs.c, state.c, smoke.c, disk.c, trace.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -81,8 +81,12 @@ int verb_rearm(const struct command *command, struct answer *answer);
 int verb_state(const struct command *command, struct answer *answer);
 int verb_smoke(const struct command *command, struct answer *answer);
 int verb_fetch(const struct command *command, struct answer *answer);
+int verb_trace(const struct command *command, struct answer *answer);
+int verb_sections(const struct command *command, struct answer *answer);
+int verb_traced(const struct command *command, struct answer *answer);
 /* Why these arguments can not be meant, or NULL. */
 const char *check_smoke(const struct command *command);
+const char *check_trace(const struct command *command);
 
 /* host.c: what the agent runs on. */
 void host_set_up(void);

@@ -25,6 +25,8 @@ class Facts:
 
     depends: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
     """Of each module of the artifacts, by its kernel's name, those that it needs itself."""
+    traced: bool = True
+    """The modules call the tracer (CONFIG_FUNCTION_TRACER)."""
     given: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The setting that the run is about: of `kvm.tdp_mmu` the value."""
 

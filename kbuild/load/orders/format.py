@@ -43,6 +43,7 @@ ACTIONS: Mapping[str, Grammar] = {
     "smoke": Grammar(expects=True),
     "check": Grammar(),
     "repeat": Grammar(needs=("step",)),
+    "trace": Grammar(needs=("step",)),
 }
 """An action is the key of a step that says what is done."""
 CHECKS: Mapping[str, Grammar] = {
@@ -113,6 +114,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     check: Literal["footprint", "parameters", "kvm-device", "module", "log"] | None = None
     repeat: int | None = None
     """Do the steps in `step` so many times."""
+    trace: tuple[str, ...] | None = None
+    """Record what functions of these modules are called during the steps in `step`."""
     step: tuple[Step, ...] = ()
     params: dict[str, Value] = {}
     """Of a load: what is given; of `check = "parameters"`: what /sys/module/…/parameters says."""

@@ -32,6 +32,8 @@ class PlannedStep:
     """Its number in the file, from 1: `3`, inside a repeated block `3.2`; the same in each pass."""
     during: str = ""
     """For a person: `pass 2 of 5`."""
+    ends: bool = False
+    """Of a `trace` step: what it holds has been done. It comes twice, before and after that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,7 @@ def resolve(order: Order, cpu: Cpu) -> Order:
             load=None if step.load is None else fill(step.load),
             unload=in_kernel(step.unload),
             module=in_kernel(step.module),
+            trace=None if step.trace is None else tuple(kernel_name(fill(name)) for name in step.trace),
             holders=None if step.holders is None else tuple(kernel_name(fill(name)) for name in step.holders),
             when=condition(step.when),
             expect=tuple(map(expectation, step.expect)),
@@ -173,7 +176,12 @@ def resolve(order: Order, cpu: Cpu) -> Order:
 def _unrolled(steps: Iterable[Step], facts: Facts, before: str = "", during: str = "") -> Iterator[PlannedStep]:
     for number, step in enumerate(steps, 1):
         place = f"{before}{number}"
-        if step.repeat is None:
+        if step.trace is not None:
+            yield PlannedStep(step, place, during)
+            if holds(step.when, facts):
+                yield from _unrolled(step.step, facts, f"{place}.", during)
+            yield PlannedStep(step, place, during, ends=True)
+        elif step.repeat is None:
             yield PlannedStep(step, place, during)
         elif holds(step.when, facts):
             outer = f"{during}, " if during else ""
@@ -188,6 +196,8 @@ def _not_there(steps: Iterable[PlannedStep], facts: Facts) -> str | None:
     """
     for planned in steps:
         step = planned.step
+        if step.trace is not None and not facts.traced and holds(step.when, facts):
+            return f"step {planned.place}: the modules were built without ftrace (--flavour trace builds them with it)"
         module = step.module or step.load
         if module is None or not holds(step.when, facts):
             continue

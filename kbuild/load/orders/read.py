@@ -34,7 +34,7 @@ _MODULE = re.compile(_NAME)
 _PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUALIFIED = re.compile(rf"{_NAME}\.[A-Za-z0-9_-]{{1,64}}")
 _NEED = re.compile(r"!?[a-z0-9][a-z0-9-]*(?:\|!?[a-z0-9][a-z0-9-]*)*")
-_LATER = ("trace", "inject", "cpu", "reboot")
+_LATER = ("inject", "cpu", "reboot")
 """Actions of the design that are not there yet."""
 
 Problems = Iterator[tuple[str, str]]
@@ -154,7 +154,11 @@ def _matrix_problems(table: Matrix) -> Problems:
 
 
 def _count(steps: Iterable[Step]) -> int:
-    return sum(step.repeat * _count(step.step) if step.repeat else 1 for step in steps)
+    return sum((step.repeat or 1) * _count(step.step) if step.step else 1 for step in steps)
+
+
+def _traces(steps: Iterable[Step]) -> bool:
+    return any(step.trace is not None or _traces(step.step) for step in steps)
 
 
 def _steps_problems(key: str, steps: Iterable[Step]) -> Problems:
@@ -175,6 +179,10 @@ def _step_problems(step: Step) -> Problems:
                 yield f".{key}", problem
     if step.smoke is not None and not step.smoke:
         yield ".smoke", "name at least one kind"
+    if step.trace is not None and not step.trace:
+        yield ".trace", "name at least one module"
+    if step.trace is not None and _traces(step.step):
+        yield ".step", "there is one tracer: a trace holds no other one"
     if step.repeat is not None and step.repeat < 1:
         yield ".repeat", f"{step.repeat} is no number of times: write 1 or more"
     for name, value in {**step.given, **step.read_back}.items():
@@ -229,7 +237,8 @@ def _names(step: Step) -> Iterator[tuple[str, tuple[str, ...]]]:
     for key in ("load", "unload", "module"):
         if (name := getattr(step, key)) is not None:
             yield key, (name,)
-    yield "holders", step.holders or ()
+    for key in ("holders", "trace"):
+        yield key, getattr(step, key) or ()
 
 
 def _when_problems(when: When) -> Problems:
