@@ -39,6 +39,7 @@ void use(void *);
 static struct thing device, notifier, ops;
 static void *cache, *other, *folder, *worker, *table[4];
 static int state, is_registered, setting = 1;
+static struct { int list[4]; void *cache; } beside;
 static void handler(void) { }
 static noinline int create(void) {
 	cache = kmem_cache_create("c", 64, 0, 0, NULL);
@@ -161,6 +162,29 @@ ERROR, EXIT = ("kmem_cache_create-c-error", "FAIL"), ("kmem_cache_create-c-exit"
             'int r = __cpuhp_setup_state(7, "s", 1, NULL, NULL, 0); if (r < 0) return r; state = r; return 0;',
             "",
             {("__cpuhp_setup_state-s-exit", "FAIL")},
+        ),
+        # A store to some element of a list is not taken for one to what lies beside it.
+        (
+            'beside.cache = kmem_cache_create("c", 64, 0, 0, NULL); beside.list[something()] = 1; return 0;',
+            "kmem_cache_destroy(beside.cache);",
+            set(),
+        ),
+        (
+            'beside.cache = kmem_cache_create("c", 64, 0, 0, NULL); beside.list[something()] = 1; return 0;',
+            "",
+            {EXIT},
+        ),
+        # Several that are left, each on ways of its own.
+        (
+            f"{CACHE} if (something()) return -5; register_syscore_ops(&ops); return something();",
+            f"unregister_syscore_ops(&ops); {GIVE_BACK}",
+            {ERROR, ("register_syscore_ops-ops-error", "FAIL")},
+        ),
+        # More than 0 is no result of init: the kernel's functions give 0 or an error.
+        (
+            f"{CACHE} int r = register_pm_notifier(&notifier); if (r) {GIVE_BACK} return r;",
+            f"unregister_pm_notifier(&notifier); {GIVE_BACK}",
+            set(),
         ),
         # Nothing that fails later, and no exit at all.
         ("return create();", "destroy();", set()),

@@ -84,6 +84,8 @@ class Machine:
         """The same, by the words' numbers."""
         self._reached_all: bool = after is not None and after._reached_all
         """Whether it is too much to be told by words."""
+        self.lasts: Callable[[Value], bool] | None = None
+        """Values that are taken not to be written over by a store of which it is not known where exactly it goes."""
         self._info = InstructionInfoFactory()
         self.repeated = 0
         """What was done by instructions, or calls, that do something many times; whoever counts work takes it."""
@@ -298,7 +300,7 @@ class Machine:
                 self._tell(state, "store", address, address + size)
         else:
             for span in self.reach(state, address, size):
-                self.forget(state, *span)
+                self.forget(state, *span, self.lasts)
             self._forget(state, address[1], size, address[0])
             # What other unknown pointers lead to may be the same.
             self.forget_behind(state, but=address[0])
@@ -321,14 +323,14 @@ class Machine:
         if any(first < end and start < last for first, last in self._reached):
             self.forget_behind(state)
 
-    def forget(self, state: State, start: int, end: int) -> None:
-        """Somebody else may have written from `start` to before `end`."""
+    def forget(self, state: State, start: int, end: int, lasts: Callable[[Value], bool] | None = None) -> None:
+        """Somebody else may have written from `start` to before `end`, but over values that last."""
         self._tell(state, "lent", start, end)
         self.repeated += min(end - start, len(state.memory)) // WORD
         written = [*state.memory, *state.stack] if end - start > len(state.memory) else range(start - WORD + 1, end)
         for place in written:
             kept = state.entry(place) if start - WORD < place < end else None
-            if kept is None or place + kept[0] <= start:
+            if kept is None or place + kept[0] <= start or (lasts is not None and lasts(kept[1])):
                 continue
             if start <= place and place + kept[0] <= end and not self._in_file(place, kept[0])[0]:
                 state.remove(place)  # it is what `unwritten` says of `open`: one name for all that was forgotten

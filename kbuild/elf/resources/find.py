@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kbuild import log
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import Job, Run, Runs, Start, uncollected
-from kbuild.elf.code.walk import Step
+from kbuild.elf.code.state import State
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.names import plain_name, stem
 from kbuild.elf.places import Places
-from kbuild.elf.resources.ledger import ERROR, EXIT, HELD, SUCCESS, Ledger, Thing, Things
-from kbuild.elf.resources.witness import Look, Seeker
+from kbuild.elf.resources.ledger import ERROR, EXIT, SUCCESS, Ledger, TooManyError
+from kbuild.elf.resources.things import Thing, Things
+from kbuild.elf.resources.witness import Look, Seeker, Way
 from kbuild.elf.rules.events import string_at
 from kbuild.elf.rules.spec import Resource
 from kbuild.elf.rules.story import Story
@@ -24,10 +25,10 @@ from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, finding_id
 
 MAX_CLOSELY = 16
-"""Things of one module that are looked at closely: each takes another run."""
+"""Things of one module that are looked at closely."""
+MAX_KINDS = 8
+"""Of what init has left, each with a run of exit behind it."""
 WHERE = {ERROR: "when init fails", EXIT: "by exit"}
-Way = tuple[tuple[Step, ...], tuple[Step, ...] | None]
-"""Through init, and through exit behind it."""
 
 
 @dataclass(frozen=True)
@@ -82,60 +83,90 @@ class _Asked:
         self._things = things
         self._ledger = Ledger(things, "init")
         self.job = Job(module, "init", self._ledger)
+        self._violated: set[object] = set()
+        """What was told of with a way, by what tells it from others for a reader."""
 
     def kept(self, init: Run) -> Iterator[Kept]:
         """What stays held; `init` is of `job`."""
-        suspects: dict[int, set[str]] = {}
-        for number in (*self._ledger.held[ERROR], *self._ledger.unclear[ERROR]):
-            suspects.setdefault(number, set()).add(ERROR)
-        exit_ = self._exit(Look(init, self._ledger))
-        if exit_ is not None:
-            for number in (*exit_.ledger.held[EXIT], *exit_.ledger.unclear[EXIT]):
-                suspects.setdefault(number, set()).add(EXIT)
-        every = self._things.every
-        for number in [one for one in suspects if every[one].resource.success == "positive"]:
-            if number not in self._ledger.believed:
-                del suspects[number]  # nobody takes a positive result for success: it is none
-        for tried, (number, ends) in enumerate(sorted(suspects.items())):
-            if tried < MAX_CLOSELY:
-                yield from self._closely(number, ends)
-            else:
-                for how in sorted(ends):
-                    yield Kept(every[number], how, None, "there is too much to look at")
+        suspects = self._suspects(Look(init, self._ledger))
+        closely = [*suspects][:MAX_CLOSELY]
+        try:
+            yield from self._closely({number: suspects[number] for number in closely})
+        except TooManyError:
+            for number in [*closely]:
+                try:
+                    yield from self._closely({number: suspects[number]})
+                except TooManyError:
+                    closely.remove(number)
+        for number in suspects.keys() - {*closely}:
+            for how in sorted(suspects[number]):
+                yield Kept(self._things.every[number], how, None, "there is too much to look at")
 
-    def _exit(self, init: Look, number: int | None = None) -> Look | None:
-        """Exit as it is called behind init, where there is one; with a number, behind what holds that."""
-        ends = init.ledger.ends[SUCCESS]
-        if number is not None:
-            ends = [end for end in ends if init.ledger.mark(end, number) == HELD]
-        if not ends or self._runs.entry(self.module, "exit") is None:
-            return None
-        closely = () if number is None else (number,)
-        ledger = Ledger(self._things, "exit", closely)
-        run = self._runs.run(Job(self.module, "exit", ledger, Start.after(init.run, ends, (HELD,) * len(closely))))
-        return Look(run, ledger) if run is not None else None
+    def _suspects(self, look: Look) -> dict[int, Collection[str]]:
+        """Things that may stay held, and at which ends: in order. States are joined whatever they hold."""
+        found: dict[int, set[str]] = {}
+        for how, ledger in ((ERROR, look.ledger), *((EXIT, one.ledger) for one in self._exits(look))):
+            for number in ledger.held[how] | ledger.unclear[how]:
+                found.setdefault(number, set()).add(how)
+        # Where nobody takes a positive result for success, it is none.
+        every, believed = self._things.every, look.ledger.held[SUCCESS]
+        return {
+            number: found[number]
+            for number in sorted(found)
+            if every[number].resource.success != "positive" or number in believed
+        }
 
-    def _closely(self, number: int, ends: Collection[str]) -> Iterator[Kept]:
-        """Look at one thing, with states kept apart by whether it is held."""
-        thing = self._things.every[number]
-        ledger = Ledger(self._things, "init", [number])
+    def _closely(self, suspects: Mapping[int, Collection[str]]) -> Iterator[Kept]:
+        """Look at some things, with states kept apart by which are held. If it raises TooManyError, then first."""
+        if not suspects:
+            return
+        ledger = Ledger(self._things, "init", suspects)
         run = self._runs.run(Job(self.module, "init", ledger))
         assert run is not None, "it was there before"
-        init = Look(run, ledger)
-        seeker = Seeker(self._runs, self._things, number)
-        if ERROR in ends:
-            if ledger.held[ERROR][number]:
-                way = seeker.of_init(init, ERROR)
-                yield Kept(thing, ERROR, (way, None) if way is not None else None, seeker.why)
-            elif ledger.unclear[ERROR][number]:
-                yield Kept(thing, ERROR, None, "it is not known what is released there")
-        if EXIT in ends:
-            exit_ = self._exit(init, number)
-            if exit_ is not None and exit_.ledger.held[EXIT][number]:
-                both = seeker.of_exit(init, exit_)
-                yield Kept(thing, EXIT, both, seeker.why)
-            elif ledger.unclear[SUCCESS][number] or (exit_ is not None and exit_.ledger.unclear[EXIT][number]):
-                yield Kept(thing, EXIT, None, "it is not known what is released there")
+        look = Look(run, ledger)
+        exits = self._exits(look) if any(EXIT in ends for ends in suspects.values()) else []
+        for number, ends in suspects.items():
+            thing = self._things.every[number]
+            for how in sorted(ends):
+                what = (thing.acquire, how, thing.name, thing.object or thing.chain[-1])
+                kept = self._told(number, how, look, exits) if what not in self._violated else None
+                if kept is not None:
+                    if kept.way is not None:
+                        self._violated.add(what)
+                    yield kept
+
+    def _exits(self, init: Look) -> list[Look]:
+        """Exit as it is called behind init, where there is one: once for each kind of what init has left."""
+        if self._runs.entry(self.module, "exit") is None:
+            return []
+        kinds: dict[tuple[int, ...], list[State]] = {}
+        for end in init.ledger.ends[SUCCESS]:
+            kinds.setdefault(end.marks, []).append(end)
+        if len(kinds) > MAX_KINDS:
+            raise TooManyError
+        looks: list[Look] = []
+        for marks, ends in kinds.items():
+            ledger = Ledger(self._things, "exit", init.ledger.apart, init.ledger.handles)
+            run = self._runs.run(Job(self.module, "exit", ledger, Start.after(init.run, ends, marks)))
+            assert run is not None, "there is one"
+            looks.append(Look(run, ledger, marks))
+        return looks
+
+    def _told(self, number: int, how: str, init: Look, exits: Sequence[Look]) -> Kept | None:
+        """One thing, by which states were kept apart, at one end; None: it is released."""
+        thing = self._things.every[number]
+        seeker = Seeker(self._runs, number)
+        looks = exits if how == EXIT else [init]
+        held = [one for one in looks if number in one.ledger.held[how]]
+        for one in held:
+            way = seeker.of_exit(init, one) if how == EXIT else seeker.of_init(one)
+            if way is not None:
+                return Kept(thing, how, way, "")
+        if held:
+            return Kept(thing, how, None, seeker.why)
+        if any(number in one.ledger.unclear[how] for one in looks):
+            return Kept(thing, how, None, "it is not known what is released there")
+        return None
 
 
 class _Teller:

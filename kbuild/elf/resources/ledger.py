@@ -4,14 +4,14 @@ For each thing that is acquired somewhere a state has a note: 0 where it is not 
 that it is released by, or 1. States that are joined join it like all other memory, and what a branch tells of a value
 it tells of the notes too. So where a pointer is either NULL or what was acquired, the note is so with it: giving that
 pointer back is known to release what is held, on whichever way it came.
+
+Of some things it is asked closely: states are not joined where one holds what the other does not. A bit of a mark is
+that.
 """
 
 from __future__ import annotations
 
-import fnmatch
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from kbuild.elf.code.calls import Call
@@ -20,15 +20,17 @@ from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.runs import Question
 from kbuild.elf.code.state import NOTES, WORD, Node, State
-from kbuild.elf.code.values import EVERYTHING, MASK, MAX_ERRNO, SIGN, Ranges, Value, intersection, is_within
+from kbuild.elf.code.values import EVERYTHING, MASK, MAX_ERRNO, SIGN, Ranges, Value, intersection
 from kbuild.elf.names import stem
+from kbuild.elf.resources.things import Thing, Things
 from kbuild.elf.rules.spec import Resource
 
 HELD, UNCLEAR = 1, 2
 """What a mark says: it is held for sure, or perhaps."""
-MAX_THINGS = 4096
 MAX_PARTS = 64
 """Values that one value may be, on different ways."""
+MAX_APART = 100
+"""Kinds of states that are kept apart by what is held."""
 _POSITIVE = (1, SIGN[4] - 1)
 ERROR, SUCCESS, EXIT = "error", "success", "exit"
 """At which end of a run: of init, as it returns so, or of exit."""
@@ -40,64 +42,13 @@ _RETURNED: dict[str, tuple[int, Ranges, Ranges]] = {
     "not-err": (8, ((1, MASK[8] - MAX_ERRNO),), _ERRNO_POINTER),
 }
 """A result's size, and what it can be where something was acquired, and where not (include/linux/err.h)."""
-_INIT: dict[str, Ranges] = {SUCCESS: ((0, SIGN[4] - 1),), ERROR: ((SIGN[4], MASK[4]),)}
-"""What the kernel takes init's result for: do_init_module() in kernel/module/main.c."""
+_INIT: dict[str, Ranges] = {SUCCESS: ((0, 0),), ERROR: ((SIGN[4], MASK[4]),)}
+"""What init's result means. More than 0 is taken for success too, with a warning that this is against the convention
+(do_init_module() in kernel/module/main.c): what a function of the kernel returns may be anything here, and is not."""
 
 
-@dataclass(frozen=True)
-class Thing:
-    """Something that is acquired: always at the same place, by the same calls."""
-
-    resource: Resource
-    chain: tuple[int, ...]
-    """The calls that lead there, from the entry's on; the last one acquires it."""
-    object: int | None
-    """What it is released by, where that is a number: an address, mostly."""
-    acquire: str
-    """The function."""
-    name: int | None
-    """The address of the string that names it."""
-
-
-class Things:
-    """All of one module, for all of its runs."""
-
-    def __init__(self, table: Iterable[Resource]) -> None:
-        self._table = tuple(table)
-        self._known: dict[str, tuple[tuple[Resource, ...], tuple[Resource, ...]]] = {}
-        self._numbers: dict[Thing, int] = {}
-        self.every: list[Thing] = []
-        self.of: dict[str, list[int]] = {}
-        """By the resource's id."""
-
-    def about(self, symbol: str) -> tuple[tuple[Resource, ...], tuple[Resource, ...]]:
-        """What a function acquires, and what it releases."""
-        found = self._known.get(symbol)
-        if found is None:
-            name = stem(symbol)
-            found = self._known[symbol] = (
-                tuple(one for one in self._table if any(fnmatch.fnmatchcase(name, each) for each in one.acquire)),
-                tuple(one for one in self._table if any(fnmatch.fnmatchcase(name, each) for each in one.release)),
-            )
-        return found
-
-    def may_be_positive(self, call: Call) -> bool:
-        """Whether a call may return a positive number for success."""
-        return call.name is not None and any(one.success == "positive" for one in self.about(call.name.symbol)[0])
-
-    def is_given_or_returned(self, resource: Resource) -> bool:
-        """Whether it is acquired by number, by functions that return another one where they are asked for any."""
-        others = (one for one in self._table if one.success == "positive" and resource.success == "zero")
-        return any(set(one.acquire) & set(resource.acquire) for one in others)
-
-    def number(self, thing: Thing) -> int | None:
-        """Its number; None: there are too many."""
-        number = self._numbers.get(thing)
-        if number is None and len(self.every) < MAX_THINGS:
-            number = self._numbers[thing] = len(self.every)
-            self.every.append(thing)
-            self.of.setdefault(thing.resource.id, []).append(number)
-        return number
+class TooManyError(Exception):
+    """There are too many states to keep apart by what is held."""
 
 
 class OnTheWay(Protocol):
@@ -118,13 +69,17 @@ class Ledger(Question):
     It is the only question of its run that has facts: of each thing, that it may have been released, or not.
     """
 
-    def __init__(self, things: Things, entry: str, closely: Sequence[int] = ()) -> None:
-        """`entry`: `init` or `exit`; `closely`: things by which states are kept apart, each with a mark."""
+    marks = 2
+    """Bits of the things that are held, and of those that may be: of things by which states are kept apart."""
+
+    def __init__(self, things: Things, entry: str, apart: Collection[int] = (), handles: Collection[int] = ()) -> None:
+        """`entry`: `init` or `exit`; `apart`: things by which states are kept apart; `handles`: symbols of what an
+        earlier run acquired."""
         self.things = things
+        self.apart = frozenset(apart)
         self._entry = entry
-        self._closely = tuple(closely)
-        self.marks = len(self._closely)
-        self._mark: dict[int, int] = {}
+        self._before = frozenset(handles)
+        self._first = 0
         self._frames: OnTheWayOf | None = None
         self._machine: Machine | None = None
         self._clear()
@@ -132,24 +87,23 @@ class Ledger(Question):
     def _clear(self) -> None:
         self.ends: dict[str, list[State]] = {how: [] for how in (ERROR, SUCCESS, EXIT)}
         """How the entry's function returns."""
-        self.held: dict[str, Counter[int]] = {how: Counter() for how in self.ends}
-        self.unclear: dict[str, Counter[int]] = {how: Counter() for how in self.ends}
+        self.held: dict[str, set[int]] = {how: set() for how in self.ends}
+        self.unclear: dict[str, set[int]] = {how: set() for how in self.ends}
         """Things that are held there, and those of which it is not known."""
-        self.believed: set[int] = set()
-        """Things that are held where init returns 0."""
-        self._handles: set[int] = set()
+        self.handles: set[int] = {*self._before}
         """What was acquired, or what it was given: symbols."""
         self.places: dict[tuple[str, int], set[Node]] = {}
         """The ends at which a thing is held for sure by its mark."""
+        self._kinds: set[tuple[int, ...]] = set()
 
     def begin(self, flow: Flow, first_mark: int) -> None:
-        self.follow(flow, flow.machine, first_mark)
         self._clear()
+        self.follow(flow, flow.machine, first_mark)
 
     def follow(self, frames: OnTheWayOf, machine: Machine, first_mark: int = 0) -> None:
         """Who says which function is being run, and what instructions do."""
-        self._frames, self._machine = frames, machine
-        self._mark = {number: first_mark + index for index, number in enumerate(self._closely)}
+        self._frames, self._machine, self._first = frames, machine, first_mark
+        machine.lasts = self._is_handle
 
     # Notes.
 
@@ -167,13 +121,19 @@ class Ledger(Question):
         return note != 0 and any(high > 0 for _, high in state.ranges(note))
 
     def mark(self, state: State, number: int) -> int:
-        """Of a thing that is looked at closely: 0, HELD or UNCLEAR."""
-        return state.marks[self._mark[number]]
+        """Of a thing by which states are kept apart: 0, HELD or UNCLEAR."""
+        held, unclear = state.marks[self._first : self._first + 2]
+        return HELD if held >> number & 1 else UNCLEAR if unclear >> number & 1 else 0
 
     def _set_mark(self, state: State, number: int, value: int) -> None:
-        index = self._mark.get(number)
-        if index is not None and state.marks[index] != value:
-            state.marks = (*state.marks[:index], value, *state.marks[index + 1 :])
+        if number in self.apart and self.mark(state, number) != value:
+            marks, bit = [*state.marks], 1 << number
+            for at, meaning in enumerate((HELD, UNCLEAR), self._first):
+                marks[at] = marks[at] | bit if value == meaning else marks[at] & ~bit
+            state.marks = tuple(marks)
+            self._kinds.add(state.marks)
+            if len(self._kinds) > MAX_APART:
+                raise TooManyError
 
     # What happens.
 
@@ -233,7 +193,7 @@ class Ledger(Question):
         again = self.is_held(state, number)
         state.facts = state.facts & ~(1 << number)
         if not isinstance(value, int):
-            self._handles.add(value[0])
+            self.handles.add(value[0])
         self._put(state, number, 1 if isinstance(value, int) else value)
         self._set_mark(state, number, HELD)
         if again:
@@ -312,13 +272,17 @@ class Ledger(Question):
                 return None
         return found
 
+    def _is_handle(self, value: Value) -> bool:
+        """Whether it may be something that was acquired."""
+        return any(isinstance(one, tuple) and one[0] in self.handles for one in self._one_of(value) or ())
+
     def _is_another(self, value: object) -> bool:
         """Whether what is not known to be a thing is none: it was acquired itself, or was in memory from the start."""
         assert self._machine is not None
         if not isinstance(value, tuple):
             return True
         origin = self._machine.symbols.origin[value[0]]
-        return value[0] in self._handles or (isinstance(origin, tuple) and origin[0] == "memory" and len(origin) == 3)
+        return value[0] in self.handles or (isinstance(origin, tuple) and origin[0] == "memory" and len(origin) == 3)
 
     def _drop(self, state: State, number: int) -> None:
         if self.note(state, number) != 0:
@@ -344,25 +308,17 @@ class Ledger(Question):
 
     def ended(self, states: Sequence[State]) -> None:
         for state in states:
-            assert self._machine is not None
-            result = self._machine.part(self._machine.register(state, RAX), 4)
-            may_be_zero = is_within(0, state.ranges(result))
             for how, one in self.parted(state):
                 self.ends[how].append(one)
                 for number in range(len(self.things.every)):
-                    if how == SUCCESS and may_be_zero and self.is_held(one, number):
-                        self.believed.add(number)
-                    if number in self._mark:
+                    if number in self.apart:
                         mark = self.mark(one, number)
                         if mark == HELD:
-                            self.held[how][number] += 1
                             self.places.setdefault((how, number), set()).add(one.at)
-                        elif mark == UNCLEAR:
-                            self.unclear[how][number] += 1
-                    elif self.is_held(one, number):
-                        self.held[how][number] += 1
-                    elif one.facts >> number & 1:
-                        self.unclear[how][number] += 1
+                    else:
+                        mark = HELD if self.is_held(one, number) else UNCLEAR if one.facts >> number & 1 else 0
+                    if mark:
+                        (self.held if mark == HELD else self.unclear)[how].add(number)
 
     def parted(self, state: State) -> list[tuple[str, State]]:
         """At which end it is there; where init may have failed or not, at both."""
