@@ -27,6 +27,7 @@ from kbuild.load.places import Place, Places
 from kbuild.load.protocol import Result, State, Verb, parse_state
 from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
+from kbuild.load.trace.record import warm_up
 from kbuild.outcome import RUN_OF, Finding, Status, worst
 from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
@@ -205,6 +206,8 @@ class _Host:
                 log.get().warning("the machine did not end in order", reason=str(error))
 
     def _run_orders(self, started: Boot, place: Place, first: Plan) -> None:
+        if any(planned.step.trace for plan in self._orders for planned in plan.steps):
+            warm_up(started.session)
         before = self._state(started)
         order: Plan | None = first
         while order and not self._request.cancellation.requested():

@@ -62,3 +62,33 @@ def test_every_order_there_is(shared_tool: Tool, series: str) -> None:
     data = json.loads(done.stdout)
     assert {one["status"] for one in data["transcripts"]} <= {"PASS", "SKIP"}
     assert len([one for one in data["transcripts"] if one["status"] == "PASS"]) > 500
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_what_happens_is_what_was_proved(shared_tool: Tool, series: str) -> None:
+    """Of each rule, with a kernel that can be traced; and most of the rules about calls are seen at all."""
+    done = shared_tool.run("gate", "--tree", f"debian:{series}", "--flavour", "trace", "--json")
+    assert done.returncode == 0, done.stderr
+    transcripts = json.loads(done.stdout)["transcripts"]
+    assert {one["status"] for one in transcripts} == {"PASS"}
+    for host in ("qemu-svm", "bochs-vmx"):
+        observed = [one for each in transcripts if each["host"] == host for one in each["observed"]]
+        assert "broken" not in {one["seen"] for one in observed}
+        kept = {one["rule"] for one in observed if (one["seen"], one["answer"]) == ("kept", "proved")}
+        assert {"pte-masks-before-hardware-setup", "vendor-init-before-kvm-init", "kvm-exit-before-vendor-exit"} <= kept
+        assert len(kept) >= 20
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_the_threads_proposal_is_seen_not_to_be_there_yet(shared_tool: Tool, series: str) -> None:
+    """The caches are made before hardware_setup(): arch/x86/kvm/mmu/mmu.c, kvm_mmu_vendor_module_init()."""
+    words = ("--flavour", "trace", "--rules", "mmu-setup-thread", "--order", "trace", "--host", "qemu-svm", "--json")
+    done = shared_tool.run("gate", "--tree", f"debian:{series}", *words)
+    assert done.returncode == 10, done.stderr
+    (transcript,) = json.loads(done.stdout)["transcripts"]
+    seen = {one["rule"]: (one["answer"], one["seen"]) for one in transcript["observed"]}
+    assert seen == {
+        "thread-pte-masks-reset-before-hardware-setup": ("proved", "kept"),
+        "pte-list-desc-cache-after-tdp-is-known": ("violated", "not observable"),
+        "pte-list-desc-cache-after-hardware-setup": ("violated", "broken"),
+    }
