@@ -59,6 +59,7 @@ class OrderRun:
             self.clean = not self._talk.before.difference(after)
         except StopError:
             self.stopped_at = self._ledger.at.place if self._ledger.at else None
+            self._recorder.stop()
         return self._ledger.transcript()
 
     # Steps.

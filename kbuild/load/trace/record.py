@@ -10,7 +10,7 @@ from kbuild.load.conversation import Conversation, StopError
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.format import Step
 from kbuild.load.protocol import COMMAND_BYTES, Verb, errno_name
-from kbuild.load.session import Reply, Session
+from kbuild.load.session import Session
 from kbuild.load.trace.asked import Question, Watched
 from kbuild.load.trace.lines import ENTERS, GROUP, RETURNS, lines_of, read_lines, read_missed
 from kbuild.load.trace.observe import observe
@@ -91,33 +91,41 @@ class Recorder:
         self._talk.command(Verb.TRACE, "trace")
 
     def end(self, step: Step) -> None:
-        """Keep what was recorded, and leave the tracer as it was."""
-        trace, self._trace = self._trace, None
-        assert trace is not None
+        """Keep what was recorded, hold the rules against it, and leave the tracer as it was."""
+        assert self._trace is not None
         missed = dict(read_missed(self._read("kprobe_profile")[0], [one.name for one in self._watched]))
-        trace.blind = sorted({*trace.blind, *missed})
+        self._trace.blind = sorted({*self._trace.blind, *missed})
         self._clear()
+        trace, self._trace = self._trace, None
+        self._ledger.observed += observe(self._question(), trace)
+        calls = [call for part in trace.parts for call in part.calls]
+        lost, unread = (sum(getattr(part, what) for part in trace.parts) for what in ("lost", "unread"))
+        status, reason = Status.PASS, None
+        if lost or unread:
+            status, reason = Status.ERROR, f"trace: {lost} events were lost, {unread} lines are not understood"
+        elif not any(call.module in (step.trace or ()) for call in calls):
+            wanted = " or ".join(step.trace or ())
+            status, reason = Status.ERROR, f"trace: no function of {wanted} was seen to be called"
+        self._keep(status, reason, self._written(trace))
+
+    def stop(self) -> None:
+        """The order cannot go on: what was recorded until now is kept, and not judged."""
+        trace, self._trace = self._trace, None
+        if trace is not None and trace.parts:
+            self._keep(Status.DONE, None, self._written(trace))
+
+    def _written(self, trace: Trace) -> dict[str, str]:
+        """Write the trace into the boot's folder; what its step is to tell."""
         self._files += 1
         file = self._ledger.boot.folder / f"trace-{self._ledger.boot.orders}-{self._files}.json"
         write_trace(file, trace)
-        self._ledger.observed += observe(self._question(), trace)
         calls = [call for part in trace.parts for call in part.calls]
-        lost = sum(part.lost for part in trace.parts)
-        unread = sum(part.unread for part in trace.parts)
         detail = {
             "file": str(file.relative_to(self._ledger.request.folder)),
             "calls": str(len(calls)),
             "functions": str(len({(call.module, call.function) for call in calls})),
-            "lost": str(lost),
         }
-        if trace.blind:
-            detail["blind"] = " ".join(trace.blind)
-        reason = None
-        if lost or unread:
-            reason = f"trace: {lost} events were lost, {unread} lines are not understood"
-        elif not any(call.module in (step.trace or ()) for call in calls):
-            reason = f"trace: no function of {' or '.join(step.trace or ())} was seen to be called"
-        self._keep(self._talk.nothing(), reason, detail)
+        return detail | ({"blind": " ".join(trace.blind)} if trace.blind else {})
 
     def _question(self) -> Question:
         try:
@@ -190,16 +198,12 @@ class Recorder:
             if not got.more or not lines or len(lines) > MAX_LINES:
                 return lines, (got.lost or 0) + bool(got.more)
 
-    def _keep(self, reply: Reply, reason: str | None, detail: dict[str, str]) -> None:
-        result = StepResult(
-            number=self._ledger.next_number,
-            action="trace",
-            status=Status.PASS if reason is None else Status.ERROR,
-            reason=reason,
-            detail=detail,
-        )
-        self._ledger.keep(result, reply, kind="trace", subject="trace")
+    def _keep(self, status: Status, reason: str | None, detail: dict[str, str]) -> None:
+        number = self._ledger.next_number
+        result = StepResult(number=number, action="trace", status=status, reason=reason, detail=detail)
+        self._ledger.keep(result, self._talk.nothing(), kind="trace", subject="trace")
 
     def _refuse(self, reason: str) -> NoReturn:
-        self._keep(self._talk.nothing(), f"trace: {reason}", {})
+        self._trace = None
+        self._keep(Status.ERROR, f"trace: {reason}", {})
         raise StopError
