@@ -26,8 +26,9 @@ from kbuild.outcome import Finding, Status, finding_id
 
 MAX_CLOSELY = 16
 """Things of one module that are looked at closely."""
-MAX_KINDS = 8
+MAX_KINDS = 32
 """Of what init has left, each with a run of exit behind it."""
+TOO_MUCH = "there is too much to look at"
 WHERE = {ERROR: "when init fails", EXIT: "by exit"}
 
 
@@ -72,6 +73,8 @@ def _findings(modules: ModuleSet, table: Sequence[Resource], only: Collection[st
         if run is not None:
             told = (teller.finding(one.module, kept) for kept in one.kept(run))
             yield from {finding.id: finding for finding in told}.values()
+            if run.flow.trouble.given_up is not None:
+                yield teller.given_up(one.module, run.flow.trouble.given_up)
 
 
 class _Asked:
@@ -100,7 +103,7 @@ class _Asked:
                     closely.remove(number)
         for number in suspects.keys() - {*closely}:
             for how in sorted(suspects[number]):
-                yield Kept(self._things.every[number], how, None, "there is too much to look at")
+                yield Kept(self._things.every[number], how, None, TOO_MUCH)
 
     def _suspects(self, look: Look) -> dict[int, Collection[str]]:
         """Things that may stay held, and at which ends: in order. States are joined whatever they hold."""
@@ -166,6 +169,8 @@ class _Asked:
             return Kept(thing, how, None, seeker.why)
         if any(number in one.ledger.unclear[how] for one in looks):
             return Kept(thing, how, None, "it is not known what is released there")
+        if any(one.run.flow.trouble.given_up is not None for one in (init, *looks)):
+            return Kept(thing, how, None, TOO_MUCH)
         return None
 
 
@@ -196,6 +201,18 @@ class _Teller:
             answer="violated" if kept.way is not None else "unknown",
             message=text,
             witness=tuple(self._told(thing, kept)),
+        )
+
+    def given_up(self, module: str, place: int) -> Finding:
+        """Said of a module whose init is not followed to its end: nothing is known of what is there."""
+        return Finding(
+            id=finding_id(STAGE, "resource", module, "not-followed"),
+            status=Status.DONE,
+            rule="resource",
+            module=module,
+            answer="unknown",
+            message=f"{module}: what init acquires may not be released, and it cannot be told: {TOO_MUCH}",
+            witness=(f"given up at {self._places.told(place)}",),
         )
 
     def _told(self, thing: Thing, kept: Kept) -> Iterator[str]:
