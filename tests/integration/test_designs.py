@@ -193,6 +193,48 @@ def test_init_code_that_the_vendors_ops_lead_to_is_found(
     assert all(" < kvm_init+0x" in line and " < svm_init+0x" in line for line in chains)
 
 
+DROPPED = {
+    MMU: {
+        "void kvm_mmu_vendor_module_exit(void)\n{\n\tmmu_destroy_caches();": "void kvm_mmu_vendor_module_exit(void)\n{"
+    },
+    X86: {
+        "out_free_x86_emulator_cache:\n\tkmem_cache_destroy(x86_emulator_cache);\n": "out_free_x86_emulator_cache:\n"
+    },
+}
+CACHES = {"kmem_cache_create-pte_list_desc", "kmem_cache_create-kvm_mmu_page_header"}
+
+
+def test_what_exit_or_an_error_path_no_longer_releases_is_found(
+    shared_tool: Tool, built: Callable[[Changes], Path], kernel_build: Path
+) -> None:
+    """svm_init() and vmx_init() call kvm_x86_vendor_exit() too where kvm_init() fails: what it drops stays there.
+
+    Without the patch none of these is found; what is, docs/findings.md has from the source.
+    """
+    before = kernel_build.joinpath("arch/x86/kvm")
+    found: list[dict[str, dict[str, Any]]] = []
+    for folder in (before, built(DROPPED)):
+        done = shared_tool.run("inspect", "--modules", folder, "--rules", "resources", "--json")
+        every = json.loads(done.stdout)["findings"]
+        found.append({one["id"]: one for one in every if one["rule"] == "resource"})
+    of_vmx = {"kvm_set_posted_intr_wakeup_handler-pi_wakeup_handler-error"}
+    real = {"debugfs_create_dir-kvm-error", "register_syscore_ops-kvm_syscore_ops-error"}
+    dropped = {f"{cache}-{how}" for cache in CACHES for how in ("error", "exit")}
+    dropped.add("kmem_cache_create_usercopy-x86_emulator-error")
+    for module, own in (("kvm-amd", real), ("kvm-intel", real | of_vmx)):
+        unpatched, patched = ({name for name in some if f":{module}:" in name} for some in found)
+        assert unpatched == {f"inspect:resource:{module}:{name}" for name in own}
+        assert patched - unpatched == {f"inspect:resource:{module}:{name}" for name in dropped}
+        assert unpatched <= patched
+    assert {one["status"] for one in found[1].values()} == {"FAIL"}
+    told = [
+        line.strip() for line in found[1]["inspect:resource:kvm-amd:kmem_cache_create-pte_list_desc-exit"]["witness"]
+    ]
+    assert told[-1] == "exit returns, and it is still held"
+    then = told.index("init returns with success; a way through exit behind it:")
+    assert any(line.startswith("kvm_x86_vendor_exit() returns to svm_exit") for line in told[then:])
+
+
 DWARF = {"arch/x86/kvm/Makefile": {"ccflags-y += -I ": "ccflags-y += -gdwarf-5 -I "}}
 CALLED = {
     MMU: {"static void mmu_destroy_caches(": "static noinline void mmu_destroy_caches("},
