@@ -95,6 +95,13 @@ class Machine(Protocol):
         """Let the guest go on."""
         return
 
+    def snapshot(self) -> Snapshot | None:
+        """Keep the guest as it is now, for any number of machines to start from. This one ends.
+
+        Only while nothing is on its way on either line. None where the host cannot do that: then it runs on.
+        """
+        return None
+
     def stop(self) -> None:
         """End the emulator now. May be called from any thread and more than once."""
 
@@ -102,3 +109,17 @@ class Machine(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
+
+
+class Snapshot(Protocol):
+    """A guest at one moment."""
+
+    def start(self, folder: Path) -> Machine:
+        """A machine that goes on from there; `folder` (made if missing) gets its logs.
+
+        As with `spec.start`, it dies with the thread that calls this, and needs the files of the first machine's image.
+        Raises HarnessError when it cannot be started.
+        """
+
+    def close(self) -> None:
+        """Forget it. Machines that were started go on."""

@@ -17,7 +17,7 @@ from typing import Literal, Self
 
 from kbuild import command, log
 from kbuild.errors import HarnessError
-from kbuild.hosts.base import Chunk
+from kbuild.hosts.base import Chunk, Snapshot
 from kbuild.hosts.cpu import CpuSample
 from kbuild.hosts.running import Starved
 from kbuild.paths import write_atomically
@@ -249,6 +249,10 @@ class Emulator:
     def starved(self) -> float:
         """See `Machine.starved`."""
         return self._starved.seconds()
+
+    def snapshot(self) -> Snapshot | None:
+        """See `Machine.snapshot`."""
+        return None
 
     def pause(self) -> None:
         """See `Machine.pause`."""

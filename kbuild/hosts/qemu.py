@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
 import re
 import shlex
 import shutil
 import socket
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from kbuild import command, log
 from kbuild.errors import HarnessError, UserError
@@ -20,13 +18,20 @@ from kbuild.hosts import cpu
 from kbuild.hosts.base import BootImage
 from kbuild.hosts.cpu import CpuSample, Registers
 from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, Emulator, Lines
+from kbuild.hosts.qmp import Monitor
 from kbuild.hosts.spec import HostSpec
 from kbuild.paths import make_folder
 
 PROGRAM = "qemu-system-x86_64"
-MONITOR_S = 5.0
-"""A monitor that does not answer in this time will not."""
-MAX_ANSWER = 1 << 20
+MIGRATION = {
+    "capabilities": [
+        {"capability": "events", "state": True},
+        # Memory that is a shared file stays where it is: only the devices' state is written, some 300 KiB.
+        {"capability": "x-ignore-shared", "state": True},
+    ]
+}
+MIGRATION_S = 60.0
+"""It takes some hundredths of a second; a machine may be busy."""
 CONSOLE = "console=ttyS0"
 NO_TIMER_CHECK = "no_timer_check"
 """The kernel waits for ten ticks by the TSC, which runs on while this process does not get to run, and panics when they
@@ -67,7 +72,7 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
         # Nothing that this machine's configuration or QEMU's defaults would add, no network above all.
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         # /dev/kvm being there says nothing about nested virtualization.
-        *("-accel", "tcg", "-machine", spec.qemu.machine, "-cpu", spec.qemu.cpu),
+        *("-accel", "tcg", "-cpu", spec.qemu.cpu),
         *("-smp", str(spec.cpus), "-m", str(spec.memory_mb)),
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
         *("-append", kernel_words([CONSOLE, NO_TIMER_CHECK, *image.command_line])),
@@ -76,25 +81,58 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
         # A comma in an option's value is written twice.
         file = str(image.disk).replace(",", ",,")
         argv += ["-drive", f"if=none,id=disk,format=raw,file={file}", "-device", "ide-hd,bus=ide.0,unit=1,drive=disk"]
+    settings = _Settings(tuple(argv), spec.qemu.machine, spec.memory_mb, spec.cpus)
     cleanup = contextlib.ExitStack()
+    with closed_if_raised(cleanup):
+        # With a name only in /proc: its pages go with the last one who has it open.
+        memory = os.memfd_create("guest")
+        cleanup.callback(os.close, memory)
+        return QemuMachine(settings, memory, make_folder(folder), cleanup)
+
+
+@contextlib.contextmanager
+def closed_if_raised(cleanup: contextlib.ExitStack) -> Iterator[None]:
+    """What was made so far goes when the rest cannot be made."""
     try:
-        return QemuMachine(argv, spec.cpus, make_folder(folder), cleanup)
+        yield
     except BaseException:
         cleanup.close()
         raise
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What the machines of one snapshot have in common."""
+
+    argv: tuple[str, ...]
+    machine: str
+    memory_mb: int
+    cpus: int
+
+    def command(self, memory: int, *, own: bool) -> list[str]:
+        """With guest memory in that file; with `own`, changes to it stay this machine's."""
+        share = "off" if own else "on"
+        file = f"memory-backend-file,id=ram,size={self.memory_mb}M,mem-path=/proc/self/fd/{memory},share={share}"
+        return [*self.argv, "-object", file, "-machine", f"{self.machine},memory-backend=ram"]
+
+    @property
+    def by_hand(self) -> str:
+        """To boot such a machine from a shell."""
+        return shlex.join([*self.argv, "-machine", self.machine, "-serial", "mon:stdio", "-serial", "pty"])
+
+
 class QemuMachine(Emulator):
     """A running QEMU. All lines are socket pairs: no port, no name in the file system, nothing to remove."""
 
-    def __init__(self, argv: Sequence[str], cpus: int, folder: Path, cleanup: contextlib.ExitStack) -> None:
-        self._cpus = cpus
+    def __init__(
+        self, settings: _Settings, memory: int, folder: Path, cleanup: contextlib.ExitStack, *, restores: bool = False
+    ) -> None:
+        """`memory`: the file that is or, where it `restores`, that becomes the guest's memory."""
+        self._settings = settings
+        self._memory_file = memory
         console, console_end = _pair(cleanup)
         agent, agent_end = _pair(cleanup)
-        self._monitor, monitor_end = _pair(cleanup)
-        self._asking = threading.Lock()
-        self._heard = bytearray()
-        self._shutdown = ""
+        monitor, monitor_end = _pair(cleanup)
         commands = os.dup(agent.fileno())
         cleanup.callback(os.close, commands)
         ends = (console_end, agent_end, monitor_end)
@@ -102,81 +140,106 @@ class QemuMachine(Emulator):
             *("-chardev", f"socket,id=console,fd={console_end.fileno()}", "-serial", "chardev:console"),
             *("-chardev", f"socket,id=agent,fd={agent_end.fileno()}", "-serial", "chardev:agent"),
             *("-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}", "-mon", "chardev=qmp,mode=control"),
+            *(("-incoming", "defer") if restores else ()),
         ]
         super().__init__(
-            [*argv, *devices],
+            [*settings.command(memory, own=restores), *devices],
             Lines(console.fileno(), agent.fileno(), commands),
             folder,
             cleanup,
-            pass_fds=[end.fileno() for end in ends],
-            by_hand=shlex.join([*argv, "-serial", "mon:stdio", "-serial", "pty"]),
+            pass_fds=[*(end.fileno() for end in ends), memory],
+            by_hand=settings.by_hand,
         )
         for end in ends:
             end.close()
-        # Before this QEMU sends no event, and SHUTDOWN is one.
-        self._monitor.send(b'{"execute": "qmp_capabilities"}\n')
+        self._monitor = Monitor(monitor)
+
+    def restore(self, saved: int) -> None:
+        """Become the guest whose state is in this file, and go on with it. Raises HarnessError when that fails."""
+        self._monitor.ask("migrate-set-capabilities", MIGRATION)
+        self._monitor.ask("getfd", {"fdname": "state"}, [saved])
+        self._monitor.ask("migrate-incoming", {"uri": "fd:state"})
+        if not self._monitor.migrated(MIGRATION_S):
+            raise HarnessError(f"{PROGRAM}: the snapshot was not read")
 
     def sample(self) -> CpuSample | None:
         """See `Machine.sample`."""
-        if self._cpus > 1:
+        if self._settings.cpus > 1:
             return None
         try:
-            self._ask("stop")
+            self._monitor.ask("stop")
             try:
-                found = dict(_REGISTER.findall(self._monitor_says("info registers")))
+                found = dict(_REGISTER.findall(self._monitor.says("info registers")))
                 rip, rsp, flags, cpl, halted = (int(found[name], 16) for name in ("RIP", "RSP", "RFL", "CPL", "HLT"))
                 registers = Registers(rip, rsp, cpl == 3, bool(flags & _INTERRUPTS), bool(halted))
                 return cpu.take(registers, self._memory)
             finally:
-                self._ask("cont")
+                self._monitor.ask("cont")
         except (HarnessError, KeyError) as error:
             log.get().warning("emulator.no-sample", reason=str(error))
             return None
 
     def _memory(self, address: int, size: int) -> bytes:
         # `ADDRESS: 0x12 0x34 …`; an address that is not mapped ends it with a sentence.
-        text = self._monitor_says(f"x/{size}xb {address:#x}")
+        text = self._monitor.says(f"x/{size}xb {address:#x}")
         lines = (line.partition(": ") for line in text.splitlines())
         return bytes(int(byte, 16) for _, _, data in lines for byte in _MEMORY.findall(data))
 
-    def _monitor_says(self, line: str) -> str:
-        return str(self._ask("human-monitor-command", {"command-line": line}))
-
-    def _ask(self, command: str, arguments: dict[str, str] | None = None) -> Any:
-        """What QEMU's monitor returns for a command. Raises HarnessError when it does not answer."""
-        request = {"execute": command, "arguments": arguments or {}, "id": command}
-        try:
-            with self._asking:
-                self._monitor.settimeout(MONITOR_S)
-                self._monitor.sendall(json.dumps(request).encode() + b"\n")
-                while True:
-                    for message in self._messages():
-                        if message.get("id") == command:
-                            return message.get("return", message.get("error"))
-        except OSError as error:
-            raise HarnessError(f"{PROGRAM}: its monitor does not answer: {error}") from None
-
     def guest_did(self) -> str:
-        """The monitor tells what made QEMU end (qapi/run-state.json, ShutdownCause)."""
-        with contextlib.suppress(OSError), self._asking:
-            self._monitor.settimeout(0)
-            while True:
-                self._messages()
-        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOTED}.get(self._shutdown, "")
+        """The monitor tells what made QEMU end."""
+        reason = self._monitor.shutdown_reason()
+        return {"guest-shutdown": POWERED_OFF, "guest-reset": REBOOTED}.get(reason, "")
 
-    def _messages(self) -> list[dict[str, Any]]:
-        """The monitor's next messages. Raises OSError when there is none in time, or no monitor."""
-        data = self._monitor.recv(1 << 16)
-        if not data or len(self._heard) > MAX_ANSWER:
-            raise ConnectionError("it is gone")
-        self._heard += data
-        *lines, rest = self._heard.split(b"\n")
-        self._heard = rest
-        messages = [json.loads(line) for line in lines if line.strip()]
-        for message in messages:
-            if message.get("event") == "SHUTDOWN":
-                self._shutdown = str(message.get("data", {}).get("reason", ""))
-        return messages
+    def snapshot(self) -> QemuSnapshot | None:
+        """See `Machine.snapshot`."""
+        saved = os.memfd_create("state")
+        try:
+            self._monitor.ask("migrate-set-capabilities", MIGRATION)
+            self._monitor.ask("getfd", {"fdname": "state"}, [saved])
+            self._monitor.ask("migrate", {"uri": "fd:state"})
+            if not self._monitor.migrated(MIGRATION_S):
+                raise HarnessError("QEMU could not save its state")
+        except HarnessError as error:
+            os.close(saved)
+            log.get().warning("emulator.no-snapshot", reason=str(error))
+            return None
+        # From here on the guest stands still: its memory is the snapshot's.
+        memory = os.dup(self._memory_file)
+        self.stop()
+        return QemuSnapshot(self._settings, memory, saved)
+
+
+class QemuSnapshot:
+    """A guest at one moment; see `Snapshot`. Its memory is one file that each machine maps as its own copy."""
+
+    def __init__(self, settings: _Settings, memory: int, saved: int) -> None:
+        self._settings = settings
+        self._memory = memory
+        self._saved = saved
+
+    def start(self, folder: Path) -> QemuMachine:
+        """See `Snapshot.start`."""
+        cleanup = contextlib.ExitStack()
+        with log.timed("emulator.restore"), closed_if_raised(cleanup):
+            memory = os.dup(self._memory)
+            cleanup.callback(os.close, memory)
+            machine = QemuMachine(self._settings, memory, make_folder(folder), cleanup, restores=True)
+            try:
+                # With a position of its own, for each machine reads all of it.
+                saved = os.open(f"/proc/self/fd/{self._saved}", os.O_RDONLY)
+                try:
+                    machine.restore(saved)
+                finally:
+                    os.close(saved)
+            except BaseException:
+                machine.stop()
+                raise
+        return machine
+
+    def close(self) -> None:
+        """See `Snapshot.close`."""
+        os.close(self._memory)
+        os.close(self._saved)
 
 
 def _pair(cleanup: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:

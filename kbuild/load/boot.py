@@ -12,7 +12,7 @@ import msgspec
 from kbuild import log
 from kbuild.elf import contents
 from kbuild.errors import HarnessError, os_errors
-from kbuild.hosts.base import BootImage, Machine
+from kbuild.hosts.base import BootImage, Machine, Snapshot
 from kbuild.hosts.disk import make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
@@ -37,6 +37,32 @@ class Boot:
     """What came until the agent's first line, or until there was no more hope for it."""
     orders: int = 0
     """That were run in it so far."""
+    snapshot: Snapshot | None = None
+    """Where there is one, `machine` has ended, and each order gets a machine from it."""
+
+    def freeze(self) -> None:
+        """Keep the guest as it is now for all orders, where the host can; else they share it."""
+        with log.timed("boot.snapshot"):
+            self.snapshot = self.machine.snapshot()
+
+    @contextmanager
+    def guest(self, request: LoadRequest) -> Iterator[Boot]:
+        """The next guest for orders: from the snapshot, where there is one, else this very one.
+
+        Raises HarnessError when it cannot be started.
+        """
+        if self.snapshot is None:
+            yield self
+            return
+        folder = self.folder / f"from-snapshot-{self.orders + 1}"
+        with self.snapshot.start(folder) as machine, request.cancellation.ends(machine):
+            # What came at the boot is told with the first order.
+            start = Reply(0) if self.orders else self.start
+            guest = Boot(self.number, folder, machine, self.session.on(machine), start, self.orders)
+            try:
+                yield guest
+            finally:
+                self.orders = max(guest.orders, self.orders + 1)
 
     def keep_samples(self, reply: Reply) -> None:
         """Write what was seen of a hang beside the machine's logs, memory and all."""
@@ -76,7 +102,12 @@ def boot(
             with log.timed("boot") as extra:
                 reply = session.boot(tell)
                 extra.update(end=reply.end, fair_seconds=round(reply.fair_seconds, 3), slowness=session.slowness)
-            yield Boot(number, folder, machine, session, reply)
+            started = Boot(number, folder, machine, session, reply)
+            try:
+                yield started
+            finally:
+                if started.snapshot:
+                    started.snapshot.close()
         # They can be made again from the artifacts, and are the largest files of a boot.
         initramfs.unlink(missing_ok=True)
         disk.unlink(missing_ok=True)

@@ -113,9 +113,9 @@ class _Host:
                 self._boot(place, order)
             place.discard()
 
-    def _next(self) -> Plan | None:
-        """The next order that waits, and is not known to fail."""
-        while order := self._pop():
+    def _next(self, of: str | None = None) -> Plan | None:
+        """The next order that waits, and is not known to fail; None also where it is none `of` that name."""
+        while order := self._pop(of):
             with self._lock:
                 like = next((one for one in self._stopped if order.begins_as(*one)), None)
             if like is None:
@@ -126,9 +126,10 @@ class _Host:
             self._keep(self._skipped(dataclasses.replace(order, skip=reason)))
         return None
 
-    def _pop(self) -> Plan | None:
+    def _pop(self, of: str | None = None) -> Plan | None:
         with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+            fits = self._waiting and of in (None, self._waiting[0].order)
+            return self._waiting.popleft() if fits else None
 
     def _keep(self, transcript: Transcript) -> None:
         order, _, run = transcript.order.partition(RUN_OF)
@@ -183,7 +184,7 @@ class _Host:
             return self._boots
 
     def _boot(self, place: Place, order: Plan) -> None:
-        """One boot, with this order and as many more as find the host as the first one did."""
+        """One boot, with this order and as many more as it may be used for."""
         number = self._number(place)
         try:
             tell = partial(self._reporter.boot, place.label)
@@ -197,7 +198,7 @@ class _Host:
                         self._give_up(f"not run, for the boot before: {failure.reason}", failure.status)
                 else:
                     self._run_orders(started, place, order)
-                if started.session.ended is None:
+                if started.session.ended is None and started.snapshot is None:
                     started.session.power_off()
         except KbuildError as error:
             if order.id not in self._transcripts:
@@ -209,17 +210,31 @@ class _Host:
         if any(planned.step.trace for plan in self._orders for planned in plan.steps):
             warm_up(started.session)
         before = self._state(started)
+        if self._waiting:
+            started.freeze()
         order: Plan | None = first
         while order and not self._request.cancellation.requested():
-            self._reporter.order(place.label, order.id, None, None)
             try:
-                clean = self._run_order(started, order, before)
+                with started.guest(self._request) as guest:
+                    while following := self._follow(guest, place, order, before, alone=started.snapshot is not None):
+                        order = following
             except KbuildError:
                 if order is not first:
                     with self._lock:
                         self._waiting.appendleft(order)  # in a boot of its own it may go well
                 raise
-            order = self._next() if clean and started.session.ended is None else None
+            order = self._next() if started.snapshot else None
+
+    def _follow(self, guest: Boot, place: Place, order: Plan, before: State, *, alone: bool) -> Plan | None:
+        """Run an order, and give the next one that may share its guest: one that finds it as the first one did.
+
+        With `alone` that are only runs of the same order: the code that they run is known to the emulator then.
+        """
+        self._reporter.order(place.label, order.id, None, None)
+        clean = self._run_order(guest, order, before)
+        if not clean or guest.session.ended is not None or self._request.cancellation.requested():
+            return None
+        return self._next(order.order if alone else None)
 
     def _run_order(self, started: Boot, order: Plan, before: State) -> bool:
         """Whether the host is as before."""

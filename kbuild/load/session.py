@@ -117,6 +117,12 @@ class Session:
         """Once set, the machine answers no more commands."""
         self.said_bye = False
 
+    def on(self, machine: Machine) -> Session:
+        """This conversation, gone on with on a machine that was started from a snapshot of this one's."""
+        session = Session(machine, self._limits, self._cancelled)
+        session.slowness, session.hello, session._number = self.slowness, self.hello, self._number
+        return session
+
     @property
     def last_number(self) -> int:
         """Of the last command that was sent."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kbuild.hosts import bochs_debugger, cpu, qemu, spec
+from kbuild.hosts import bochs_debugger, cpu, qmp, spec
 from kbuild.hosts.base import BootImage, Chunk, Machine
 from kbuild.hosts.cpu import CpuSample
 from kbuild.hosts.emulator import POWERED_OFF, REBOOTED, Emulator
@@ -301,7 +301,7 @@ def test_the_cpu_is_looked_at_while_it_runs(host: spec.HostSpec, image: BootImag
 def test_an_emulator_that_is_stopped_cannot_be_looked_at(
     host: spec.HostSpec, image: BootImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qemu, "MONITOR_S", 0.2)
+    monkeypatch.setattr(qmp, "MONITOR_S", 0.2)
     monkeypatch.setattr(bochs_debugger, "ANSWER_S", 0.2)
     with spec.start(host, image, tmp_path) as machine:
         Guest(machine).hello()
@@ -313,3 +313,34 @@ def test_an_emulator_that_is_stopped_cannot_be_looked_at(
         while machine.starved() < before + 1:
             assert time.monotonic() < deadline
             machine.receive(0.1)
+
+
+def test_machines_from_a_snapshot_know_nothing_of_each_other(
+    host: spec.HostSpec, image: BootImage, tmp_path: Path
+) -> None:
+    """Each goes on where the first one was, and what one does is no other one's; a host without it just runs on."""
+    with spec.start(host, image, tmp_path / "first") as first:
+        guest = Guest(first).hello()
+        snapshot = first.snapshot()
+        assert (snapshot is None) == (host.kind == "bochs")
+        if snapshot is None:
+            first.send(b"agent 1\n")
+            guest.until(lambda: guest.agent.endswith(b"agent 1\n"))
+            return
+        guest.take(first.receive(PATIENCE))
+        assert guest.end is not None, "the first one has ended"
+        try:
+            with snapshot.start(tmp_path / "broken") as machine:
+                machine.send(b"panic\n")
+                assert Guest(machine).until_end().endswith(REBOOTED)
+            with snapshot.start(tmp_path / "one") as one, snapshot.start(tmp_path / "other") as other:
+                for machine, count in ((one, 3), (other, 5)):
+                    machine.send(b"agent %d\n" % count)
+                for machine, count in ((one, 3), (other, 5)):
+                    whole = (b"x" * 1999 + b"\n") * count + b"agent %d\n" % count
+                    guest = Guest(machine)
+                    while len(guest.agent) < len(whole):
+                        guest.take(machine.receive(PATIENCE))
+                    assert guest.agent == whole
+        finally:
+            snapshot.close()

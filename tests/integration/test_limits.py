@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from kbuild.hosts.bochs_debugger import ANSWER_S
-from kbuild.hosts.qemu import MONITOR_S
+from kbuild.hosts.qmp import MONITOR_S
 from kbuild.load.patience import WALL_TIMES
 from kbuild.paths import PROJECT
 from tests.integration.conftest import Tool, wait_for
