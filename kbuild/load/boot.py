@@ -16,12 +16,23 @@ from kbuild.hosts.base import BootImage, Machine, Snapshot
 from kbuild.hosts.disk import make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
+from kbuild.load.protocol import State
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply, Session
 from kbuild.paths import make_folder, write_atomically
 
 DISK = "disk"
 """In a boot's folder."""
+
+
+@dataclass
+class Prepared:
+    """What an order that is swept has done in a guest, once for all of its points."""
+
+    order: str
+    state: State
+    loaded: set[str]
+    added: list[str]
 
 
 @dataclass
@@ -37,6 +48,7 @@ class Boot:
     """What came until the agent's first line, or until there was no more hope for it."""
     orders: int = 0
     """That were run in it so far."""
+    prepared: Prepared | None = None
     snapshot: Snapshot | None = None
     """Where there is one, `machine` has ended, and each order gets a machine from it."""
 

@@ -26,9 +26,11 @@ class Checks:
             case "parameters":
                 self._parameters(step)
             case "footprint":
-                self._footprint()
+                self.footprint()
             case "log":
                 self._log(step)
+            case "files":
+                self._files(step)
             case _:
                 self._state(step)
 
@@ -45,7 +47,8 @@ class Checks:
             subject = f"{step.module}.{name}"
             self._keep(step, reply, reason, {name: str(reads)}, kind="parameter", subject=subject)
 
-    def _footprint(self) -> None:
+    def footprint(self, cause: str = "") -> None:
+        """Hold the host's state against what it was. `cause`, in place of the order, is part of a finding's id."""
         before = self._talk.before
         after, reply = self._talk.state("footprint", settled=True)
         left = before.difference(after)
@@ -58,11 +61,18 @@ class Checks:
             owner = owners.get(what.rsplit("/", 1)[-1])
             whose = f"; it is {owner}()'s to remove" if owner else ""
             message = f"{what} is not as it was before the order{whose}"
-            cause = finding_id("load", "leftover", what, self._ledger.order.id)
-            findings.append(Finding(id=cause, status=Status.FAIL, message=message))
+            name = finding_id("load", "leftover", what, cause or self._ledger.name or self._ledger.order.id)
+            findings.append(Finding(id=name, status=Status.FAIL, message=message))
         reason = f"not as before the order: {', '.join(left)}" if left else None
         detail = {"what": "footprint"}
         self._keep(None, reply, reason, detail, kind="leftover", subject="footprint", findings=findings)
+
+    def _files(self, step: Step) -> None:
+        """Each file of debugfs and sysfs is read: what belongs to one may be gone."""
+        reply = self._talk.command(Verb.LOOK)
+        got = self._talk.answered(reply, "check", "files")
+        reason = f"no file can be read: {errno_name(got.errno)}" if got.errno else None
+        self._keep(step, reply, reason, {"what": "files", "read": str(got.output)}, kind="files", subject="files")
 
     def _log(self, step: Step) -> None:
         """Of all that the kernel said since the order began."""

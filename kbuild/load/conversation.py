@@ -40,6 +40,13 @@ class Conversation:
         self._ledger.keep_without_answer(reply, action, module, expectation)
         raise StopError
 
+    def end(self, verb: Verb) -> Reply:
+        """Ask for the guest's end, and wait for it."""
+        self._seen = None
+        reply = self._session.power_off(verb)
+        self._ledger.attach(reply.earlier)
+        return reply
+
     def nothing(self) -> Reply:
         """In place of a reply, where there was nothing to ask."""
         return Reply(self._session.last_number)

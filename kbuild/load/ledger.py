@@ -48,6 +48,8 @@ class Ledger:
     """Of rules, in traces."""
     lost: bool = False
     """Records of it are missing."""
+    name: str = ""
+    """Of the order in ids of findings, where it is another one than its own: which point of a sweep it is changes."""
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of the agent's commands to the index of their step."""
     _console: list[str] = field(default_factory=list)
@@ -79,7 +81,7 @@ class Ledger:
             observed=self.observed,
             console=self._console,
             folder=str(self.boot.folder.relative_to(self.request.folder)),
-            reproduce=self.request.again(self.spec.id, self.order.id),
+            reproduce=self.request.again(self.spec.id, self.name or self.order.id),
         )
 
     def keep(
@@ -100,7 +102,7 @@ class Ledger:
         matches, records = judged or self._classify(reply)
         self.lost = self.lost or reply.lost > 0
         subject = subject or result.module or result.action
-        place = f"{self.order.id}/{self.at.place if self.at else 0}-{result.action}"
+        place = f"{self.name or self.order.id}/{self.at.place if self.at else 0}-{result.action}"
         expected = expectation.log
         allowed = {*expected.must, *expected.may, *expected.must_not}
         findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result))]
@@ -178,7 +180,7 @@ class Ledger:
             self._note(matches, records)
             subject = step.module or step.action
             findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}"))
-            findings = _told(findings, subject, f"{self.order.id}/{step.number}-after")
+            findings = _told(findings, subject, f"{self.name or self.order.id}/{step.number}-after")
             self.steps[index] = msgspec.structs.replace(
                 step,
                 log=[*step.log, *bounded(log_lines(records))],

@@ -39,7 +39,10 @@ class Verb(StrEnum):
     TRACE = "trace"
     TRACED = "traced"
     SECTIONS = "sections"
+    FAULT = "fault"
+    LOOK = "look"
     POWEROFF = "poweroff"
+    RESTART = "restart"
 
 
 def encode(number: int, verb: Verb, *arguments: str) -> bytes:
@@ -147,6 +150,8 @@ class Result(_Message, frozen=True, tag="result"):
     exit_detail: Count | None = None
     more: bool | None = None
     lost: Count | None = None
+    left: Count | None = None
+    """Allocations that were still to come before the one that was to fail; 0: it has failed."""
 
 
 class Died(_Message, frozen=True, tag="died"):

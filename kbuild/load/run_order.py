@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 
 from kbuild import log
+from kbuild.hosts.emulator import POWERED_OFF, REBOOTED
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
 from kbuild.load.checks import Checks
@@ -17,7 +19,7 @@ from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
 from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.load.protocol import State, Verb, errno_name
 from kbuild.load.request import LoadRequest
-from kbuild.load.session import Reply
+from kbuild.load.session import End, Reply
 from kbuild.load.trace.record import Recorder
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
@@ -32,6 +34,7 @@ class OrderRun:
         """`before` is the host's state before the order."""
         self._request = request
         self._spec = spec
+        self._boot = boot
         self._knowledge = knowledge
         self._plan = plan
         self._facts = plan.facts
@@ -46,23 +49,36 @@ class OrderRun:
         """The host is again as it was before: another order may share its boot."""
         self.stopped_at: str | None = None
         """The place at which it could not go on."""
+        self.off = False
+        """The guest came to its end as it was asked to."""
+        self.more: list[Plan] = []
+        """Runs of the order that are known of now: the points of a sweep, or what follows one of them."""
 
     def run(self) -> Transcript:
         """Run all steps, as far as it makes sense."""
         try:
-            for planned in self._plan.steps:
-                self._ledger.at = planned
-                if holds(planned.step.when, self._facts):
-                    self._step(planned)
-            self._unload_added()
-            after, _ = self._talk.state("state after the order", settled=True)
-            self.clean = not self._talk.before.difference(after)
+            self.do()
+            if not self.off:
+                after, _ = self._talk.state("state after the order", settled=True)
+                self.clean = not self._talk.before.difference(after)
         except StopError:
             self.stopped_at = self._ledger.at.place if self._ledger.at else None
             self._recorder.stop()
         return self._ledger.transcript()
 
+    def do(self) -> None:
+        """The order's steps, and the end of what they loaded."""
+        self._steps(self._plan.steps)
+        if not self.off:
+            self._unload_added()
+
     # Steps.
+
+    def _steps(self, steps: Iterable[PlannedStep]) -> None:
+        for planned in steps:
+            self._ledger.at = planned
+            if holds(planned.step.when, self._facts):
+                self._step(planned)
 
     def _step(self, planned: PlannedStep) -> None:
         step = planned.step
@@ -81,6 +97,8 @@ class OrderRun:
                     self._recorder.end(step)
                 case "trace":
                     self._recorder.begin(step)
+                case "reboot":
+                    self._reboot(step)
                 case _:
                     if step.check == "footprint":
                         self._unload_added()
@@ -102,11 +120,14 @@ class OrderRun:
 
     def _load(self, step: Step, module: str) -> None:
         expectation = self._expectation(step)
+        self._load_dependencies(module)
+        self._call(Verb.LOAD, module, self._plan.given(module) | step.given, expectation)
+
+    def _load_dependencies(self, module: str) -> None:
         for needed in self._request.modules.load_sequence(module):
             if kernel_name(needed) not in self._loaded:
                 self._call(Verb.LOAD, needed, self._plan.given(needed), SUCCESS, added=f"{module} depends on it")
                 self._added.append(kernel_name(needed))
-        self._call(Verb.LOAD, module, self._plan.given(module) | step.given, expectation)
 
     def _unload(self, module: str, expectation: Expectation, added: str | None = None) -> None:
         self._call(Verb.UNLOAD, module, {}, expectation, added)
@@ -155,6 +176,26 @@ class OrderRun:
             raise StopError
         if verb is Verb.LOAD and got.errno == 0:
             self._knowledge.note(f"load:{name}", self._request.kind, self._request.run)
+
+    def _reboot(self, step: Step) -> None:
+        """The guest's end: it says its last word, and then the machine goes off or is reset."""
+        restart = step.reboot == "restart"
+        reply = self._talk.end(Verb.RESTART if restart else Verb.POWEROFF)
+        did = reply.detail.rpartition(": ")[2]
+        self.off = (
+            reply.end is End.EXIT and self._boot.session.said_bye and did == (REBOOTED if restart else POWERED_OFF)
+        )
+        if not self.off:
+            self._ledger.keep_without_answer(reply, "reboot", str(step.reboot))
+            raise StopError
+        result = StepResult(
+            number=self._ledger.next_number,
+            action="reboot",
+            status=Status.PASS,
+            why=step.why,
+            detail={"to": str(step.reboot)},
+        )
+        self._ledger.keep(result, reply, kind="reboot")
 
     def _judge_errno(self, verb: Verb, module: str, number: int, expectation: Expectation) -> tuple[Status, str | None]:
         if number == expectation.errno_number:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from functools import cached_property, partial
 
@@ -19,6 +19,8 @@ from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
+from kbuild.load.faults.points import afterwards, nearby, rest, swept
+from kbuild.load.faults.run import SweepRun
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.orders.conditions import Facts
 from kbuild.load.orders.format import VENDOR_MODULES
@@ -32,6 +34,8 @@ from kbuild.outcome import RUN_OF, Finding, Status, worst
 from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
+MANY_RUNS = 100
+"""Of an order that is swept, as long as nobody knows how many these are."""
 MAX_TOLD = 5
 """Runs of an order that are told while it goes on, of those that went wrong on a host."""
 
@@ -49,7 +53,8 @@ def loading(
     plans = {spec.id: plans_for(request, spec) for spec in request.hosts}
     with contextlib.ExitStack() as stack:
         if places is None:
-            places = stack.enter_context(Places(request.hosts, max(map(len, plans.values()), default=0)))
+            orders = max((sum(MANY_RUNS if swept(one) else 1 for one in some) for some in plans.values()), default=0)
+            places = stack.enter_context(Places(request.hosts, orders))
         hosts = {spec.id: _Host(request, spec, plans[spec.id], reporter, places) for spec in request.hosts}
         work = [place.submit(partial(hosts[place.spec.id].work, place)) for place in places]
 
@@ -98,7 +103,11 @@ class _Host:
         self._left = Counter(order.order for order in self._waiting)
         self._stopped: list[tuple[Plan, int]] = []
         """Generated orders that could not go on, each with the number of requests that it came to."""
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._counting: set[str] = set()
+        """Runs under way that bring more: a place waits for them before it ends."""
+        self._sites: set[tuple[str, str]] = set()
+        """Orders that are swept, each with the call sites that it came to so far."""
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
 
@@ -109,13 +118,19 @@ class _Host:
     def work(self, place: Place) -> None:
         """Run orders in this place as long as there are some that nobody runs."""
         with log.context(host=self._spec.id):
-            while not self._request.cancellation.requested() and (order := self._next()):
+            while not self._request.cancellation.requested() and (order := self._next() or self._wait()):
                 self._boot(place, order)
             place.discard()
 
-    def _next(self, of: str | None = None) -> Plan | None:
-        """The next order that waits, and is not known to fail; None also where it is none `of` that name."""
-        while order := self._pop(of):
+    def _wait(self) -> Plan | None:
+        """Where no order waits: the first of those that another place's run brings."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._waiting or not self._counting)
+        return self._next()
+
+    def _next(self, fits: Callable[[Plan], bool] = lambda _: True) -> Plan | None:
+        """The next order that waits, and is not known to fail; None also where it does not fit."""
+        while order := self._pop(fits):
             with self._lock:
                 like = next((one for one in self._stopped if order.begins_as(*one)), None)
             if like is None:
@@ -126,21 +141,52 @@ class _Host:
             self._keep(self._skipped(dataclasses.replace(order, skip=reason)))
         return None
 
-    def _pop(self, of: str | None = None) -> Plan | None:
+    def _pop(self, fits: Callable[[Plan], bool] = lambda _: True) -> Plan | None:
         with self._lock:
-            fits = self._waiting and of in (None, self._waiting[0].order)
-            return self._waiting.popleft() if fits else None
+            if not self._waiting or not fits(self._waiting[0]):
+                return None
+            order = self._waiting.popleft()
+            if swept(order) and order.point is None:
+                self._counting.add(order.id)
+            return order
+
+    def _put_back(self, order: Plan) -> None:
+        """In a boot of its own it may go well."""
+        with self._lock:
+            self._counted(order.id)
+            self._waiting.appendleft(order)
+
+    def _waiting_again(self, order: Plan) -> None:
+        with self._lock:
+            self._waiting.appendleft(order)
+
+    def _counted(self, order: str) -> None:
+        """The lock is held. Who waits for what this run brings looks again."""
+        self._counting.discard(order)
+        self._lock.notify_all()
+
+    def _add(self, order: Plan, more: Sequence[Plan], *, first: bool) -> None:
+        """More runs of an order. Those that come `first` go on in the guest of this one."""
+        with self._lock:
+            self._orders += more
+            self._left[order.order] += len(more)
+            if first:
+                self._waiting.extendleft(reversed(more))
+            else:
+                self._waiting.extend(more)
+            self._lock.notify_all()
 
     def _keep(self, transcript: Transcript) -> None:
         order, _, run = transcript.order.partition(RUN_OF)
         with self._lock:
             self._transcripts[transcript.order] = transcript
             self._left[order] -= 1
+            self._counted(transcript.order)
             last = self._left[order] == 0
             runs = [one for plan in self._orders if plan.order == order and (one := self._transcripts.get(plan.id))]
         # Of an order with many runs it is worth a line which went wrong first, and how it went in the end.
         wrong = [one for one in runs if one.status not in (Status.PASS, Status.SKIP)]
-        if not run or (transcript in wrong and len(wrong) <= MAX_TOLD):
+        if (not run and last) or (transcript in wrong and len(wrong) <= MAX_TOLD):
             self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
         if run and last:
             counts = Counter(one.status for one in runs)
@@ -220,8 +266,7 @@ class _Host:
                         order = following
             except KbuildError:
                 if order is not first:
-                    with self._lock:
-                        self._waiting.appendleft(order)  # in a boot of its own it may go well
+                    self._put_back(order)
                 raise
             order = self._next() if started.snapshot else None
 
@@ -229,12 +274,14 @@ class _Host:
         """Run an order, and give the next one that may share its guest: one that finds it as the first one did.
 
         With `alone` that are only runs of the same order: the code that they run is known to the emulator then.
+        So it is where an order that is swept has made the guest ready for its points.
         """
         self._reporter.order(place.label, order.id, None, None)
         clean = self._run_order(guest, order, before)
         if not clean or guest.session.ended is not None or self._request.cancellation.requested():
             return None
-        return self._next(order.order if alone else None)
+        same = alone or guest.prepared is not None
+        return self._next(lambda other: not other.alone and (not same or other.order == order.order))
 
     def _run_order(self, started: Boot, order: Plan, before: State) -> bool:
         """Whether the host is as before."""
@@ -242,8 +289,16 @@ class _Host:
         started.start.log += started.session.command(Verb.REARM).earlier
         started.orders += 1
         with log.context(order=order.id), log.timed("order") as extra:
-            run = OrderRun(self._request, self._spec, self._knowledge, started, order, before)
+            kind = SweepRun if swept(order) else OrderRun
+            run = kind(self._request, self._spec, self._knowledge, started, order, before)
             transcript = run.run()
+            if isinstance(run, SweepRun) and run.missed and (other := nearby(order)):
+                self._waiting_again(other)
+                return False
+            self._add(order, run.more, first=True)
+            if isinstance(run, SweepRun) and run.site and rest(order) and (order.order, run.site) not in self._sites:
+                self._sites.add((order.order, run.site))
+                self._add(order, [afterwards(order, run.site)], first=False)
             if order.requests and run.stopped_at and run.stopped_at.isdigit() and transcript.status != Status.MISS:
                 with self._lock:
                     self._stopped.append((order, int(run.stopped_at)))
@@ -281,7 +336,8 @@ class _Host:
     def _needed(self) -> list[str]:
         """The modules that the orders load, with what they depend on, and both vendors' where they are there."""
         modules = self._request.modules
-        named = {planned.step.load for plan in self._orders for planned in plan.steps if planned.step.load}
+        steps = [planned.step for plan in self._orders for planned in plan.steps]
+        named = {name for step in steps for name in (step.load, step.inject and step.module) if name}
         named |= {name for name in VENDOR_MODULES.values() if name in modules}
         names = {needed for name in named for needed in (*modules.load_sequence(name), modules[name].name)}
         return sorted(names)

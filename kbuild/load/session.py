@@ -162,10 +162,10 @@ class Session:
         log.get().debug("agent.answer", answer=str(reply.answer), end=reply.end, seconds=round(reply.seconds, 3))
         return reply
 
-    def power_off(self) -> Reply:
-        """Ask for power-off and wait until the machine is off, or the step's time is up."""
+    def power_off(self, verb: Verb = Verb.POWEROFF) -> Reply:
+        """Ask for power-off, or a restart, and wait until the machine is off, or the step's time is up."""
         self._number += 1
-        self._line = encode(self._number, Verb.POWEROFF)
+        self._line = encode(self._number, verb)
         self._machine.send(self._line)
         return self._receive(Reply(self._number), lambda _: False, self._limits.step_s, self._limits.silent_s)
 

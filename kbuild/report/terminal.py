@@ -56,6 +56,9 @@ def render(record: Record, stream: IO[str] | None = None) -> None:
         console.print(_matrix(record))
         if (seen := observed(record.transcripts)) is not None:
             console.print(seen)
+        from kbuild.report.faults import print_sites
+
+        print_sites(console, record.transcripts)
     _findings(console, record)
     if any(stage.name == "files" for stage in record.stages):
         console.print("\nSHA-256 of the files that were judged:")

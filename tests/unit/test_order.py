@@ -93,12 +93,12 @@ def test_what_is_read(tmp_path: Path) -> None:
         (
             'load = "{vendor}"\n',
             "",
-            "6: step[0]: a step has exactly one of load, unload, smoke, check, repeat, trace; this one has none",
+            "6: step[0]: a step has exactly one of load, unload, smoke, check, inject, reboot, repeat, trace; this",
         ),
         (
             'load = "{vendor}"',
-            'reboot = "kvm"',
-            "7: step[0].reboot: action 'reboot' is not known here; known: load, unload",
+            'cpu = "kvm"',
+            "7: step[0].cpu: action 'cpu' is not known here; known: load, unload",
         ),
         ('load = "{vendor}"', "repeat = 3", "7: step[0].repeat: 'repeat' needs 'step'"),
         (
@@ -113,8 +113,8 @@ def test_what_is_read(tmp_path: Path) -> None:
         ),
         (
             'unload = "{vendor}"',
-            "repeat = 2\n[[step.step]]\nreboot = 'kvm'",
-            "31: step[3].step[0].reboot: action 'reboot'",
+            "repeat = 2\n[[step.step]]\ncpu = 'kvm'",
+            "31: step[3].step[0].cpu: action 'cpu'",
         ),
         (
             'unload = "{vendor}"',
@@ -129,7 +129,7 @@ def test_what_is_read(tmp_path: Path) -> None:
             "[[step.step.step.step]]\nload = 'kvm'",
             "step[3].step: there is one tracer: a trace holds no other one",
         ),
-        ('load = "{other_vendor}"', 'load = "kvm"\ninject = "x"', "12: step[1].inject: action 'inject' is not known"),
+        ('load = "{other_vendor}"', 'load = "kvm"\ncpu = "x"', "12: step[1].cpu: action 'cpu' is not known"),
         (
             'check = "footprint"',
             'check = "dmesg"',

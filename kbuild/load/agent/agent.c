@@ -70,7 +70,10 @@ static const struct verb verbs[] = {
 	{ "trace", 1, 2, verb_trace, check_trace },
 	{ "sections", 1, 1, verb_sections, check_names },
 	{ "traced", 2, 2, verb_traced, check_trace },
+	{ "fault", 3, MAX_ARGUMENTS, verb_fault, check_fault },
+	{ "look", 0, 0, verb_look, check_names },
 	{ "poweroff", 0, 0, NULL, check_names },
+	{ "restart", 0, 0, NULL, check_names },
 };
 
 static int hex_digit(char c)
@@ -268,7 +271,7 @@ static void run(struct agent *agent, const struct command *command, const struct
 	line_send(&line, agent->out);
 }
 
-static _Noreturn void power_off(struct agent *agent, uint64_t id)
+static _Noreturn void power_off(struct agent *agent, uint64_t id, int how)
 {
 	struct line line;
 
@@ -279,7 +282,7 @@ static _Noreturn void power_off(struct agent *agent, uint64_t id)
 	/* An emulator forgets what is still in its serial port when it ends. */
 	tcdrain(agent->out);
 	if (getpid() == 1)
-		reboot(RB_POWER_OFF);
+		reboot(how);
 	exit(0);
 }
 
@@ -303,7 +306,7 @@ static void obey(struct agent *agent, char *text, size_t length)
 		return;
 	agent->done = command.id;
 	if (!verb->run)
-		power_off(agent, command.id);
+		power_off(agent, command.id, strcmp(verb->name, "restart") ? RB_POWER_OFF : RB_AUTOBOOT);
 	else
 		run(agent, &command, verb);
 }

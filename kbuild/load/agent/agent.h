@@ -57,7 +57,7 @@ void kmsg_drain(struct kmsg *log);
 void kmsg_step_begin(struct kmsg *log, uint64_t id);
 void kmsg_step_end(struct kmsg *log);
 
-/* verbs.c, state.c, smoke.c, disk.c, trace.c: what runs in a process of its own. */
+/* verbs.c, state.c, smoke.c, disk.c, trace.c, fault.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -71,6 +71,8 @@ struct answer {
 	int fd;			/* for further lines, each one packet */
 	const char *modules;	/* the folder of the module files */
 	bool emulated;		/* the machine is the agent's alone */
+	const char *fail_nth;	/* which allocation of the system call is to fail; or NULL */
+	int fault_fd;		/* its task's /proc/…/fail-nth */
 };
 
 /* Each returns 0 or a positive errno. */
@@ -84,9 +86,15 @@ int verb_fetch(const struct command *command, struct answer *answer);
 int verb_trace(const struct command *command, struct answer *answer);
 int verb_sections(const struct command *command, struct answer *answer);
 int verb_traced(const struct command *command, struct answer *answer);
+int verb_fault(const struct command *command, struct answer *answer);
+int verb_look(const struct command *command, struct answer *answer);
 /* Why these arguments can not be meant, or NULL. */
 const char *check_smoke(const struct command *command);
 const char *check_trace(const struct command *command);
+const char *check_fault(const struct command *command);
+
+/* fault.c: a system call, in which an allocation fails where `answer` says so. */
+long fault_syscall(struct answer *answer, long number, long a, long b, long c);
 
 /* host.c: what the agent runs on. */
 void host_set_up(void);

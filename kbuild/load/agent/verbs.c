@@ -35,7 +35,7 @@ int verb_load(const struct command *command, struct answer *answer)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return errno;
-	if (syscall(SYS_finit_module, fd, parameters, 0))
+	if (fault_syscall(answer, SYS_finit_module, fd, (long)parameters, 0))
 		error = errno;
 	close(fd);
 	return error;
@@ -67,7 +67,7 @@ int verb_unload(const struct command *command, struct answer *answer)
 {
 	int error;
 
-	if (!syscall(SYS_delete_module, command->argv[0], O_NONBLOCK))
+	if (!fault_syscall(answer, SYS_delete_module, (long)command->argv[0], O_NONBLOCK, 0))
 		return 0;
 	error = errno;
 	if (error == EWOULDBLOCK)

@@ -42,6 +42,8 @@ ACTIONS: Mapping[str, Grammar] = {
     "unload": Grammar(expects=True),
     "smoke": Grammar(expects=True),
     "check": Grammar(),
+    "inject": Grammar(needs=("module",), takes=("params", "tolerate", "log", "why")),
+    "reboot": Grammar(takes=("why",)),
     "repeat": Grammar(needs=("step",)),
     "trace": Grammar(needs=("step",)),
 }
@@ -52,8 +54,9 @@ CHECKS: Mapping[str, Grammar] = {
     "kvm-device": Grammar(takes=("present", "why")),
     "module": Grammar(needs=("module",), one_of=("state", "refs", "holders"), takes=("why",)),
     "log": Grammar(needs=("log",), takes=("why",)),
+    "files": Grammar(takes=("why",)),
 }
-MODIFIERS = ("params", "module", "state", "refs", "holders", "present", "log", "why", "step")
+MODIFIERS = ("params", "module", "state", "refs", "holders", "present", "log", "why", "step", "tolerate")
 """The keys beside actions that belong to some of them only."""
 
 
@@ -104,6 +107,18 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
 SUCCESS = Expectation(why="a step with no expectation of its own succeeds")
 
 
+class Tolerated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An allocation that may fail and does not make the load fail."""
+
+    site: str
+    """A glob over call sites: `kvm_init/debugfs_create_dir`, who asks for it and what it calls."""
+    source: str
+    """Where that is: file and function, or file and line."""
+    reason: str
+    """Why the load may go on."""
+    when: When = When()
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One step: exactly one of ACTIONS."""
 
@@ -111,7 +126,11 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A module, by its file's name without suffix."""
     unload: str | None = None
     smoke: tuple[SmokeKind, ...] | None = None
-    check: Literal["footprint", "parameters", "kvm-device", "module", "log"] | None = None
+    check: Literal["footprint", "parameters", "kvm-device", "module", "log", "files"] | None = None
+    inject: Literal["load", "unload"] | None = None
+    """Do that with `module` again and again, and let another allocation fail each time."""
+    reboot: Literal["power-off", "restart"] | None = None
+    """The end of the order's guest."""
     repeat: int | None = None
     """Do the steps in `step` so many times."""
     trace: tuple[str, ...] | None = None
@@ -120,7 +139,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     params: dict[str, Value] = {}
     """Of a load: what is given; of `check = "parameters"`: what /sys/module/…/parameters says."""
     module: str | None = None
-    """What `check` looks at."""
+    """What `check` looks at, or what is loaded or unloaded by `inject`."""
+    tolerate: tuple[Tolerated, ...] = ()
+    """Of `inject = "load"`: the allocations without which the load succeeds by design. There is no default."""
     state: Literal["live", "coming", "going", "absent"] | None = None
     """For `check = "module"`: as in /sys/module/…/initstate, or that the module is not there."""
     refs: int | None = None
@@ -130,7 +151,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     present: bool | None = None
     """For `check = "kvm-device"`: whether /dev/kvm is to be there; it is where nothing is said."""
     log: ExpectedLog = ExpectedLog()
-    """For `check = "log"`: of all that the kernel said since the order began."""
+    """For `check = "log"`: of all that the kernel said since the order began; for `inject`: what `may` follow."""
     why: str | None = None
     """Of a check."""
     when: When = When()
@@ -218,7 +239,8 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         """Every module that it must have or loads itself."""
 
         def of(steps: tuple[Step, ...]) -> set[str]:
-            return {name for step in steps for name in ({step.load} if step.load else set()) | of(step.step)}
+            own = {name for step in steps for name in (step.load, step.module if step.inject else None) if name}
+            return own.union(*(of(step.step) for step in steps))
 
         generated = self.generate.modules if self.generate else ()
         return frozenset({*self.modules, *generated, *of(self.step)})
@@ -226,7 +248,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     @property
     def many(self) -> bool:
         """Whether it is run in several ways; in how many depends on the host and the modules."""
-        return bool(self.matrix) or self.generate is not None
+        return bool(self.matrix) or self.generate is not None or any(step.inject for step in self.step)
 
 
 def written(value: Value) -> str:

@@ -49,6 +49,19 @@ class Plan:
     """Why it is not run."""
     requests: tuple[str, ...] = ()
     """Of a generated one what is done at the places 1, 2, …: `load-vendor`."""
+    only: tuple[str, ...] = ()
+    """Of one that is swept: the points that are asked for, or the call sites; empty: all."""
+    point: int | None = None
+    """The allocation that fails, from 1; None: all are counted."""
+    after: str = ""
+    """The call site after whose failure the rest of the order is done."""
+    tried: int = 0
+    """Of that: numbers that were another call site."""
+
+    @property
+    def alone(self) -> bool:
+        """It ends its guest, and wants one to which nothing was done."""
+        return bool(self.after)
 
     @property
     def order(self) -> str:
@@ -83,6 +96,9 @@ def make_plans(order: Order, facts: Facts, only: Collection[str] = ()) -> list[P
     plans = [*itertools.islice(_plans(order, facts), MAX_RUNS + 1)]
     if len(plans) > MAX_RUNS:
         raise UserError(f"order '{order.id}' has more than {MAX_RUNS} runs: take fewer values, actions or steps")
+    if any(step.inject for step in order.step):
+        # Which points there are shows when the load has been counted.
+        return [dataclasses.replace(plan, only=tuple(only)) for plan in plans]
     if not only:
         return plans
     found = {glob: fnmatch.filter((plan.run for plan in plans), glob) for glob in only}
@@ -147,6 +163,7 @@ def resolve(order: Order, cpu: Cpu) -> Order:
             trace=None if step.trace is None else tuple(kernel_name(fill(name)) for name in step.trace),
             holders=None if step.holders is None else tuple(kernel_name(fill(name)) for name in step.holders),
             when=condition(step.when),
+            tolerate=tuple(msgspec.structs.replace(one, when=condition(one.when)) for one in step.tolerate),
             expect=tuple(map(expectation, step.expect)),
             step=tuple(map(resolved, step.step)),
         )
@@ -201,8 +218,9 @@ def _not_there(steps: Iterable[PlannedStep], facts: Facts) -> str | None:
         module = step.module or step.load
         if module is None or not holds(step.when, facts):
             continue
-        if step.load and kernel_name(step.load) not in facts.parameters:
-            return f"step {planned.place}: there is no {step.load}.ko"
+        loaded = step.load or (step.module if step.inject else None)
+        if loaded and kernel_name(loaded) not in facts.parameters:
+            return f"step {planned.place}: there is no {loaded}.ko"
         chosen = choose(step, facts)
         if isinstance(chosen, Expectation) and IGNORED_PARAMETER in (*chosen.log.must, *chosen.log.may):
             continue

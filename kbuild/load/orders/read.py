@@ -34,7 +34,7 @@ _MODULE = re.compile(_NAME)
 _PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUALIFIED = re.compile(rf"{_NAME}\.[A-Za-z0-9_-]{{1,64}}")
 _NEED = re.compile(r"!?[a-z0-9][a-z0-9-]*(?:\|!?[a-z0-9][a-z0-9-]*)*")
-_LATER = ("inject", "cpu", "reboot")
+_LATER = ("cpu",)
 """Actions of the design that are not there yet."""
 
 Problems = Iterator[tuple[str, str]]
@@ -111,8 +111,27 @@ def _problems(order: Order) -> Problems:
     elif not order.step:
         yield "step", "an order has at least one step"
     yield from _steps_problems("step", order.step)
+    yield from _inject_problems(order)
     if (count := _count(order.step)) > MAX_STEPS:
         yield "step", f"these are {count} steps, repeats counted; an order has at most {MAX_STEPS}"
+
+
+def _inject_problems(order: Order) -> Problems:
+    """One step is swept at most: what is before it is done once in a guest, what follows once for each call site."""
+    places = [at for at, step in enumerate(order.step) if step.inject]
+    if places and order.matrix:
+        yield "matrix", "an order with 'inject' has no matrix: write the parameters into its steps"
+    for at in places[1:]:
+        yield f"step[{at}].inject", "an order has one 'inject' at most: write an order for each"
+    for at, step in enumerate(order.step):
+        for inner in step.step:
+            if inner.inject:
+                yield f"step[{at}].step", "'inject' is a repetition already, and no part of another one"
+        if places and at < places[0] and step.action not in ("load", "unload"):
+            yield f"step[{at}].{step.action}", "before 'inject' there are only loads and unloads"
+    for at, step in enumerate(order.step[:-1]):
+        if step.reboot:
+            yield f"step[{at}].reboot", "nothing can follow: this is the end of the order's guest"
 
 
 def _generate_problems(asked: Generate) -> Problems:
@@ -190,6 +209,21 @@ def _step_problems(step: Step) -> Problems:
             yield ".params", problem
     for key, problem in _when_problems(step.when):
         yield f".when{key}", problem
+    for index, one in enumerate(step.tolerate):
+        for key, said in (("site", one.site), ("source", one.source), ("reason", one.reason)):
+            if not said.strip():
+                yield (
+                    f".tolerate[{index}].{key}",
+                    "say which call site, where in the source, and why the load may go on",
+                )
+        for key, problem in _when_problems(one.when):
+            yield f".tolerate[{index}].when{key}", problem
+    if step.inject and (step.log.must or step.log.must_not):
+        yield ".log", "what the log says depends on which allocation fails: 'inject' takes log.may only"
+    if step.inject and step.log.may and not step.why:
+        yield ".log", "say 'why' these may follow"
+    if step.tolerate and step.inject != "load":
+        yield ".tolerate", "an unload succeeds whatever fails: there is nothing to tolerate"
     for key, problem in _log_problems(step.log):
         yield f".{key}", problem
     if step.why is not None and not step.why.strip():

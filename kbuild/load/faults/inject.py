@@ -1,0 +1,167 @@
+"""One point of a sweep: a load or unload in which one allocation fails, and what has to be so afterwards."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kbuild.load.conversation import Conversation, StopError
+from kbuild.load.evidence import records_of
+from kbuild.load.faults.points import wanted
+from kbuild.load.faults.site import NOT_TOLD, Site, site_of
+from kbuild.load.ledger import Ledger
+from kbuild.load.orders.conditions import holds
+from kbuild.load.orders.format import SUCCESS, Expectation, Step, Tolerated
+from kbuild.load.orders.plan import Plan
+from kbuild.load.protocol import Result, Verb, errno_name, errno_number
+from kbuild.load.session import Reply
+from kbuild.outcome import RUN_OF, Status
+from kbuild.transcript import StepResult
+
+NEVER = (1 << 31) - 1
+"""More allocations than any load makes: with it, they are counted."""
+OUT_OF_MEMORY = errno_number("ENOMEM")
+
+
+@dataclass
+class Injection:
+    """The step `inject` of an order that is being run."""
+
+    plan: Plan
+    step: Step
+    talk: Conversation
+    ledger: Ledger
+    file: str
+    """Of the module: `kvm-intel.ko`."""
+    call: Callable[[Verb, str], None]
+    """Load or unload the module as usual; it has to succeed."""
+    note: Callable[[Verb], None]
+    """Told of each load and unload that has happened here."""
+    footprint: Callable[[str], None]
+    """Hold the host against what it was before; the argument says where a difference comes from."""
+
+    def count(self) -> int:
+        """Do it without a failure. Returns how many allocations there are; the host is as before."""
+        if self.step.inject == "unload":
+            self.call(Verb.LOAD, "")
+        reply, got = self._inject(NEVER)
+        total = NEVER - (got.left if got.left is not None else NEVER)
+        reason = None
+        if got.errno or got.left is None:
+            reason = f"{self._what}: {errno_name(got.errno)}{f' ({got.where})' if got.where else ''}"
+        status = Status.ERROR if reason else Status.PASS
+        if got.where:
+            status = Status.SKIP
+            reason = f"this kernel lets no allocation fail on request: build it with --flavour fault ({got.where})"
+        self._keep(reply, got, {"allocations": str(total)}, status, reason)
+        if reason:
+            raise StopError
+        if self.step.inject == "load":
+            self.call(Verb.UNLOAD, "")
+        return total
+
+    def point(self, number: int) -> Site | None:
+        """Let that allocation fail, judge what comes of it, and bring the host back to where it was.
+
+        Returns the call site; None where the load came to its end before it, or where it is not one that was asked for.
+        """
+        unload = self.step.inject == "unload"
+        if unload:
+            self.call(Verb.LOAD, "")
+        reply, got = self._inject(number)
+        site = site_of(records_of(reply)) if got.left == 0 else None
+        name = site.name if site else NOT_TOLD
+        self.ledger.name = f"{self.plan.order}{RUN_OF}{name}"
+        detail = {"site": name, "stack": site.stack if site else ""} if got.left == 0 else {}
+        if got.left != 0 or not wanted(self.plan, name):
+            reason = "another call site" if got.left == 0 else "the load made fewer allocations"
+            self._keep(reply, got, detail, Status.SKIP, reason)
+            self._undo(got)
+            return None
+        status, wrong, tolerated = self._judge(got, name)
+        self._keep(reply, got, detail | tolerated, status, wrong)
+        if status != Status.PASS and got.errno:
+            raise StopError
+        self._undo(got)
+        self.footprint(f"fault={name}")
+        if not unload:
+            self.call(Verb.LOAD, "the next load after a failure")
+            self.call(Verb.UNLOAD, "the next load after a failure")
+            self.footprint(f"fault={name}")
+        return site or Site(NOT_TOLD, ())
+
+    def fail(self, number: int) -> bool:
+        """Let that allocation fail and leave the host as it is then, but for the module.
+
+        False where it is another call site: in a fresh guest the same number may be another allocation.
+        """
+        if self.step.inject == "unload":
+            self.call(Verb.LOAD, "")
+        reply, got = self._inject(number)
+        site = site_of(records_of(reply)) if got.left == 0 else None
+        self.ledger.name = self.plan.id
+        self._keep(reply, got, {"site": site.name if site else NOT_TOLD}, Status.PASS, None)
+        self._undo(got)
+        return got.left == 0 and (site.name if site else NOT_TOLD) == self.plan.after
+
+    @property
+    def _what(self) -> str:
+        return f"{self.step.inject} {self.step.module}"
+
+    def _inject(self, number: int) -> tuple[Reply, Result]:
+        assert self.step.inject is not None
+        assert self.step.module is not None
+        loads = self.step.inject == "load"
+        given = [f"{name}={value}" for name, value in self.step.given.items()]
+        words = (self.file, *given) if loads else (self.step.module,)
+        reply = self.talk.command(Verb.FAULT, str(number), self.step.inject, *words)
+        got = self.talk.answered(reply, "inject", self.step.module)
+        if got.errno == 0:
+            self.note(Verb.LOAD if loads else Verb.UNLOAD)
+        return reply, got
+
+    def _undo(self, got: Result) -> None:
+        """Unload what was loaded; of an unload that was refused, do it."""
+        if (got.errno == 0) == (self.step.inject == "load"):
+            self.call(Verb.UNLOAD, "")
+
+    def _judge(self, got: Result, site: str) -> tuple[Status, str | None, dict[str, str]]:
+        errno = errno_name(got.errno) or "success"
+        if self.step.inject == "unload":
+            if got.errno == 0:
+                return Status.PASS, None, {}
+            return Status.FAIL, f"{self._what}: {errno} when memory is short in {site}; it has to succeed", {}
+        if got.errno == OUT_OF_MEMORY:
+            return Status.PASS, None, {}
+        if got.errno:
+            return Status.FAIL, f"{self._what}: expected ENOMEM when memory is short in {site}, got {errno}", {}
+        if (tolerated := self._tolerated(site)) is not None:
+            return Status.PASS, None, {"tolerated": f"{tolerated.reason} ({tolerated.source})"}
+        return Status.FAIL, f"{self._what}: succeeds though memory is short in {site}, which nothing declares", {}
+
+    def _tolerated(self, site: str) -> Tolerated | None:
+        return next(
+            (
+                one
+                for one in self.step.tolerate
+                if fnmatch.fnmatchcase(site, one.site) and holds(one.when, self.plan.facts)
+            ),
+            None,
+        )
+
+    def _keep(self, reply: Reply, got: Result, detail: dict[str, str], status: Status, reason: str | None) -> None:
+        point = {"allocation": str(self.plan.point)} if self.plan.point else {}
+        expectation = Expectation(why=self.step.why or SUCCESS.why, log=self.step.log)
+        result = StepResult(
+            number=self.ledger.next_number,
+            action="inject",
+            module=self.step.module,
+            status=status,
+            reason=reason,
+            params=self.step.given,
+            errno=errno_name(got.errno),
+            expected="ENOMEM" if self.plan.point and self.step.inject == "load" else None,
+            detail={"over": str(self.step.inject), **point, **detail},
+        )
+        self.ledger.keep(result, reply, expectation, kind="fault")

@@ -1,0 +1,70 @@
+"""The runs of an order that is swept: how many there are shows when its load has been counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Sequence
+
+from kbuild.load.orders.plan import Plan, PlannedStep
+from kbuild.outcome import RUN_OF
+
+MAX_POINTS = 20_000
+"""Of one sweep; a load of kvm.ko has some hundreds."""
+MAX_TRIED = 40
+"""Numbers that are tried for what follows a failure at a call site."""
+_NUMBERS = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+def swept(plan: Plan) -> PlannedStep | None:
+    """The step of a plan in which allocations fail."""
+    return next((planned for planned in plan.steps if planned.step.inject), None)
+
+
+def points(plan: Plan, total: int) -> list[Plan]:
+    """A run for each allocation of a load that makes `total` of them, or for those that are asked for.
+
+    They are asked for as `17`, `17-40`, or a glob over call sites, whose points only a run can tell.
+    """
+    named = {glob for glob in plan.only if not _NUMBERS.fullmatch(glob)}
+    spans = [_span(found) for glob in plan.only if (found := _NUMBERS.fullmatch(glob))]
+    return [
+        dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{number}", point=number)
+        for number in range(1, min(total, MAX_POINTS) + 1)
+        if not plan.only or named or any(number in span for span in spans)
+    ]
+
+
+def afterwards(plan: Plan, site: str) -> Plan:
+    """The run that does once what is to follow a failure at this call site; `plan` is the first point that hit it."""
+    return dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{site}", after=site)
+
+
+def nearby(plan: Plan) -> Plan | None:
+    """What to try when `plan`, which follows a failure, came to another call site: the next number around the first.
+
+    A guest in which other loads failed before has other caches filled, so that numbers are some off.
+    """
+    assert plan.point is not None
+    tried = plan.tried + 1
+    offset = (tried + 1) // 2 * (1 if tried % 2 else -1)
+    first = plan.point - (plan.tried + 1) // 2 * (1 if plan.tried % 2 else -1)
+    return dataclasses.replace(plan, point=max(first + offset, 1), tried=tried) if tried <= MAX_TRIED else None
+
+
+def wanted(plan: Plan, site: str) -> bool:
+    """Whether a point at this call site is one of those that were asked for."""
+    named = [glob for glob in plan.only if not _NUMBERS.fullmatch(glob)]
+    return not named or any(fnmatch.fnmatchcase(site, glob) for glob in named)
+
+
+def rest(plan: Plan) -> Sequence[PlannedStep]:
+    """What follows the step in which allocations fail."""
+    steps = list(plan.steps)
+    return steps[next(at for at, planned in enumerate(steps) if planned.step.inject) + 1 :]
+
+
+def _span(found: re.Match[str]) -> range:
+    first = int(found[1])
+    return range(first, int(found[2] or first) + 1)

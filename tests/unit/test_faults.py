@@ -1,0 +1,180 @@
+"""Protects sweeps of failing allocations: whose allocation a kernel's log says has failed, which runs there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kbuild.dmesg.record import Record
+from kbuild.errors import UserError
+from kbuild.load.faults.points import MAX_TRIED, afterwards, nearby, points, rest, swept, wanted
+from kbuild.load.faults.site import site_of
+from kbuild.load.orders.conditions import Facts
+from kbuild.load.orders.plan import Plan, make_plans
+from kbuild.load.orders.read import read_order
+from kbuild.outcome import Status
+from kbuild.report.faults import sites
+from kbuild.transcript import StepResult, Transcript
+
+SWEEP = """\
+id = "sweep"
+title = "x"
+modules = ["{vendor}"]
+
+[[step]]
+load = "kvm"
+
+[[step]]
+inject = "load"
+module = "{vendor}"
+
+[[step.tolerate]]
+site = "kvm_init/debugfs_*"
+source = "virt/kvm/kvm_main.c, kvm_init_debug()"
+reason = "debugfs is for who looks on"
+
+[[step]]
+check = "footprint"
+
+[[step]]
+reboot = "power-off"
+"""
+
+# As a 6.1 kernel printed it (QEMU, each line a record).
+MISC = """\
+FAULT_INJECTION: forcing a failure.
+name failslab, interval 1, probability 0, space 0, times 0
+CPU: 0 PID: 30 Comm: init Tainted: G                 6.1.192-kbuild-fault #1
+Hardware name: QEMU Standard PC (i440FX + PIIX, 1996), BIOS 1.16.2-debian-1.16.2-1 04/01/2014
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x34/0x48
+ should_fail_ex.cold+0x2f/0x3f
+ __should_failslab+0x4c/0x60
+ should_failslab+0x5/0x20
+ __kmem_cache_alloc_node+0x24/0x200
+ ? device_create_groups_vargs+0x3a/0xf0
+ kstrdup_const+0x43/0x60
+ kobject_set_name_vargs+0x1c/0x90
+ device_create_groups_vargs+0x96/0xf0
+ device_create_with_groups+0x33/0x50
+ misc_register+0x9b/0x170
+ kvm_init.cold+0x260/0x3d4 [kvm]
+ svm_init+0x30/0x1000 [kvm_amd]
+ do_one_initcall+0x4a/0x170
+ do_init_module+0x45/0x1b0
+ __do_sys_finit_module+0x7d/0xb0
+ do_syscall_64+0x2b/0x50
+ entry_SYSCALL_64_after_hwframe+0x4b/0xb5
+ </TASK>
+kvm: misc device register failed
+"""
+
+
+def records(text: str, facility: int = 0) -> list[Record]:
+    return [Record(None, None, 4, line, facility=facility) for line in text.splitlines()]
+
+
+def plan(tmp_path: Path, text: str = SWEEP, only: tuple[str, ...] = ()) -> Plan:
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    parameters: dict[str, tuple[str, ...]] = {"kvm": (), "kvm_amd": ()}
+    facts = Facts("6.1.192", "amd", lambda _: False, parameters=parameters, depends={"kvm_amd": ("kvm",)})
+    (found,) = make_plans(read_order(path), facts, only)
+    return found
+
+
+def test_the_site_is_the_modules_own_function_and_what_it_calls() -> None:
+    found = site_of(records(MISC))
+    assert found is not None
+    assert found.name == "kvm_init/misc_register"
+    assert found.stack.startswith("__kmem_cache_alloc_node+0x24 < kstrdup_const+0x43 <")
+    assert "device_create_groups_vargs+0x3a" not in found.stack, "the unwinder was not sure of it"
+
+
+def test_without_a_modules_function_it_is_the_loaders() -> None:
+    loader = MISC.replace(" [kvm]", "").replace(" [kvm_amd]", "")
+    found = site_of(records(loader))
+    assert found is not None
+    assert found.name == "do_init_module/do_one_initcall"
+    chain = loader.replace("do_one_initcall", "blocking_notifier_call_chain_robust")
+    found = site_of(records(chain))
+    assert found is not None
+    assert found.name == "do_init_module/svm_init", "a notifier chain asks for nothing itself"
+
+
+def test_a_log_without_a_report_names_no_site() -> None:
+    assert site_of([]) is None
+    assert site_of(records("kvm: misc device register failed\n")) is None
+    assert site_of(records(MISC.partition("Call Trace")[0])) is None
+    assert site_of(records(MISC, facility=1)) is None, "user space wrote it"
+    stack_before = MISC[MISC.index("Call Trace") :] + MISC.partition("Call Trace")[0]
+    assert site_of(records(stack_before)) is None, "a stack of something else"
+
+
+def test_there_is_a_point_for_each_allocation_or_for_those_that_are_asked_for(tmp_path: Path) -> None:
+    whole = plan(tmp_path)
+    assert whole.skip is None
+    assert [one.id for one in points(whole, 3)] == ["sweep@1", "sweep@2", "sweep@3"]
+    some = plan(tmp_path, only=("2", "4-5"))
+    assert [one.point for one in points(some, 100)] == [2, 4, 5]
+    assert points(some, 1) == []
+    named = plan(tmp_path, only=("kvm_init/*",))
+    assert len(points(named, 100)) == 100, "only a run can tell whose they are"
+    assert wanted(named, "kvm_init/misc_register")
+    assert not wanted(named, "load_module/mod_sysfs_setup")
+    assert wanted(some, "anything")
+
+
+def test_what_follows_a_failure_is_sought_around_its_number(tmp_path: Path) -> None:
+    point = points(plan(tmp_path), 100)[49]
+    after = afterwards(point, "kvm_init/misc_register")
+    assert after.id == "sweep@kvm_init/misc_register"
+    assert after.alone
+    assert [planned.step.action for planned in rest(after)] == ["check", "reboot"]
+    tried = [after.point]
+    while following := nearby(after):
+        after = following
+        tried.append(after.point)
+    assert tried[:5] == [50, 51, 49, 52, 48]
+    assert len({*tried}) == len(tried) == MAX_TRIED + 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('module = "{vendor}"\n', "", "needs 'module'"),
+        ('inject = "load"', 'inject = "unload"', "nothing to tolerate"),
+        ('load = "kvm"', 'check = "kvm-device"', "before 'inject' there are only loads and unloads"),
+        ('check = "footprint"', 'inject = "load"\nmodule = "kvm"', "one 'inject' at most"),
+        ('check = "footprint"', 'reboot = "restart"', "nothing can follow"),
+        ('reason = "debugfs is for who looks on"', 'reason = " "', "why the load may go on"),
+        ('module = "{vendor}"\n', 'module = "{vendor}"\nlog.must = ["x"]\n', "takes log.may only"),
+        ('module = "{vendor}"\n', 'module = "{vendor}"\nlog.may = ["x"]\n', "say 'why'"),
+    ],
+)
+def test_what_a_sweep_cannot_mean_is_refused_with_its_line(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    assert old in SWEEP
+    with pytest.raises(UserError, match=problem) as refused:
+        plan(tmp_path, SWEEP.replace(old, new))
+    assert "sweep.toml:" in str(refused.value)
+
+
+def test_points_become_a_table_of_sites(tmp_path: Path) -> None:
+    def run(name: str, status: Status, site: str, errno: str | None, **detail: str) -> Transcript:
+        step = StepResult(number=1, action="inject", status=status, errno=errno, detail={"site": site, **detail})
+        return Transcript(host="h", order=f"{plan(tmp_path).id}@{name}", status=status, steps=[step])
+
+    found = sites(
+        [
+            run("1", Status.PASS, "a/x", "ENOMEM", allocation="1"),
+            run("2", Status.FAIL, "a/x", "EIO", allocation="2"),
+            run("3", Status.PASS, "b/y", None, allocation="3", tolerated="because"),
+            run("a/x", Status.ERROR, "a/x", "ENOMEM", allocation="1"),
+        ]
+    )
+    assert [(one.site, one.points, one.after) for one in found] == [("a/x", 2, Status.ERROR), ("b/y", 1, None)]
+    assert found[0].answers == {"ENOMEM", "EIO"}
+    assert found[1].tolerated == "because"
+    assert swept(plan(tmp_path)) is not None
