@@ -47,8 +47,8 @@ class Checks:
             subject = f"{step.module}.{name}"
             self._keep(step, reply, reason, {name: str(reads)}, kind="parameter", subject=subject)
 
-    def footprint(self, cause: str = "") -> None:
-        """Hold the host's state against what it was. `cause`, in place of the order, is part of a finding's id."""
+    def footprint(self) -> None:
+        """Hold the host's state against what it was."""
         before = self._talk.before
         after, reply = self._talk.state("footprint", settled=True)
         left = before.difference(after)
@@ -61,8 +61,9 @@ class Checks:
             owner = owners.get(what.rsplit("/", 1)[-1])
             whose = f"; it is {owner}()'s to remove" if owner else ""
             message = f"{what} is not as it was before the order{whose}"
-            name = finding_id("load", "leftover", what, cause or self._ledger.name or self._ledger.order.id)
-            findings.append(Finding(id=name, status=Status.FAIL, message=message))
+            fault = self._ledger.fault
+            cause = finding_id("load", "leftover", what, f"fault={fault}" if fault else self._ledger.order.id)
+            findings.append(Finding(id=cause, status=Status.FAIL, message=message))
         reason = f"not as before the order: {', '.join(left)}" if left else None
         detail = {"what": "footprint"}
         self._keep(None, reply, reason, detail, kind="leftover", subject="footprint", findings=findings)

@@ -18,7 +18,7 @@ from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.load.protocol import LogRecord, Result
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
-from kbuild.outcome import Finding, Status, finding_id, verdict, worst
+from kbuild.outcome import RUN_OF, Finding, Status, finding_id, verdict, worst
 from kbuild.traces import Observation
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
@@ -48,11 +48,16 @@ class Ledger:
     """Of rules, in traces."""
     lost: bool = False
     """Records of it are missing."""
-    name: str = ""
-    """Of the order in ids of findings, where it is another one than its own: which point of a sweep it is changes."""
+    fault: str = ""
+    """The call site of an allocation that was made to fail: it is part of each finding's id, in place of the point."""
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of the agent's commands to the index of their step."""
     _console: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of the order in ids of findings: which point of a sweep it is may change from run to run."""
+        return f"{self.order.order}{RUN_OF}{self.fault}" if self.fault else self.order.id
 
     @property
     def next_number(self) -> int:
@@ -77,12 +82,18 @@ class Ledger:
             position=self.boot.orders,
             seconds=round(sum(step.seconds for step in self.steps), 6),
             steps=self.steps,
-            findings=self.findings,
+            findings=[*map(self._with_fault, self.findings)],
             observed=self.observed,
             console=self._console,
             folder=str(self.boot.folder.relative_to(self.request.folder)),
-            reproduce=self.request.again(self.spec.id, self.name or self.order.id),
+            reproduce=self.request.again(self.spec.id, self.name),
         )
+
+    def _with_fault(self, finding: Finding) -> Finding:
+        """What a failed allocation leads to is another finding than the same without."""
+        if not self.fault or finding.id.endswith(f"fault={self.fault}"):
+            return finding
+        return msgspec.structs.replace(finding, id=f"{finding.id}:fault={self.fault}")
 
     def keep(
         self,
@@ -102,7 +113,7 @@ class Ledger:
         matches, records = judged or self._classify(reply)
         self.lost = self.lost or reply.lost > 0
         subject = subject or result.module or result.action
-        place = f"{self.name or self.order.id}/{self.at.place if self.at else 0}-{result.action}"
+        place = f"{self.name}/{self.at.place if self.at else 0}-{result.action}"
         expected = expectation.log
         allowed = {*expected.must, *expected.may, *expected.must_not}
         findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result))]
@@ -180,7 +191,7 @@ class Ledger:
             self._note(matches, records)
             subject = step.module or step.action
             findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}"))
-            findings = _told(findings, subject, f"{self.name or self.order.id}/{step.number}-after")
+            findings = _told(findings, subject, f"{self.name}/{step.number}-after")
             self.steps[index] = msgspec.structs.replace(
                 step,
                 log=[*step.log, *bounded(log_lines(records))],

@@ -168,14 +168,15 @@ def _findings(console: Console, record: Record) -> None:
         plain(console, f"skipped: {what} on {runs[0].host}: {runs[0].reason}", style="dim")
     for why, count in Counter(_why(f) for f in record.findings if f.status == Status.SKIP).items():
         plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
+    known = Counter((f.id, f.message if f.answer is None else _why(f), f.known) for f in record.findings if f.known)
+    for (name, said, reason), count in known.items():
+        often = f", {count} times" if count > 1 else ""
+        plain(console, f"known{often}: {name}: {said} ({reason})", style="dim")
     for finding in record.findings:
-        if finding.known is not None:
-            said = finding.message if finding.answer is None else _why(finding)
-            plain(console, f"known: {finding.id}: {said} ({finding.known})", style="dim")
-        elif finding.status == Status.DONE:
+        if finding.known is None and finding.status == Status.DONE:
             plain(console, f"for information: {finding.message}", style="dim")
-    for known in record.known_not_seen:
-        plain(console, f"known, but did not occur: {known.finding} ({known.reason})", style="yellow")
+    for unseen in record.known_not_seen:
+        plain(console, f"known, but did not occur: {unseen.finding} ({unseen.reason})", style="yellow")
 
 
 def _alike(transcripts: Sequence[Transcript]) -> list[list[Transcript]]:

@@ -16,7 +16,7 @@ from kbuild.load.orders.format import SUCCESS, Expectation, Step, Tolerated
 from kbuild.load.orders.plan import Plan
 from kbuild.load.protocol import Result, Verb, errno_name, errno_number
 from kbuild.load.session import Reply
-from kbuild.outcome import RUN_OF, Status
+from kbuild.outcome import Status
 from kbuild.transcript import StepResult
 
 NEVER = (1 << 31) - 1
@@ -38,8 +38,8 @@ class Injection:
     """Load or unload the module as usual; it has to succeed."""
     note: Callable[[Verb], None]
     """Told of each load and unload that has happened here."""
-    footprint: Callable[[str], None]
-    """Hold the host against what it was before; the argument says where a difference comes from."""
+    footprint: Callable[[], None]
+    """Hold the host against what it was before."""
 
     def count(self) -> int:
         """Do it without a failure. Returns how many allocations there are; the host is as before."""
@@ -72,7 +72,7 @@ class Injection:
         reply, got = self._inject(number)
         site = site_of(records_of(reply)) if got.left == 0 else None
         name = site.name if site else NOT_TOLD
-        self.ledger.name = f"{self.plan.order}{RUN_OF}{name}"
+        self.ledger.fault = name if got.left == 0 else ""
         detail = {"site": name, "stack": site.stack if site else ""} if got.left == 0 else {}
         if got.left != 0 or not wanted(self.plan, name):
             reason = "another call site" if got.left == 0 else "the load made fewer allocations"
@@ -84,11 +84,11 @@ class Injection:
         if status != Status.PASS and got.errno:
             raise StopError
         self._undo(got)
-        self.footprint(f"fault={name}")
+        self.footprint()
         if not unload:
             self.call(Verb.LOAD, "the next load after a failure")
             self.call(Verb.UNLOAD, "the next load after a failure")
-            self.footprint(f"fault={name}")
+            self.footprint()
         return site or Site(NOT_TOLD, ())
 
     def fail(self, number: int) -> bool:
@@ -100,7 +100,7 @@ class Injection:
             self.call(Verb.LOAD, "")
         reply, got = self._inject(number)
         site = site_of(records_of(reply)) if got.left == 0 else None
-        self.ledger.name = self.plan.id
+        self.ledger.fault = self.plan.after
         self._keep(reply, got, {"site": site.name if site else NOT_TOLD}, Status.PASS, None)
         self._undo(got)
         return got.left == 0 and (site.name if site else NOT_TOLD) == self.plan.after
