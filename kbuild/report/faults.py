@@ -56,8 +56,8 @@ def print_sites(console: Console, transcripts: Iterable[Transcript]) -> None:
     if not found:
         return
     rows = table()
-    for name in ("host", "order", "fails in", "points", "load", "outcome", "then off", ""):
-        rows.add_column(f"\n{name}", justify="right" if name == "points" else "left")
+    for name in ("host", "order", "fails in", "points", "load", "outcome", "afterwards"):
+        rows.add_column(f"\n{name}", justify="right" if name == "points" else "left", overflow="fold")
     for row in found:
         rows.add_row(
             row.host,
@@ -67,7 +67,7 @@ def print_sites(console: Console, transcripts: Iterable[Transcript]) -> None:
             ", ".join(sorted(row.answers)),
             word(worst(row.statuses)),
             word(row.after),
-            escape(f"tolerated: {row.tolerated}") if row.tolerated else "",
         )
     console.print(rows)
-    plain(console, "")
+    for site, why in dict.fromkeys((row.site, row.tolerated) for row in found if row.tolerated):
+        plain(console, f"tolerated: {site}: {why}", style="dim")
