@@ -77,6 +77,41 @@ def test_what_comes_first(features: Code, function: str) -> None:
     assert (0 in order.seen) is ("breaks" in function)
 
 
+MEETING = """
+    .section .modinfo, "a"
+    .asciz "name=meeting", "license=GPL", "vermagic=none"
+    .section .gnu.linkonce.this_module, "aw"
+    .zero 64
+    .text
+    .type ways_meet, @function
+ways_meet:
+    call something
+    testl %eax, %eax
+    je 1f
+    movl $1, setting(%rip)
+1:
+    call then
+    ret
+    .size ways_meet, . - ways_meet
+    .local setting
+    .comm setting, 4
+"""
+
+
+def test_what_follows_where_ways_meet_is_looked_at_once(tmp_path: Path) -> None:
+    """Also where the one way comes there without a jump."""
+    source, path = tmp_path / "meeting.s", tmp_path / "meeting.ko"
+    source.write_text(MEETING)
+    subprocess.run(["gcc", "-c", "-o", path, source], check=True)
+    code = Code(Program(ModuleSet.of([read_module(path)], None)))
+    order = Order([], ["then"])
+    flow = Flow(code.program, code, Shapes(code, cut=True), frozenset(), order)
+    entry = code.program.symbol("meeting", "ways_meet")
+    assert entry is not None
+    assert len(flow.start(entry, State.at_entry((0,)))) == 1
+    assert [call.name.symbol for call in order.calls if call.name is not None] == ["something", "then"]
+
+
 @pytest.fixture(scope="module")
 def kvm(kernel_build: Path) -> Code:
     names = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.ko", "arch/x86/kvm/kvm-amd.ko")

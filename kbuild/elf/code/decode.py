@@ -6,6 +6,7 @@ fault with a fixup, and at places that the kernel may patch.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +158,8 @@ class Block:
     """The second place of `follow` is where it goes on after a fault, which may have set this register."""
     unread: str | None = None
     """Why it is not known what it does."""
+    is_cut: bool = False
+    """It ends for no other reason than that others come to where it goes on."""
 
 
 class Code:
@@ -186,6 +189,17 @@ class Code:
                     block.ops.clear()
                 block.unread = unread or (self.tables(module.name).unread if module is not None else None)
             return block
+
+    def cut(self, address: int, begins: Set[int]) -> None:
+        """Let a block end where another one begins, if in between two instructions of it."""
+        block = self.block(address)
+        if block is None or block.unread is not None:
+            return
+        for number, op in enumerate(block.ops):
+            if number and op.ip in begins:
+                del block.ops[number:]
+                block.follow, block.fault, block.is_cut = (op.ip,), None, True
+                return
 
     def tables(self, module: str) -> Tables:
         """What is patched in a module."""

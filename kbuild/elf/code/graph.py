@@ -73,13 +73,17 @@ class Shape:
 class Shapes:
     """Of all functions of a program that are asked for."""
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: Code, *, cut: bool = False) -> None:
+        """`cut`: also where ways meet in the middle of straight code a block ends."""
         self._code = code
+        self._cuts = cut
         self._program = code.program
         self._found: dict[int, Shape] = {}
         self._tables: dict[int, list[int]] = {}
         """Targets of jumps, by their addresses."""
         self._entries = 0
+        self._shaped: set[int] = set()
+        """Blocks of functions that have their shapes: these stay as they are."""
         self._read: dict[int, frozenset[int]] = {}
         self._info = InstructionInfoFactory()
 
@@ -168,7 +172,20 @@ class Shapes:
         name = self._program.name(address)
         return (name.module, name.symbol.partition(".cold")[0]) if name is not None else None
 
+    def _cut(self, entry: int) -> None:
+        """Let blocks of a function end where others of it begin: where ways meet, what follows is looked at once."""
+        blocks, waiting = {entry}, [entry]
+        while waiting:
+            more = [one for one in self._successors(entry, waiting.pop()) if one not in blocks]
+            blocks.update(more)
+            waiting += dict.fromkeys(more)
+        for address in blocks - self._shaped:
+            self._code.cut(address, blocks)
+        self._shaped |= blocks
+
     def _make(self, entry: int) -> Shape:
+        if self._cuts:
+            self._cut(entry)
         shape = Shape(entry)
         # Depth first, without recursion: a block gets its number when all that follows has one.
         done: list[int] = []

@@ -52,6 +52,9 @@ class Nearness:
         """`edges`: from where each place was come to; a function's end is the negative of its address."""
         self._code = code
         self._edges = edges
+        blocks = ((node[0], code.block(node[0])) for node in edges if node[0] > 0)
+        self._cut = {address for address, block in blocks if block is not None and block.is_cut}
+        """Blocks that are one step with the next one: no way parts where they end."""
         ends = [node for node in edges if node[0] < 0]
         self._functions = {-node[0] for node in ends}
         self._ends: dict[int, list[Node]] = {}
@@ -145,7 +148,7 @@ class Nearness:
             if before[0] < 0:
                 yield from self._over(before, node)
             elif node[0] not in self._functions or not stay:
-                yield 1, before
+                yield 0 if before[0] in self._cut else 1, before
 
     def _over(self, end: Node, to: Node) -> Iterator[tuple[int, Node]]:
         """From where a function was called that ended so, and came there."""

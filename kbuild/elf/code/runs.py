@@ -180,13 +180,16 @@ def uncollected() -> Iterator[None]:
 class Runs:
     """Runs over one module set. Raises MalformedError where a file contradicts itself."""
 
-    def __init__(self, code: Code, other: Side | None = None, inlined: Inlined | None = None) -> None:
+    def __init__(
+        self, code: Code, other: Side | None = None, inlined: Inlined | None = None, *, cut: bool = False
+    ) -> None:
         """`other`: where the other runs over the set are made, which settle at the same time; `inlined`: what the code
-        was cut for."""
+        was cut for; `cut`: ways are joined wherever they meet, also in straight code. Less is to be run then, and less
+        is known of what each way does."""
         self.code = code
         self._other = other
         self.program = code.program
-        self.shapes = Shapes(code)
+        self.shapes = Shapes(code, cut=cut)
         self.inlined = inlined or Inlined(code.program)
         self._static: dict[int, set[int | None]] = {}
         """What static calls were updated to by init code, by their trampolines; None: to something unknown."""

@@ -323,6 +323,12 @@ class Walk:
 
     def _nearest(self, place: _Place, block: Block) -> _Place | None:
         """Behind a block that only stops because others come to where it goes on, or because it may fault."""
+        if block.is_cut:
+            # No other way leads on from here: how far it is was asked where the block began.
+            place.address, place.index, place.chosen = block.follow[0], 0, None
+            return place
+        if len(block.follow) == 1:
+            return self._at(place, block.follow[0])
         places = [replace(place, state=place.state.copy(), address=to, index=0, chosen=None) for to in block.follow]
         if block.fault is not None and len(places) > 1:
             self._machine.fault(places[1].state, block.fault)

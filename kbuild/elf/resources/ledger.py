@@ -257,17 +257,18 @@ class Ledger(Question):
         if value is None or self._machine is None:
             return None
         found: set[object] = set()
+        seen = set[int]()
         waiting = [value]
         parts = self._machine.symbols.parts
         while waiting:
             one = waiting.pop()
             if isinstance(one, int):
                 found.add(one)
-            elif one[:2] not in found:
+            elif one[1] or one[0] not in parts:
                 found.add(one[:2])
-                if not one[1] and one[0] in parts:
-                    found.remove(one[:2])
-                    waiting += parts[one[0]]
+            elif one[0] not in seen:
+                seen.add(one[0])
+                waiting += parts[one[0]]
             if len(found) > MAX_PARTS:
                 return None
         return found

@@ -86,7 +86,7 @@ def _orders(
     found = _in_two(program, inlined, names, orders) if len(names) > 1 and not flow and can_be_two() else None
     trees: list[Tree] = []
     if found is None:
-        runs = Runs(Code(program, inlined.cuts), inlined=inlined)
+        runs = Runs(Code(program, inlined.cuts), inlined=inlined, cut=not flow)
         answers, kept, trees = _entries(runs, names, orders, flow)
         found = [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
     place = {rule.id: number for number, rule in enumerate(orders)}
@@ -101,12 +101,12 @@ def _in_two(
     program.name_all()
 
     def others(side: Side) -> list[_Told]:
-        runs = Runs(Code(program, inlined.cuts), side, inlined)
+        runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
         answers, kept, _ = _entries(runs, names[1:], orders, flow=False)
         return [*kept, *_told(runs, answers)]
 
     def first(side: Side) -> list[_Told]:
-        runs = Runs(Code(program, inlined.cuts), side, inlined)
+        runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
         answers, kept, _ = _entries(runs, names[:1], orders, flow=False)
         return [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
 
