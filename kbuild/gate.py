@@ -54,7 +54,7 @@ from kbuild.load.runner import loading
 from kbuild.load.trace.compare import answers_in, compare
 from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
-from kbuild.profile import Profile, find_orders, read_profile, reference, resolve_reference
+from kbuild.profile import SHIPPED, Profile, find_orders, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
 from kbuild.transcript import Transcript
@@ -422,6 +422,7 @@ class _Gate:
             run=self.run.record.id,
             folder=make_folder(self.run.folder / "hosts"),
             again=again,
+            resources=read_rules((SHIPPED / "rules/resources.toml",)).resources,
             cancellation=self.cancellation,
         )
 

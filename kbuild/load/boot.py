@@ -16,9 +16,9 @@ from kbuild.hosts.base import BootImage, Machine, Snapshot
 from kbuild.hosts.disk import make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
-from kbuild.load.protocol import State
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply, Session
+from kbuild.load.state import State
 from kbuild.paths import make_folder, write_atomically
 
 DISK = "disk"

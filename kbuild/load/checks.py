@@ -6,19 +6,22 @@ from collections.abc import Sequence
 
 from kbuild.load.conversation import Conversation
 from kbuild.load.ledger import Ledger
+from kbuild.load.leftovers import Leftovers
 from kbuild.load.orders.format import Step
-from kbuild.load.protocol import State, Verb, errno_name
+from kbuild.load.protocol import Verb, errno_name
 from kbuild.load.session import Reply
-from kbuild.outcome import Finding, Status, finding_id
+from kbuild.load.state import State
+from kbuild.outcome import Finding, Status
 from kbuild.transcript import StepResult
 
 
 class Checks:
     """Checks of one order that is being run."""
 
-    def __init__(self, talk: Conversation, ledger: Ledger) -> None:
+    def __init__(self, talk: Conversation, ledger: Ledger, leftovers: Leftovers) -> None:
         self._talk = talk
         self._ledger = ledger
+        self._leftovers = leftovers
 
     def run(self, step: Step) -> None:
         """Do one check, and keep what it saw."""
@@ -49,23 +52,15 @@ class Checks:
 
     def footprint(self) -> None:
         """Hold the host's state against what it was."""
-        before = self._talk.before
-        after, reply = self._talk.state("footprint", settled=True)
-        left = before.difference(after)
-        if self._ledger.failed:
-            # The taint is an echo of what the log has told already.
-            left = [what for what in left if not what.startswith("taint/")]
-        owners = self._ledger.request.signatures.owners
-        findings: list[Finding] = []
-        for what in left:
-            owner = owners.get(what.rsplit("/", 1)[-1])
-            whose = f"; it is {owner}()'s to remove" if owner else ""
-            message = f"{what} is not as it was before the order{whose}"
-            fault = self._ledger.fault
-            cause = finding_id("load", "leftover", what, f"fault={fault}" if fault else self._ledger.order.id)
-            findings.append(Finding(id=cause, status=Status.FAIL, message=message))
-        reason = f"not as before the order: {', '.join(left)}" if left else None
+        after, reply = self._talk.settled("footprint")
+        findings = self._leftovers.findings(
+            self._talk.before, after, echo=self._ledger.failed, fault=self._ledger.fault
+        )
+        left = ", ".join(one.id.split(":")[2] for one in findings)
+        reason = f"not as before the order: {left}" if left else None
         detail = {"what": "footprint"}
+        if after.absent:
+            detail["not looked at"] = ", ".join(sorted(after.absent))
         self._keep(None, reply, reason, detail, kind="leftover", subject="footprint", findings=findings)
 
     def _files(self, step: Step) -> None:
@@ -77,7 +72,7 @@ class Checks:
 
     def _log(self, step: Step) -> None:
         """Of all that the kernel said since the order began."""
-        reply = self._talk.command(Verb.STATE)  # what it said late comes with the next answer
+        reply = self._talk.command(Verb.MODULES)  # what it said late comes with the next answer
         self._talk.answered(reply, "check", "log")
         said = self._ledger.said
         # Where records were lost nobody knows what is missing, and the order has an ERROR for it.
@@ -88,7 +83,7 @@ class Checks:
         self._keep(step, reply, reason, {"what": "log"}, kind="log", subject="log")
 
     def _state(self, step: Step) -> None:
-        state, reply = self._talk.state(step.check or "")
+        state, reply = self._talk.modules(step.check or "")
         detail = {"what": str(step.check)}
         if step.check == "kvm-device":
             there = "dev/kvm" in state.facts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.format import SUCCESS, Expectation
-from kbuild.load.protocol import Result, State, Verb, parse_state
+from kbuild.load.protocol import Result, Verb
 from kbuild.load.session import Reply, Session
+from kbuild.load.state import State, parse_state
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult
 
@@ -27,7 +28,7 @@ class Conversation:
 
     def command(self, verb: Verb, *arguments: str) -> Reply:
         """Send a command, and give what came with its answer to the steps that it belongs to."""
-        if verb not in (Verb.STATE, Verb.PARAM):
+        if verb not in (Verb.MODULES, Verb.STATE, Verb.DETAIL, Verb.PARAM):
             self._seen = None
         reply = self._session.command(verb, *arguments)
         self._ledger.attach(reply.earlier)
@@ -51,11 +52,24 @@ class Conversation:
         """In place of a reply, where there was nothing to ask."""
         return Reply(self._session.last_number)
 
-    def state(self, why: str, *, settled: bool = False) -> tuple[State, Reply]:
-        """The host's state. `settled`: it should be as before the order, and gets a moment to become so."""
-        if self._seen is not None and (self._seen.hash == self.before.hash or not settled):
+    def settled(self, why: str) -> tuple[State, Reply]:
+        """The host's state, which should be as before the order, and gets a moment to become so."""
+        if self._seen is not None and self._seen.hash == self.before.hash:
             return self._seen, self.nothing()
-        reply = self.command(Verb.STATE, *([self.before.hash] if settled else []))
+        self._seen, reply = self._look(Verb.STATE, why, self.before.hash)
+        return self._seen, reply
+
+    def whole(self, why: str) -> tuple[State, Reply]:
+        """The host's state, whatever it is to be."""
+        self._seen, reply = self._look(Verb.STATE, why)
+        return self._seen, reply
+
+    def modules(self, why: str) -> tuple[State, Reply]:
+        """The part of the host's state that is read fast: modules and device nodes."""
+        return (self._seen, self.nothing()) if self._seen is not None else self._look(Verb.MODULES, why)
+
+    def _look(self, verb: Verb, why: str, *arguments: str) -> tuple[State, Reply]:
+        reply = self.command(verb, *arguments)
         got = self.answered(reply, "check", why)
         state = self.before if got.same else parse_state(reply.items)
         if got.hash != state.hash:
@@ -63,5 +77,4 @@ class Conversation:
             result = StepResult(number=self._ledger.next_number, action="check", status=Status.ERROR, reason=reason)
             self._ledger.keep(result, reply, kind="protocol")
             raise StopError
-        self._seen = state
         return state, reply

@@ -106,7 +106,8 @@ def without_answer(reply: Reply, crash: Match | None, hang: Hang | None = None) 
     not for silence.
     """
     if crash is not None:
-        return Status.FAIL, f"the kernel crashed: {crash.title}"
+        doing = reply.answer.doing if isinstance(reply.answer, Died) else None
+        return Status.FAIL, f"the kernel crashed: {crash.title}" + (f" while '{doing}' was read" if doing else "")
     match reply.answer, reply.end:
         case Died() as died, _:
             return (

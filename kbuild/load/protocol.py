@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -33,7 +33,9 @@ class Verb(StrEnum):
     UNLOAD = "unload"
     PARAM = "param"
     REARM = "rearm"
+    MODULES = "modules"
     STATE = "state"
+    DETAIL = "detail"
     SMOKE = "smoke"
     FETCH = "fetch"
     TRACE = "trace"
@@ -57,7 +59,7 @@ def encode(number: int, verb: Verb, *arguments: str) -> bytes:
             raise UserError(f"{verb}: {argument!r} cannot be an argument: it is empty or has a NUL byte")
         words.append("".join(map(_escaped, argument.encode("utf-8", "surrogateescape"))))
     command = " ".join(words).encode("ascii")
-    line = b"%08x %s" % (_fnv1a(command, 32), command)
+    line = b"%08x %s" % (fnv1a(command, 32), command)
     if len(line) > COMMAND_BYTES:
         raise UserError(f"{verb}: {len(line)} bytes of arguments, and the agent takes {COMMAND_BYTES}: shorten them")
     return line + b"\n"
@@ -67,7 +69,8 @@ _FNV1A = {32: (0x811C9DC5, 0x01000193), 64: (0xCBF29CE484222325, 0x100000001B3)}
 """Offset basis and prime, by the number of bits."""
 
 
-def _fnv1a(data: bytes, bits: int) -> int:
+def fnv1a(data: bytes, bits: int) -> int:
+    """FNV-1a, of 32 or 64 bits."""
     value, prime = _FNV1A[bits]
     for byte in data:
         value = (value ^ byte) * prime & ((1 << bits) - 1)
@@ -141,6 +144,9 @@ class Result(_Message, frozen=True, tag="result"):
     us: Count
     refs: Count | None = None
     holders: tuple[str, ...] = ()
+    text: Count | None = None
+    """Where a module's `.text` is that was loaded, and its `.init.text` was."""
+    init_text: Count | None = None
     value: str | None = None
     hash: str | None = None
     same: bool | None = None
@@ -159,6 +165,8 @@ class Died(_Message, frozen=True, tag="died"):
 
     id: Id
     signal: Count
+    doing: str | None = None
+    """What it was at, where it says so: a kind of the state."""
 
 
 class Refused(_Message, frozen=True, tag="refused"):
@@ -302,88 +310,3 @@ def errno_number(name: str) -> int:
         return _NUMBERS[name]
     except KeyError:
         raise UserError(f"'{name}' is no errno: write a name from errno(3), such as EEXIST") from None
-
-
-# State
-
-_TAINT_LETTERS = "PFSRMBUDAWCIOELKXTNJ"
-"""Documentation/admin-guide/tainted-kernels.rst, from bit 0."""
-_TAINT_OF_MODULES = frozenset("PFCOEKXTN")
-"""What a module is, not what it did: such a bit stays until the next boot and is no trace of a defect."""
-_MODULE_FIELDS = ("size", "refs", "holders", "state")
-
-
-class State(msgspec.Struct, frozen=True):
-    """What a load can leave behind, as one `state` told it.
-
-    `facts` maps an id that is the same in every run to its value, mostly empty: `slab/kvm_vcpu`,
-    `debugfs/kvm`, `dev/kvm`, `modules/kvm`, `modules/kvm/refs` = `1`, `sysfs/kvm` = `live`, `taint/W`.
-    """
-
-    facts: Mapping[str, str]
-    absent: frozenset[str]
-    """What this kernel does not show, such as `slab`: there, nothing was looked at."""
-    hash: str
-    """Computed here, of what came. If the agent's own differs, items were lost on the way."""
-
-    def difference(self, after: State) -> list[str]:
-        """What a later state has anew (its id), no longer has (`gone/ID`) or has otherwise (`changed/ID`).
-
-        What lies below something that is new or gone itself is not named.
-        """
-        new = _outermost(after.facts.keys() - self.facts.keys())
-        gone = _outermost(self.facts.keys() - after.facts.keys())
-        both = self.facts.keys() & after.facts.keys()
-        changed = (key for key in both if self.facts[key] != after.facts[key])
-        unseen = (f"absent/{what}" for what in after.absent ^ self.absent)
-        return sorted([*new, *(f"gone/{key}" for key in gone), *(f"changed/{key}" for key in changed), *unseen])
-
-
-def parse_state(parts: Iterable[Items]) -> State:
-    """The state that the `items` of one command make up, in any order. Odd items are kept as they are."""
-    items = [(part.what, item) for part in parts for item in part.items]
-    facts: dict[str, str] = {}
-    for what, item in items:
-        if what != "absent":
-            facts.update(_facts(what, item))
-    return State(
-        facts=dict(sorted(facts.items())),
-        absent=frozenset(item for what, item in items if what == "absent"),
-        hash=_hash(f"{what}/{item}" for what, item in items),
-    )
-
-
-def _facts(what: str, item: str) -> Iterator[tuple[str, str]]:
-    match what:
-        case "modules":
-            name, *fields = item.split(" ")
-            yield f"modules/{name}", ""
-            for field, value in zip(_MODULE_FIELDS, fields, strict=False):
-                yield f"modules/{name}/{field}", value
-        case "sysfs":
-            name, _, state = item.partition(" ")
-            yield f"sysfs/{name}", state
-        case "debugfs":
-            # A virtual machine's folder is named PID-FD: another one in every run.
-            yield "debugfs/" + re.sub(r"^kvm/[0-9]+-[0-9]+$", "kvm/PID-FD", item), ""
-        case "dev":
-            yield item.lstrip("/"), ""
-        case "taint" if re.fullmatch(r"[0-9]{1,18}", item):
-            bits = (bit for bit in range(int(item).bit_length()) if int(item) >> bit & 1)
-            letters = (_TAINT_LETTERS[bit] if bit < len(_TAINT_LETTERS) else f"bit-{bit}" for bit in bits)
-            yield from ((f"taint/{letter}", "") for letter in letters if letter not in _TAINT_OF_MODULES)
-        case _:
-            yield f"{what}/{item}", ""
-
-
-def _outermost(keys: set[str]) -> Iterator[str]:
-    for key in keys:
-        parts = key.split("/")
-        if not any("/".join(parts[:n]) in keys for n in range(1, len(parts))):
-            yield key
-
-
-def _hash(items: Iterable[str]) -> str:
-    """FNV-1a, 64 bits, over the sorted items, each with a newline (`state.c`, hash())."""
-    data = b"".join(item + b"\n" for item in sorted(item.encode("latin-1", "replace") for item in items))
-    return f"{_fnv1a(data, 64):016x}"

@@ -14,7 +14,8 @@ from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.image import module_key
 from kbuild.elf.moduleset import ModuleSet
-from kbuild.elf.rules.spec import Rules
+from kbuild.elf.resources.acquired import Acquired, find_acquired
+from kbuild.elf.rules.spec import Resource, Rules
 from kbuild.elf.text import ModuleText, module_texts
 from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
@@ -82,6 +83,8 @@ class LoadRequest:
     """Of an order's id to globs of those of its runs that are asked for; none: all."""
     rules: Rules = field(default_factory=Rules)
     """That traces are held against."""
+    resources: tuple[Resource, ...] = ()
+    """What init acquires: to say whose something is that was left behind."""
     cancellation: Cancellation = field(default_factory=Cancellation)
 
     @cached_property
@@ -112,6 +115,15 @@ class LoadRequest:
                 data = contents.decompressed(contents.read(image.path))
                 found += module_texts(data, module_key(image.kernel_name))
         return found
+
+    @cached_property
+    def acquired(self) -> list[Acquired]:
+        """What the modules' inits acquire by names. Takes seconds: only asked where something was left behind.
+
+        Raises UserError for modules whose code cannot be followed.
+        """
+        with self._lock:
+            return find_acquired(self.modules, self.resources)
 
     @cached_property
     def kind(self) -> str:

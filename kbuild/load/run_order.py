@@ -14,12 +14,14 @@ from kbuild.load.conversation import Conversation, StopError
 from kbuild.load.guests import SmokeKind, expected_output
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.ledger import Ledger
+from kbuild.load.leftovers import Leftovers
 from kbuild.load.orders.conditions import NoneHolds, choose, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
 from kbuild.load.orders.plan import Plan, PlannedStep
-from kbuild.load.protocol import State, Verb, errno_name
+from kbuild.load.protocol import Verb, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import End, Reply
+from kbuild.load.state import State
 from kbuild.load.trace.record import Recorder
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
@@ -40,8 +42,9 @@ class OrderRun:
         self._facts = plan.facts
         self._ledger = Ledger(request, spec, boot, plan)
         self._talk = Conversation(boot.session, self._ledger, before)
-        self._checks = Checks(self._talk, self._ledger)
         self._recorder = Recorder(self._talk, self._ledger)
+        self._leftovers = Leftovers(request, plan.id)
+        self._checks = Checks(self._talk, self._ledger, self._leftovers)
         self._loaded: set[str] = set()
         self._added: list[str] = []
         """Modules that were loaded because others depend on them, in order."""
@@ -59,7 +62,7 @@ class OrderRun:
         try:
             self.do()
             if not self.off:
-                after, _ = self._talk.state("state after the order", settled=True)
+                after, _ = self._talk.settled("state after the order")
                 self.clean = not self._talk.before.difference(after)
         except StopError:
             self.stopped_at = self._ledger.at.place if self._ledger.at else None
@@ -153,6 +156,9 @@ class OrderRun:
         got = self._talk.answered(reply, verb.value, name, expectation)
         if got.errno == 0:
             (self._loaded.add if verb is Verb.LOAD else self._loaded.discard)(name)
+            if verb is Verb.LOAD:
+                places = {".text": got.text, ".init.text": got.init_text}
+                self._leftovers.texts[name] = {section: at for section, at in places.items() if at is not None}
         detail: dict[str, str] = {}
         if got.refs is not None:
             detail = {"refs": str(got.refs), "holders": " ".join(got.holders)}

@@ -26,9 +26,10 @@ from kbuild.load.orders.conditions import Facts
 from kbuild.load.orders.format import VENDOR_MODULES
 from kbuild.load.orders.plan import Plan, make_plans
 from kbuild.load.places import Place, Places
-from kbuild.load.protocol import Result, State, Verb, parse_state
+from kbuild.load.protocol import Result, Verb
 from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
+from kbuild.load.state import State, parse_state
 from kbuild.load.trace.record import warm_up
 from kbuild.outcome import RUN_OF, Finding, Status, worst
 from kbuild.progress import Reporter

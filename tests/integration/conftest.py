@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def make_tool(folder: Path) -> Iterator[Tool]:
     yield tool
     for pid in tool.processes():
         os.kill(pid, signal.SIGKILL)
+
+
+def build_modules(folder: Path, sources: Collection[Path], kernel_source: Path, kernel_build: Path) -> Path:
+    """The folder, with modules of these sources, built out of the tree of the kernel under test."""
+    for source in sources:
+        shutil.copy(source, folder)
+    objects = " ".join(f"{source.stem}.o" for source in sources)
+    (folder / "Makefile").write_text(f"obj-m := {objects}\n")
+    where = [f"O={kernel_build}", f"M={folder}", "LOCALVERSION=-kbuild"]
+    argv = ["make", "-s", "-C", str(kernel_source), *where, "modules"]
+    subprocess.run(argv, check=True, capture_output=True)
+    return folder
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:

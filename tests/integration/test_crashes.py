@@ -7,8 +7,6 @@ boot of its own.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 
 from kbuild.load.session import SAMPLES
 from kbuild.paths import PROJECT
-from tests.integration.conftest import Tool, make_tool
+from tests.integration.conftest import Tool, build_modules, make_tool
 
 pytestmark = pytest.mark.kernel
 
@@ -67,15 +65,7 @@ HANG_LIMITS = {"step_s = 30": "step_s = 14", "silent_s = 20": "silent_s = 10"}
 @pytest.fixture(scope="module")
 def modules(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the modules, built out of tree."""
-    folder = tmp_path_factory.mktemp("modules")
-    for source in SOURCES:
-        shutil.copy(source, folder)
-    objects = " ".join(f"{source.stem}.o" for source in SOURCES)
-    (folder / "Makefile").write_text(f"obj-m := {objects}\n")
-    where = [f"O={kernel_build}", f"M={folder}", "LOCALVERSION=-kbuild"]
-    argv = ["make", "-s", "-C", str(kernel_source), *where, "modules"]
-    subprocess.run(argv, check=True, capture_output=True)
-    return folder
+    return build_modules(tmp_path_factory.mktemp("modules"), SOURCES, kernel_source, kernel_build)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from kbuild.load.protocol import (
     Result,
     Verb,
 )
+from kbuild.load.state import parse_state
 
 EXAMPLES: list[tuple[bytes, Message]] = [
     (
@@ -199,8 +200,8 @@ CLEAN = {"slab": ["dentry", "kmalloc-8"], "debugfs": ["acpi", "bdi"], "misc": ["
 
 
 def test_a_state_is_the_same_in_any_order_and_grouping() -> None:
-    first = protocol.parse_state(items(**CLEAN))
-    second = protocol.parse_state(
+    first = parse_state(items(**CLEAN))
+    second = parse_state(
         [
             *items(taint=["0"], slab=["kmalloc-8"]),
             *items(slab=["dentry"], debugfs=["bdi", "acpi"], misc=["vga_arbiter"]),
@@ -211,8 +212,8 @@ def test_a_state_is_the_same_in_any_order_and_grouping() -> None:
 
 
 def test_differences_name_what_was_left_and_not_what_lies_below_it() -> None:
-    before = protocol.parse_state(items(**CLEAN, modules=["irqbypass 16384 0 - Live"], sysfs=["irqbypass live"]))
-    after = protocol.parse_state(
+    before = parse_state(items(**CLEAN, modules=["irqbypass 16384 0 - Live"], sysfs=["irqbypass live"]))
+    after = parse_state(
         items(
             slab=["dentry", "kvm_vcpu"],
             debugfs=["acpi", "bdi", "kvm", "kvm/exits", "kvm/4711-5"],
@@ -237,39 +238,57 @@ def test_differences_name_what_was_left_and_not_what_lies_below_it() -> None:
     ]
 
 
+def test_what_is_counted_is_left_when_there_is_more_of_it() -> None:
+    before = parse_state(items(vmalloc=["load_module 8192 9", "dt_init 4096 2"], thread=["kdt", "kdt"]))
+    after = parse_state(items(vmalloc=["load_module 8192 10", "dt_init 4096 1"], thread=["kdt", "kdt", "kdt"]))
+    assert before.difference(after) == ["gone/vmalloc/dt_init/4096", "thread/kdt", "vmalloc/load_module/8192"]
+
+
+def test_sizes_parameters_and_symbols_belong_to_what_they_are_of() -> None:
+    detail = items(
+        slab=["a b"], size=["a b 96"], parameter=["kvm.tdp_mmu Y", "kvm.empty "], kallsyms=["kvm 1535"], cpuhp=["x:y"]
+    )
+    assert parse_state(detail).facts == {
+        "cpuhp/x:y": "",
+        "kallsyms/kvm": "1535",
+        "modules/kvm/parameters/empty": "",
+        "modules/kvm/parameters/tdp_mmu": "Y",
+        "slab/a b": "",
+        "slab/a b/size": "96",
+    }
+
+
 def test_a_virtual_machine_left_in_debugfs_has_the_same_name_in_every_run() -> None:
-    before = protocol.parse_state(items(debugfs=["kvm", "kvm/exits"]))
+    before = parse_state(items(debugfs=["kvm", "kvm/exits"]))
     for name in ("kvm/31-4", "kvm/4711-12"):
-        assert before.difference(protocol.parse_state(items(debugfs=["kvm", "kvm/exits", name]))) == [
-            "debugfs/kvm/PID-FD"
-        ]
+        assert before.difference(parse_state(items(debugfs=["kvm", "kvm/exits", name]))) == ["debugfs/kvm/PID-FD"]
 
 
 def test_taint_counts_for_what_a_module_did_and_not_for_what_it_is() -> None:
-    clean = protocol.parse_state(items(taint=["0"]))
+    clean = parse_state(items(taint=["0"]))
     out_of_tree_unsigned, soft_lockup = 1 << 12 | 1 << 13, 1 << 14
-    assert clean.difference(protocol.parse_state(items(taint=[str(out_of_tree_unsigned)]))) == []
-    assert clean.difference(protocol.parse_state(items(taint=[str(soft_lockup)]))) == ["taint/L"]
+    assert clean.difference(parse_state(items(taint=[str(out_of_tree_unsigned)]))) == []
+    assert clean.difference(parse_state(items(taint=[str(soft_lockup)]))) == ["taint/L"]
 
 
 def test_what_was_not_looked_at_does_not_look_clean() -> None:
-    before = protocol.parse_state(items(**CLEAN))
-    after = protocol.parse_state(items(**{**CLEAN, "slab": [], "absent": ["slab"]}))
+    before = parse_state(items(**CLEAN))
+    after = parse_state(items(**{**CLEAN, "slab": [], "absent": ["slab"]}))
     assert after.absent == {"slab"}
     assert "absent/slab" in before.difference(after)
 
 
 def test_odd_items_are_kept_and_raise_nothing() -> None:
     odd = items(modules=["", "a", "a b c d e f g"], sysfs=[""], taint=["x", "", "9" * 400], debugfs=[""], what=["?"])
-    state = protocol.parse_state(odd)
+    state = parse_state(odd)
     assert state.facts["taint/x"] == ""
-    assert state.difference(protocol.parse_state([])) != []
+    assert state.difference(parse_state([])) != []
 
 
 def test_the_hash_is_fnv_1a() -> None:
     # http://www.isthe.com/chongo/tech/comp/fnv/: the 64-bit offset basis is the hash of nothing.
-    assert protocol.parse_state([]).hash == "cbf29ce484222325"
-    state = protocol.parse_state(items(a=["\xff", "b"]))
+    assert parse_state([]).hash == "cbf29ce484222325"
+    state = parse_state(items(a=["\xff", "b"]))
     value = 0xCBF29CE484222325
     for byte in b"a/b\na/\xff\n":
         value = (value ^ byte) * 0x100000001B3 % 2**64

@@ -170,6 +170,10 @@ class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """There is one place for all: `acquire` puts something there, and 0 takes it out."""
     name: Argument | None = None
     """The argument of `acquire` that is a string which names it."""
+    name_at: int | None = None
+    """Where the object that it is released by has a pointer to that string: an offset in bytes."""
+    seen: tuple[str, ...] = ()
+    """The kinds of a host's state (docs/agent.md) in which it is there, by its name, as long as it is held."""
     parent: Argument | None = None
     """Where that argument of `acquire` is not 0, it goes when that one is released: then it is not looked at."""
 

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -22,6 +23,7 @@
 #define CHECK_BYTES 9		/* eight digits and a blank */
 /* The host writes a line in one go: after a pause inside, the rest has been lost. */
 #define PAUSE_MS 500
+#define DOING_BYTES 64
 
 struct agent {
 	int in, out;
@@ -64,7 +66,9 @@ static const struct verb verbs[] = {
 	{ "unload", 1, 1, verb_unload, check_names },
 	{ "param", 2, 2, verb_param, check_names },
 	{ "rearm", 0, 0, verb_rearm, check_names },
+	{ "modules", 0, 0, verb_modules, check_names },
 	{ "state", 0, 1, verb_state, check_names },
+	{ "detail", 0, 0, verb_detail, check_names },
 	{ "smoke", 2, 2, verb_smoke, check_smoke },
 	{ "fetch", 0, 0, verb_fetch, check_names },
 	{ "trace", 1, 2, verb_trace, check_trace },
@@ -175,6 +179,15 @@ static void refuse(const struct agent *agent, uint64_t id, const char *why)
 	line_send(&line, agent->out);
 }
 
+/* Shared with the process that does the command. */
+static char *at_work;
+
+void doing(const char *what)
+{
+	if (at_work)
+		snprintf(at_work, DOING_BYTES, "%s", what);
+}
+
 /* The process that does the command. Each of its lines is one packet in the pipe, the last one is the result. */
 static _Noreturn void work(const struct agent *agent, const struct command *command, const struct verb *verb, int fd)
 {
@@ -253,6 +266,7 @@ static void run(struct agent *agent, const struct command *command, const struct
 		return;
 	}
 	kmsg_step_begin(&agent->log, command->id);
+	doing("");
 	pid = fork();
 	if (pid == 0) {
 		close(fds[0]);
@@ -267,6 +281,8 @@ static void run(struct agent *agent, const struct command *command, const struct
 		line_begin(&line, "died");
 		line_number(&line, "id", command->id);
 		line_number(&line, "signal", signal);
+		if (at_work && *at_work)
+			line_string(&line, "doing", at_work);
 	}
 	line_send(&line, agent->out);
 }
@@ -411,6 +427,9 @@ int main(int argc, char **argv)
 	}
 	if (getpid() == 1)
 		host_set_up();
+	at_work = mmap(NULL, DOING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (at_work == MAP_FAILED)
+		at_work = NULL;
 	agent.emulated = getpid() == 1 && path;
 	if (path) {
 		agent.in = agent.out = open_line(path);

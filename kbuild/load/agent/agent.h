@@ -75,12 +75,17 @@ struct answer {
 	int fault_fd;		/* its task's /proc/…/fail-nth */
 };
 
+/* What the process is at: told when it is killed. */
+void doing(const char *what);
+
 /* Each returns 0 or a positive errno. */
 int verb_load(const struct command *command, struct answer *answer);
 int verb_unload(const struct command *command, struct answer *answer);
 int verb_param(const struct command *command, struct answer *answer);
 int verb_rearm(const struct command *command, struct answer *answer);
+int verb_modules(const struct command *command, struct answer *answer);
 int verb_state(const struct command *command, struct answer *answer);
+int verb_detail(const struct command *command, struct answer *answer);
 int verb_smoke(const struct command *command, struct answer *answer);
 int verb_fetch(const struct command *command, struct answer *answer);
 int verb_trace(const struct command *command, struct answer *answer);

@@ -25,6 +25,21 @@ static void join_parameters(const struct command *command, char *text, size_t si
 	}
 }
 
+/* "0xffffffffa0000000": of a section of a module that was just loaded. */
+static void report_section(const char *file, const char *section, const char *key, struct line *result)
+{
+	char name[256], path[512], address[32];
+	size_t length = strcspn(file, ".");
+
+	snprintf(name, sizeof(name), "%.*s", (int)length, file);
+	for (char *at = name; *at; at++)
+		if (*at == '-')
+			*at = '_';
+	snprintf(path, sizeof(path), "/sys/module/%s/sections/%s", name, section);
+	if (host_read_file(path, address, sizeof(address)) > 0)
+		line_number(result, key, strtoull(address, NULL, 16));
+}
+
 int verb_load(const struct command *command, struct answer *answer)
 {
 	char path[COMMAND_BYTES + 256], parameters[COMMAND_BYTES * 2];
@@ -38,6 +53,10 @@ int verb_load(const struct command *command, struct answer *answer)
 	if (fault_syscall(answer, SYS_finit_module, fd, (long)parameters, 0))
 		error = errno;
 	close(fd);
+	if (!error) {
+		report_section(command->argv[0], ".text", "text", answer->result);
+		report_section(command->argv[0], ".init.text", "init_text", answer->result);
+	}
 	return error;
 }
 

@@ -43,7 +43,7 @@ class SweepRun(OrderRun):
             self._load_needed(planned)
             if self._plan.after:
                 return  # the rest of the order is held against the host as it was before all of it
-            state, _ = self._talk.state("state before the first failure")
+            state, _ = self._talk.whole("state before the first failure")
             prepared = Prepared(key, state, {*self._loaded}, [*self._added])
             self._boot.prepared = prepared
         self._loaded, self._added = {*prepared.loaded}, [*prepared.added]

@@ -1,0 +1,77 @@
+"""What is not as it was: each difference of two states as a finding that names the leftover and whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from kbuild import log
+from kbuild.elf.image import module_key
+from kbuild.elf.resources.acquired import Acquired
+from kbuild.errors import UserError
+from kbuild.load.request import LoadRequest
+from kbuild.load.state import State
+from kbuild.outcome import Finding, Status, finding_id
+
+Texts = Mapping[str, Mapping[str, int]]
+"""Of a module, by the kernel's name: where its code sections were loaded, by their names."""
+
+
+class Leftovers:
+    """Names the leftovers of one order."""
+
+    def __init__(self, request: LoadRequest, order: str) -> None:
+        self._request = request
+        self._order = order
+        self.texts: dict[str, dict[str, int]] = {}
+        """Of each module that the order has loaded, the latest load's."""
+
+    def findings(self, before: State, after: State, *, echo: bool, fault: str = "") -> list[Finding]:
+        """A finding for each difference. `echo`: the log has told already what the taint says.
+
+        `fault`: the call site of an allocation that was made to fail, which is part of the id in place of the order.
+        """
+        left = [what for what in before.difference(after) if not (echo and what.startswith("taint/"))]
+        return [self._finding(what, f"fault={fault}" if fault else self._order) for what in left]
+
+    def _finding(self, what: str, cause: str) -> Finding:
+        called, owners = what, list(self._owners(what))
+        kind, *rest = what.split("/")
+        if kind == "vmalloc" and rest[0].startswith("0x"):
+            # The address of code that is gone: another one in each boot, so it is no name.
+            function = self._function(int(rest[0], 16))
+            called = "/".join([kind, function[0] if function else "a-module-that-is-gone", *rest[1:]])
+            owners += [f"allocated in {function[0]}() of {function[1]}"] if function else []
+        message = "; ".join([f"{called} is not as it was before the order", *owners])
+        return Finding(id=finding_id("load", "leftover", called, cause), status=Status.FAIL, message=message)
+
+    def _owners(self, what: str) -> Iterator[str]:
+        kind, _, name = what.partition("/")
+        loaded = [one for one in self._acquired(kind, name) if module_key(one.module) in self.texts]
+        # Both vendors' inits make most things, in the same function.
+        places = {(one.what, one.acquire, one.function, one.of): one.module for one in reversed(loaded)}
+        for (thing, acquire, function, module), init in places.items():
+            where = f"in {function}() of {module}" if module != init else f"in {function}()"
+            yield f"{init}'s init makes the {thing} '{name}', by {acquire}() {where}"
+        if owner := self._request.signatures.owners.get(name.rsplit("/", 1)[-1]):
+            yield f"it is {owner}()'s to remove"
+
+    def _acquired(self, kind: str, name: str) -> Sequence[Acquired]:
+        try:
+            every = self._request.acquired
+        except UserError as error:
+            log.get().warning("leftover.owners", reason=str(error))
+            return ()
+        return [one for one in every if kind in one.kinds and one.name == name]
+
+    def _function(self, address: int) -> tuple[str, str] | None:
+        """The function, and its module, that an address of a loaded module is in."""
+        for module, starts in self.texts.items():
+            image = self._request.modules[module]
+            sections = {section.index: section for section in image.sections if section.name in starts}
+            for symbol in image.symbols:
+                section = sections.get(symbol.section or 0)
+                if section is not None and symbol.kind == "func":
+                    start = starts[section.name] + symbol.value
+                    if start <= address < start + symbol.size:
+                        return symbol.name, module
+        return None

@@ -1,0 +1,67 @@
+"""Protects what is said of a module that leaves something behind: each kind of thing is found, under a name that is
+the same in every run and on every host, and with whose it is.
+
+The modules are small ones, built against the kernel under test (tests/data/leftovers), each of which forgets one thing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kbuild.paths import PROJECT
+from tests.integration.conftest import build_modules, make_tool
+
+pytestmark = pytest.mark.kernel
+
+HOSTS = ("qemu-svm", "bochs-vmx")
+# What a module leaves, to what is said of its owner. From the modules' sources.
+LEFT = {
+    "slab/lo_cache": "lo_cache's init makes the slab cache 'lo_cache', by kmem_cache_create() in lo_cache_init()",
+    "debugfs/lo_debugfs": "the debugfs folder 'lo_debugfs', by debugfs_create_dir() in lo_debugfs_init()",
+    "dev/lo_misc": "lo_misc's init makes the device node 'lo_misc', by misc_register() in lo_misc_init()",
+    "misc/lo_misc": "lo_misc's init makes the device node 'lo_misc', by misc_register() in lo_misc_init()",
+    "thread/lo_workqueue": "the workqueue 'lo_workqueue', by alloc_workqueue() in lo_workqueue_init()",
+    # mm/vmalloc.c, get_vm_area_node(): the five pages that it asks for, and one that guards them
+    "vmalloc/lo_take/24576": "allocated in lo_take() of lo_vmalloc",
+}
+# kernel/cpu.c, cpuhp_sysfs_init(): with HOTPLUG_CPU, which needs SMP, and the default profile's kernel has one CPU.
+NOT_SHOWN = "cpuhp"
+
+
+@pytest.fixture(scope="module")
+def data(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All modules in one order on both hosts."""
+    folder = tmp_path_factory.mktemp("leftovers")
+    sources = [*PROJECT.glob("tests/data/leftovers/lo_*.c")]
+    modules = build_modules(tmp_path_factory.mktemp("modules"), sources, kernel_source, kernel_build)
+    names = sorted(source.stem for source in sources)
+    order = ['id = "all"', 'title = "modules that forget something"', f"modules = {names}"]
+    order += [f'[[step]]\n{action} = "{name}"' for name in names for action in ("load", "unload")]
+    (folder / "all.toml").write_text("\n".join([*order, '[[step]]\ncheck = "footprint"\n']))
+    hosts = [word for host in HOSTS for word in ("--host", host)]
+    kernel = kernel_build / "arch/x86/boot/bzImage"
+    for tool in make_tool(folder):
+        words: list[str | Path] = ["--order", folder / "all.toml", *hosts, "--json"]
+        done = tool.run("load", "--modules", modules, "--kernel", kernel, *words)
+        assert done.returncode == 10, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+    raise AssertionError
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_each_kind_of_thing_is_found_and_its_owner_named(data: dict[str, Any], host: str) -> None:
+    findings = {f["id"]: f["message"] for f in data["findings"] if f["host"] == host and f["status"] == "FAIL"}
+    assert findings.keys() == {f"load:leftover:{what}:all" for what in LEFT}
+    for what, owner in LEFT.items():
+        assert owner in findings[f"load:leftover:{what}:all"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_the_kernel_does_not_show_is_said(data: dict[str, Any], host: str) -> None:
+    (transcript,) = (one for one in data["transcripts"] if one["host"] == host)
+    assert transcript["steps"][-1]["detail"]["not looked at"] == NOT_SHOWN
