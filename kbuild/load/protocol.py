@@ -31,6 +31,8 @@ BROKEN_BYTES = 512
 class Verb(StrEnum):
     LOAD = "load"
     UNLOAD = "unload"
+    HOLD = "hold"
+    RELEASE = "release"
     PARAM = "param"
     REARM = "rearm"
     MODULES = "modules"
@@ -144,6 +146,8 @@ class Result(_Message, frozen=True, tag="result"):
     us: Count
     refs: Count | None = None
     holders: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    """Open files of KVM's: `57 3 /dev/kvm qemu-system-x86` is a process, its descriptor, the file, the program."""
     text: Count | None = None
     """Where a module's `.text` is that was loaded, and its `.init.text` was."""
     init_text: Count | None = None

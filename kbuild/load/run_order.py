@@ -18,7 +18,7 @@ from kbuild.load.leftovers import Leftovers
 from kbuild.load.orders.conditions import NoneHolds, choose, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
 from kbuild.load.orders.plan import Plan, PlannedStep
-from kbuild.load.protocol import Verb, errno_name
+from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import End, Reply
 from kbuild.load.state import State
@@ -46,6 +46,7 @@ class OrderRun:
         self._leftovers = Leftovers(request, plan.id)
         self._checks = Checks(self._talk, self._ledger, self._leftovers)
         self._loaded: set[str] = set()
+        self._held = False
         self._added: list[str] = []
         """Modules that were loaded because others depend on them, in order."""
         self.clean = False
@@ -73,7 +74,7 @@ class OrderRun:
         """The order's steps, and the end of what they loaded."""
         self._steps(self._plan.steps)
         if not self.off:
-            self._unload_added()
+            self._undo_added()
 
     # Steps.
 
@@ -102,9 +103,13 @@ class OrderRun:
                     self._recorder.begin(step)
                 case "reboot":
                     self._reboot(step)
+                case "hold":
+                    self._hold(step.hold, self._expectation(step))
+                case "release":
+                    self._hold(None)
                 case _:
                     if step.check == "footprint":
-                        self._unload_added()
+                        self._undo_added()
                     self._checks.run(step)
 
     def _expectation(self, step: Step) -> Expectation:
@@ -135,8 +140,10 @@ class OrderRun:
     def _unload(self, module: str, expectation: Expectation, added: str | None = None) -> None:
         self._call(Verb.UNLOAD, module, {}, expectation, added)
 
-    def _unload_added(self) -> None:
-        """What was loaded by itself is unloaded by itself."""
+    def _undo_added(self) -> None:
+        """What is still held is let go, and what was loaded by itself is unloaded by itself."""
+        if self._held:
+            self._hold(None, added="the order is done with what it held")
         while self._added:
             module = self._added.pop()
             if module in self._loaded:
@@ -162,7 +169,11 @@ class OrderRun:
         detail: dict[str, str] = {}
         if got.refs is not None:
             detail = {"refs": str(got.refs), "holders": " ".join(got.holders)}
+            detail |= {"open": ", ".join(_opened(got))} if got.open else {}
         status, reason = self._judge_errno(verb, name, got.errno, expectation)
+        if reason and got.refs is not None:
+            users = [f"used by {holder}" for holder in got.holders] + _opened(got)
+            reason += f"; {got.refs} references: {', '.join(users) or 'of nobody that is known'}"
         result = StepResult(
             number=self._ledger.next_number,
             action=verb.value,
@@ -219,6 +230,28 @@ class OrderRun:
             reason += f"; {self._spec.id} has loaded it with a kernel of this kind (run {run})"
         return Status.FAIL, reason
 
+    def _hold(self, what: str | None, expectation: Expectation = SUCCESS, added: str | None = None) -> None:
+        """Have a process hold something, or, with None, let it go."""
+        verb = Verb.HOLD if what else Verb.RELEASE
+        reply = self._talk.command(verb, *([what] if what else []))
+        got = self._talk.answered(reply, verb.value, what or "what is held", expectation)
+        status, reason = self._judge_errno(verb, what or "what is held", got.errno, expectation)
+        result = StepResult(
+            number=self._ledger.next_number,
+            action=verb.value,
+            status=status,
+            reason=reason,
+            added=added,
+            errno=errno_name(got.errno),
+            expected=expectation.errno,
+            why=expectation.why if expectation is not SUCCESS else None,
+            detail={"what": what} if what else {},
+        )
+        self._ledger.keep(result, reply, expectation, kind="errno", subject=what)
+        if status != Status.PASS:
+            raise StopError
+        self._held = what is not None and got.errno == 0
+
     def _smoke(self, kind: SmokeKind, expectation: Expectation) -> None:
         value = secrets.randbits(64)
         reply = self._talk.command(Verb.SMOKE, kind.value, str(value))
@@ -257,3 +290,13 @@ class OrderRun:
         self._ledger.keep(result, reply, expectation, kind="smoke", subject=kind.value)
         if status == Status.PASS and got.errno == 0:
             self._knowledge.note(f"smoke:{kind}", self._request.kind, self._request.run)
+
+
+def _opened(got: Result) -> list[str]:
+    """The open files of KVM's that the agent saw, for a person."""
+    said: list[str] = []
+    for one in got.open:
+        # Anything may come from the guest; a file that is not told as it should be is told as it came.
+        process, descriptor, file, program = ([*one.split(" ", 3), "?", "?", "?"])[:4]
+        said.append(f"process {process} ({program}) has {file} open as descriptor {descriptor}")
+    return said

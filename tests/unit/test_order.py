@@ -93,7 +93,8 @@ def test_what_is_read(tmp_path: Path) -> None:
         (
             'load = "{vendor}"\n',
             "",
-            "6: step[0]: a step has exactly one of load, unload, smoke, check, inject, reboot, repeat, trace; this",
+            "6: step[0]: a step has exactly one of load, unload, smoke, hold, release, "
+            "check, inject, reboot, repeat, trace; this one has none",
         ),
         (
             'load = "{vendor}"',

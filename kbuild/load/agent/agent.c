@@ -23,7 +23,6 @@
 #define CHECK_BYTES 9		/* eight digits and a blank */
 /* The host writes a line in one go: after a pause inside, the rest has been lost. */
 #define PAUSE_MS 500
-#define DOING_BYTES 64
 
 struct agent {
 	int in, out;
@@ -64,6 +63,8 @@ static const char *check_load(const struct command *command)
 static const struct verb verbs[] = {
 	{ "load", 1, MAX_ARGUMENTS, verb_load, check_load },
 	{ "unload", 1, 1, verb_unload, check_names },
+	{ "hold", 1, 1, verb_hold, check_hold },
+	{ "release", 0, 0, verb_release, check_names },
 	{ "param", 2, 2, verb_param, check_names },
 	{ "rearm", 0, 0, verb_rearm, check_names },
 	{ "modules", 0, 0, verb_modules, check_names },
@@ -179,13 +180,11 @@ static void refuse(const struct agent *agent, uint64_t id, const char *why)
 	line_send(&line, agent->out);
 }
 
-/* Shared with the process that does the command. */
-static char *at_work;
+struct shared *shared;
 
 void doing(const char *what)
 {
-	if (at_work)
-		snprintf(at_work, DOING_BYTES, "%s", what);
+	snprintf(shared->doing, sizeof(shared->doing), "%s", what);
 }
 
 /* The process that does the command. Each of its lines is one packet in the pipe, the last one is the result. */
@@ -281,8 +280,8 @@ static void run(struct agent *agent, const struct command *command, const struct
 		line_begin(&line, "died");
 		line_number(&line, "id", command->id);
 		line_number(&line, "signal", signal);
-		if (at_work && *at_work)
-			line_string(&line, "doing", at_work);
+		if (*shared->doing)
+			line_string(&line, "doing", shared->doing);
 	}
 	line_send(&line, agent->out);
 }
@@ -427,9 +426,11 @@ int main(int argc, char **argv)
 	}
 	if (getpid() == 1)
 		host_set_up();
-	at_work = mmap(NULL, DOING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (at_work == MAP_FAILED)
-		at_work = NULL;
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED || pipe2(shared->alive, O_CLOEXEC)) {
+		fprintf(stderr, "agent: %s\n", strerror(errno));
+		return 1;
+	}
 	agent.emulated = getpid() == 1 && path;
 	if (path) {
 		agent.in = agent.out = open_line(path);

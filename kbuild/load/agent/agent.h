@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define PROTOCOL_VERSION 1
 #define COMMAND_BYTES 1024	/* the longest command, without its newline */
@@ -57,7 +58,7 @@ void kmsg_drain(struct kmsg *log);
 void kmsg_step_begin(struct kmsg *log, uint64_t id);
 void kmsg_step_end(struct kmsg *log);
 
-/* verbs.c, state.c, smoke.c, disk.c, trace.c, fault.c: what runs in a process of its own. */
+/* verbs.c, users.c, state.c, smoke.c, disk.c, trace.c, fault.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -75,8 +76,20 @@ struct answer {
 	int fault_fd;		/* its task's /proc/…/fail-nth */
 };
 
-/* What the process is at: told when it is killed. */
+/* What the agent and the processes that do its commands have in common. */
+#define DOING_BYTES 64
+
+struct shared {
+	char doing[DOING_BYTES];	/* what such a process is at: told when it is killed */
+	pid_t holder;			/* of `hold`, or 0 */
+	int alive[2];			/* a pipe that nobody writes to: it has an end when the agent does */
+};
+
+extern struct shared *shared;
+
 void doing(const char *what);
+/* users.c: adds who holds a module. */
+void report_users(const char *name, struct line *result);
 
 /* Each returns 0 or a positive errno. */
 int verb_load(const struct command *command, struct answer *answer);
@@ -93,7 +106,10 @@ int verb_sections(const struct command *command, struct answer *answer);
 int verb_traced(const struct command *command, struct answer *answer);
 int verb_fault(const struct command *command, struct answer *answer);
 int verb_look(const struct command *command, struct answer *answer);
+int verb_hold(const struct command *command, struct answer *answer);
+int verb_release(const struct command *command, struct answer *answer);
 /* Why these arguments can not be meant, or NULL. */
+const char *check_hold(const struct command *command);
 const char *check_smoke(const struct command *command);
 const char *check_trace(const struct command *command);
 const char *check_fault(const struct command *command);

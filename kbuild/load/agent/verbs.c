@@ -2,7 +2,6 @@
 /* Loading, unloading, parameters. */
 #include "agent.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -58,28 +57,6 @@ int verb_load(const struct command *command, struct answer *answer)
 		report_section(command->argv[0], ".init.text", "init_text", answer->result);
 	}
 	return error;
-}
-
-/* Who still holds the module: only told when somebody does. */
-static void report_users(const char *name, struct line *result)
-{
-	char path[COMMAND_BYTES + 64], refs[32];
-	struct dirent *entry;
-	DIR *folder;
-
-	snprintf(path, sizeof(path), "/sys/module/%s/refcnt", name);
-	if (host_read_file(path, refs, sizeof(refs)) > 0)
-		line_number(result, "refs", strtoull(refs, NULL, 10));
-	snprintf(path, sizeof(path), "/sys/module/%s/holders", name);
-	folder = opendir(path);
-	if (!folder)
-		return;
-	line_list_begin(result, "holders");
-	while ((entry = readdir(folder)))
-		if (entry->d_name[0] != '.' && !line_list_add(result, entry->d_name))
-			break;
-	line_list_end(result);
-	closedir(folder);
 }
 
 int verb_unload(const struct command *command, struct answer *answer)

@@ -41,6 +41,8 @@ ACTIONS: Mapping[str, Grammar] = {
     "load": Grammar(takes=("params",), expects=True),
     "unload": Grammar(expects=True),
     "smoke": Grammar(expects=True),
+    "hold": Grammar(expects=True),
+    "release": Grammar(),
     "check": Grammar(),
     "inject": Grammar(needs=("module",), takes=("params", "tolerate", "log", "why")),
     "reboot": Grammar(takes=("why",)),
@@ -126,6 +128,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A module, by its file's name without suffix."""
     unload: str | None = None
     smoke: tuple[SmokeKind, ...] | None = None
+    hold: Literal["kvm-device", "vm", "vcpu"] | None = None
+    """A process opens this and keeps it, and nothing besides."""
+    release: Literal[True] | None = None
+    """That process ends."""
     check: Literal["footprint", "parameters", "kvm-device", "module", "log", "files"] | None = None
     inject: Literal["load", "unload"] | None = None
     """Do that with `module` again and again, and let another allocation fail each time."""
