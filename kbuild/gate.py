@@ -415,7 +415,7 @@ class _Gate:
             orders=files.orders,
             only={one.id: runs for one, runs in zip(files.orders, self.profile.orders.values(), strict=True)},
             hosts=tuple(spec.for_kernel(kernel.stat().st_size, self.profile.slowness) for spec in files.hosts),
-            command_line=self.profile.settings.load.command_line,
+            command_line=self.profile.command_line,
             signatures=files.signatures,
             agent=self._agent(),
             rules=files.rules,

@@ -61,6 +61,8 @@ class Flavour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Over those of the profile."""
     orders: tuple[str, ...] = ()
     """In place of the profile's; empty: those."""
+    command_line: tuple[str, ...] = ()
+    """Behind the profile's: of a word that is there twice the kernel takes the last."""
     slowness: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
     """So many times as long as the profile's kernel this one may take for everything."""
 
@@ -91,6 +93,7 @@ class Profile(msgspec.Struct, frozen=True):
     rules: tuple[Path, ...]
     orders: OrderChoice
     hosts: tuple[Path, ...]
+    command_line: tuple[str, ...]
     local_version: str
     """With the flavour's name behind it."""
     flavour: str | None = None
@@ -130,6 +133,7 @@ def read_profile(name: str, flavour: str | None = None) -> Profile:
         rules=_resolve(path, "inspect.rules", "rules", settings.inspect.rules),
         orders=_orders(path, "load.orders", settings.load.orders),
         hosts=_resolve(path, "load.hosts", "hosts", settings.load.hosts),
+        command_line=settings.load.command_line,
         local_version=settings.build.local_version,
     )
     names = tuple(one.name for one in settings.flavour)
@@ -151,6 +155,7 @@ def _flavoured(profile: Profile, key: str, flavour: Flavour) -> Profile:
         profile,
         fragments=(*profile.fragments, *more),
         orders=orders,
+        command_line=(*profile.command_line, *flavour.command_line),
         local_version=f"{profile.local_version}-{flavour.name}",
         flavour=flavour.name,
         slowness=flavour.slowness,

@@ -112,6 +112,7 @@ name = "trace"
 title = "t"
 fragments = ["trace"]
 orders = ["tdp-off*"]
+command_line = ["watchdog_thresh=60"]
 slowness = 3
 """
 
@@ -127,6 +128,7 @@ def test_a_flavour_is_the_profile_with_more_on_top(profile: Path) -> None:
     assert trace.fragments == (*base.fragments, ours / "trace.config")
     assert {*trace.orders} == {SHIPPED / f"orders/{name}.toml" for name in ("tdp-off", "tdp-off-then-on")}
     assert (base.slowness, trace.slowness) == (1, 3)
+    assert (base.command_line, trace.command_line) == ((), ("watchdog_thresh=60",))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,10 @@ def test_a_flavour_is_the_profile_with_more_on_top(profile: Path) -> None:
         ('fragments = ["no"]', "fragments: no file for 'no'; expected a path, or one of fragments/: base, "),
         ('fragments = []\norders = ["no"]', "orders: no file for 'no'; expected a path, or one of orders/: "),
         ("fragments = []\nslowness = 0", "slowness: expected `float` >= 1"),
-        ("fragments = []\nslow = 2", "slow: no such key; known here: name, title, fragments, orders, slowness"),
+        (
+            "fragments = []\nslow = 2",
+            "slow: no such key; known here: name, title, fragments, orders, command_line, slowness",
+        ),
         ('fragments = []\nname = "a b"', "name: expected `str` matching regex"),
     ],
 )

@@ -1,6 +1,6 @@
 """Protects what is read out of a trace, and that a rule is never said to be kept, or broken, on less than was seen.
 
-tests/data/traces: lines as the agent sent them of loads of Debian's kernels; in front of them the watched functions.
+tests/data/traces: lines as the agent sent them, of Debian's kernels; in front of them the functions that were watched.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def recorded(name: str) -> tuple[list[str], list[str]]:
 @pytest.fixture(scope="module")
 def amd() -> Part:
     part = Part(action="load", module="kvm_amd")
-    read_lines(*recorded("load-kvm_amd-6.1.0-56-amd64")[:1], part, recorded("load-kvm_amd-6.1.0-56-amd64")[1])
+    lines, names = recorded("load-kvm_amd-6.1.0-56-amd64")
+    read_lines(lines, part, names)
     return part
 
 
@@ -43,10 +44,24 @@ def the(part: Part, name: str) -> Call:
     return call
 
 
-def test_a_real_load_is_read_to_its_last_line(amd: Part) -> None:
-    assert (amd.unread, amd.lost) == (0, 0)
-    assert all(call.returned is not None and call.returned > call.entered for call in amd.calls)
-    assert [call.entered for call in amd.calls] == sorted(call.entered for call in amd.calls)
+@pytest.mark.parametrize("name", sorted(path.stem for path in DATA.iterdir()))
+def test_a_real_trace_is_read_to_its_last_line(name: str) -> None:
+    part = Part(action="", module="")
+    lines, names = recorded(name)
+    read_lines(lines, part, names)
+    assert part.unread == 0 and len(part.calls) > 15
+    assert all(call.returned is not None and call.returned > call.entered for call in part.calls)
+    assert [call.entered for call in part.calls] == sorted(call.entered for call in part.calls)
+
+
+def test_both_vendors_do_the_same_in_their_own_functions() -> None:
+    """arch/x86/kvm/vmx/vmx.c, vmx_init() and hardware_setup() of 6.1, as svm.c's."""
+    part = Part(action="load", module="kvm_intel")
+    lines, names = recorded("load-kvm_intel-6.1.0-56-amd64")
+    read_lines(lines, part, names)
+    init, setup, device = (the(part, name) for name in ("vmx_init", "hardware_setup", "misc_register"))
+    assert (init.module, setup.module, device.module, setup.result) == ("kvm_intel", "kvm_intel", None, 0)
+    assert init.entered < setup.entered < (setup.returned or 0) < device.entered < (init.returned or 0)
 
 
 def test_calls_are_inside_of_those_that_make_them(amd: Part) -> None:
