@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kbuild.load.conversation import Conversation
+from kbuild.load.drift import Sample, drifts, sample_of
 from kbuild.load.ledger import Ledger
 from kbuild.load.leftovers import Leftovers
 from kbuild.load.orders.format import Step
 from kbuild.load.protocol import Verb, errno_name
 from kbuild.load.session import Reply
 from kbuild.load.state import State
-from kbuild.outcome import Finding, Status
+from kbuild.outcome import Finding, Status, finding_id
 from kbuild.transcript import StepResult
 
 
@@ -22,6 +23,8 @@ class Checks:
         self._talk = talk
         self._ledger = ledger
         self._leftovers = leftovers
+        self._samples: list[Sample] = []
+        """What each `memory` said."""
 
     def run(self, step: Step) -> None:
         """Do one check, and keep what it saw."""
@@ -34,6 +37,10 @@ class Checks:
                 self._log(step)
             case "files":
                 self._files(step)
+            case "memory":
+                self._memory()
+            case "drift":
+                self._drift(step)
             case _:
                 self._state(step)
 
@@ -69,6 +76,31 @@ class Checks:
         got = self._talk.answered(reply, "check", "files")
         reason = f"no file can be read: {errno_name(got.errno)}" if got.errno else None
         self._keep(step, reply, reason, {"what": "files", "read": str(got.output)}, kind="files", subject="files")
+
+    def _memory(self) -> None:
+        reply = self._talk.command(Verb.MEMORY)
+        self._talk.answered(reply, "check", "memory")
+        sample = sample_of(reply.items)
+        self._samples.append(sample)
+        totals = {name: str(count) for name, count in sample.items() if "/" not in name}
+        absent = ", ".join(item for part in reply.items if part.what == "absent" for item in part.items)
+        detail = {"what": "memory", **totals} | ({"not looked at": absent} if absent else {})
+        self._keep(None, reply, None, detail, kind="drift", subject="memory")
+
+    def _drift(self, step: Step) -> None:
+        found = drifts(self._samples)
+        findings = [
+            Finding(
+                id=finding_id("load", "drift", one.name, self._ledger.order.id),
+                status=Status.FAIL,
+                message=str(one),
+                evidence=(", ".join(map(str, one.values)),),
+            )
+            for one in found
+        ]
+        reason = "; ".join(map(str, found)) or None
+        detail = {"what": "drift", "samples": str(len(self._samples))}
+        self._keep(step, self._talk.nothing(), reason, detail, kind="leftover", subject="drift", findings=findings)
 
     def _log(self, step: Step) -> None:
         """Of all that the kernel said since the order began."""

@@ -31,6 +31,7 @@ BROKEN_BYTES = 512
 class Verb(StrEnum):
     LOAD = "load"
     UNLOAD = "unload"
+    MEMORY = "memory"
     HOLD = "hold"
     RELEASE = "release"
     PARAM = "param"

@@ -48,18 +48,43 @@ hold = "vm"
 unload = "{vendor}"
 """
 
+# What a module loses each time, to the finding's subject; from the modules' sources.
+DRIFTS = {"drift_page": "pages", "drift_object": "slab/kmalloc-64", "drift_not": None}
+CYCLES = """
+id = "{order}"
+title = "a module that comes and goes twenty times"
+modules = ["{module}"]
+
+[[step]]
+repeat = 20
+
+[[step.step]]
+load = "{module}"
+
+[[step.step]]
+unload = "{module}"
+
+[[step.step]]
+check = "memory"
+
+[[step]]
+check = "drift"
+"""
+
 
 @pytest.fixture(scope="module")
 def data(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All modules in one order on both hosts, and another one that cannot go well."""
     folder = tmp_path_factory.mktemp("leftovers")
-    sources = [*PROJECT.glob("tests/data/leftovers/lo_*.c")]
+    sources = [*PROJECT.glob("tests/data/leftovers/*.c")]
     modules = build_modules(tmp_path_factory.mktemp("modules"), sources, kernel_source, kernel_build)
-    names = sorted(source.stem for source in sources)
+    names = sorted(source.stem for source in sources if source.stem.startswith("lo_"))
     order = ['id = "all"', 'title = "modules that forget something"', f"modules = {names}"]
     order += [f'[[step]]\n{action} = "{name}"' for name in names for action in ("load", "unload")]
     (folder / "all.toml").write_text("\n".join([*order, '[[step]]\ncheck = "footprint"\n']))
     (folder / "held.toml").write_text(HELD)
+    for name in DRIFTS:
+        (folder / f"{name}.toml").write_text(CYCLES.format(module=name, order=name.replace("_", "-")))
     for name in (
         "virt/lib/irqbypass.ko",
         "arch/x86/kvm/kvm.ko",
@@ -70,8 +95,10 @@ def data(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempP
     hosts = [word for host in HOSTS for word in ("--host", host)]
     kernel = kernel_build / "arch/x86/boot/bzImage"
     for tool in make_tool(folder):
-        words: list[str | Path] = ["--order", folder / "held.toml", "--order", folder / "all.toml", *hosts, "--json"]
-        done = tool.run("load", "--modules", modules, "--kernel", kernel, *words)
+        words: list[str | Path] = [
+            word for name in (*DRIFTS, "held", "all") for word in ("--order", folder / f"{name}.toml")
+        ]
+        done = tool.run("load", "--modules", modules, "--kernel", kernel, *words, *hosts, "--json")
         assert done.returncode == 10, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -99,3 +126,14 @@ def test_who_keeps_a_module_from_being_unloaded_is_said(data: dict[str, Any], ho
     assert finding["id"] == f"load:errno:{vendor}:held/3-unload"
     assert f"unload {vendor}: expected success, got EWOULDBLOCK" in finding["message"]
     assert "(kvm-hold) has anon_inode:kvm-vm open as descriptor" in finding["message"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("module", DRIFTS)
+def test_a_small_loss_in_each_cycle_is_found_and_nothing_else(data: dict[str, Any], host: str, module: str) -> None:
+    order = module.replace("_", "-")
+    (transcript,) = (one for one in data["transcripts"] if (one["host"], one["order"]) == (host, order))
+    assert transcript["steps"][-1]["detail"]["what"] == "drift"
+    found = {f["id"] for f in data["findings"] if (f["host"], f["order"]) == (host, order)}
+    lost = DRIFTS[module]
+    assert found == (set() if lost is None else {f"load:drift:{lost}:{order}"})

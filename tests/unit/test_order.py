@@ -136,6 +136,7 @@ def test_what_is_read(tmp_path: Path) -> None:
             'check = "dmesg"',
             "37: step[5].check: check 'dmesg' is not known here; known: footprint",
         ),
+        ('check = "footprint"', 'check = "drift"', "'drift' comes behind 0 of check = 'memory'"),
         ('check = "footprint"', 'check = "log"', "37: step[5].check: check = 'log' needs 'log'"),
         ('check = "footprint"', 'check = "parameters"', "37: step[5].check: check = 'parameters' needs 'module'"),
         ('state = "absent"', "", "32: step[4].check: check = 'module' needs 'state', 'refs' or 'holders'"),

@@ -63,6 +63,7 @@ static const char *check_load(const struct command *command)
 static const struct verb verbs[] = {
 	{ "load", 1, MAX_ARGUMENTS, verb_load, check_load },
 	{ "unload", 1, 1, verb_unload, check_names },
+	{ "memory", 0, 0, verb_memory, check_names },
 	{ "hold", 1, 1, verb_hold, check_hold },
 	{ "release", 0, 0, verb_release, check_names },
 	{ "param", 2, 2, verb_param, check_names },

@@ -99,6 +99,7 @@ int verb_rearm(const struct command *command, struct answer *answer);
 int verb_modules(const struct command *command, struct answer *answer);
 int verb_state(const struct command *command, struct answer *answer);
 int verb_detail(const struct command *command, struct answer *answer);
+int verb_memory(const struct command *command, struct answer *answer);
 int verb_smoke(const struct command *command, struct answer *answer);
 int verb_fetch(const struct command *command, struct answer *answer);
 int verb_trace(const struct command *command, struct answer *answer);
@@ -121,6 +122,8 @@ long fault_syscall(struct answer *answer, long number, long a, long b, long c);
 void host_set_up(void);
 void host_hello(struct line *line);
 uint64_t host_us(void);
+/* What cannot be written is left as it is. */
+void host_write_file(const char *path, const char *text);
 /* Reads at most size - 1 bytes, ends them with NUL; the length, or a negative errno. */
 int host_read_file(const char *path, char *buffer, size_t size);
 

@@ -18,7 +18,7 @@
 #define CPUID_EXT1_ECX_SVM (1u << 2)
 #define CPUID_SVM_EDX_NPT (1u << 0)
 
-static void write_file(const char *path, const char *text)
+void host_write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
@@ -46,7 +46,7 @@ void host_set_up(void)
 		mount(mounts[i].type, mounts[i].path, mounts[i].type, 0, NULL);
 	}
 	/* Otherwise the kernel drops all but ten step marks in five seconds. */
-	write_file("/proc/sys/kernel/printk_devkmsg", "on\n");
+	host_write_file("/proc/sys/kernel/printk_devkmsg", "on\n");
 }
 
 uint64_t host_us(void)

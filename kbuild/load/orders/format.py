@@ -57,6 +57,8 @@ CHECKS: Mapping[str, Grammar] = {
     "module": Grammar(needs=("module",), one_of=("state", "refs", "holders"), takes=("why",)),
     "log": Grammar(needs=("log",), takes=("why",)),
     "files": Grammar(takes=("why",)),
+    "memory": Grammar(),
+    "drift": Grammar(takes=("why",)),
 }
 MODIFIERS = ("params", "module", "state", "refs", "holders", "present", "log", "why", "step", "tolerate")
 """The keys beside actions that belong to some of them only."""
@@ -132,7 +134,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A process opens this and keeps it, and nothing besides."""
     release: Literal[True] | None = None
     """That process ends."""
-    check: Literal["footprint", "parameters", "kvm-device", "module", "log", "files"] | None = None
+    check: Literal["footprint", "parameters", "kvm-device", "module", "log", "files", "memory", "drift"] | None = None
     inject: Literal["load", "unload"] | None = None
     """Do that with `module` again and again, and let another allocation fail each time."""
     reboot: Literal["power-off", "restart"] | None = None

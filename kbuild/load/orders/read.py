@@ -22,6 +22,7 @@ from kbuild.load.orders.format import (
     When,
     written,
 )
+from kbuild.load.trend import MIN_SAMPLES
 
 MAX_LENGTH = 20
 """Of generated orders; how many there may be of all lengths is another limit."""
@@ -112,6 +113,8 @@ def _problems(order: Order) -> Problems:
         yield "step", "an order has at least one step"
     yield from _steps_problems("step", order.step)
     yield from _inject_problems(order)
+    if (missing := _drift_without_samples(order.step)) is not None:
+        yield "step", f"'drift' comes behind {missing} of check = 'memory', repeats counted: it takes {MIN_SAMPLES}"
     if (count := _count(order.step)) > MAX_STEPS:
         yield "step", f"these are {count} steps, repeats counted; an order has at most {MAX_STEPS}"
 
@@ -178,6 +181,18 @@ def _count(steps: Iterable[Step]) -> int:
 
 def _traces(steps: Iterable[Step]) -> bool:
     return any(step.trace is not None or _traces(step.step) for step in steps)
+
+
+def _drift_without_samples(steps: Iterable[Step]) -> int | None:
+    """How many samples there are where they are judged, if these are too few."""
+    samples = 0
+    for step in steps:
+        if step.check == "drift" and samples < MIN_SAMPLES:
+            return samples
+        if step.repeat:
+            samples += step.repeat * sum(inner.check == "memory" for inner in step.step)
+        samples += step.check == "memory"
+    return None
 
 
 def _steps_problems(key: str, steps: Iterable[Step]) -> Problems:
