@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.elf.image import read_module
+from kbuild.elf.image import ModuleImage, read_module
 from kbuild.elf.moduleset import ModuleSet
+from kbuild.elf.object import Symbol
 from kbuild.elf.rules.spec import Event, OrderRule, read_rules
 from kbuild.load.trace.asked import Asked, Question, Watchable, ask
 from kbuild.load.trace.compare import answers_in, compare
@@ -108,18 +109,26 @@ def test_a_line_that_says_something_else_is_counted(line: str, unread: int) -> N
 
 
 def test_functions_of_a_module_that_is_gone_have_their_names(kernel_build: Path) -> None:
-    path = kernel_build / "arch/x86/kvm/kvm-amd.ko"
-    image = read_module(path)
-    places = Places(ModuleSet.of([image], None))
+    """Also where the kernel takes them for another module's init functions, which were there before."""
+    amd, kvm = (read_module(kernel_build / f"arch/x86/kvm/{name}.ko") for name in ("kvm-amd", "kvm"))
+    symbols = {symbol.name: symbol for image in (amd, kvm) for symbol in image.symbols}
+    address = 0xFFFFFFFFC0100000 + symbols["svm_hardware_unsetup"].value
+    old = next(one for one in kvm.symbols if one.kind == "func" and _section(kvm, one) == ".init.text")
+    places = Places(ModuleSet.of([amd, kvm], None))
     places.note("kvm_amd", [".text 0xffffffffc0100000", ".init.text nonsense", "odd"])
-    setup = next(symbol for symbol in image.symbols if symbol.name == "svm_hardware_unsetup")
-    address = 0xFFFFFFFFC0100000 + setup.value
-    part = Part(action="unload", module="kvm_amd")
-    lines = [f"1.000001 | 0) i-1 | | {address:#x}() {{", f"1.000009 | 0) i-1 | 8.000 us | }} /* {address:#x} */"]
-    read_lines(lines, part, [], places.function)
-    (call,) = part.calls
-    assert (call.module, call.function, call.duration_us) == ("kvm_amd", "svm_hardware_unsetup", 8.0)
+    places.note("kvm", [f".init.text {address - old.value:#x}", ".text 0xffffffffc0200000"])
+    for name in (f"{address:#x}", f"{old.name} [kvm]"):
+        part = Part(action="unload", module="kvm_amd")
+        lines = [f"1.000001 | 0) i-1 | | {name}() {{", f"1.000009 | 0) i-1 | 8.000 us | }} /* {name} */"]
+        read_lines(lines, part, [], places)
+        (call,) = part.calls
+        assert (call.module, call.function, call.duration_us) == ("kvm_amd", "svm_hardware_unsetup", 8.0)
     assert places.function(0xFFFFFFFFC0000000) is None
+    assert places.really("kvm", "kvm_init") == ("kvm", "kvm_init")
+
+
+def _section(image: ModuleImage, symbol: Symbol) -> str:
+    return {one.index: one.name for one in image.sections}.get(-1 if symbol.section is None else symbol.section, "")
 
 
 def test_probes_that_missed_are_named() -> None:

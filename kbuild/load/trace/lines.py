@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from kbuild.load.protocol import Items
+from kbuild.load.trace.places import Places
 from kbuild.traces import Call, Part
 
 GROUP = "kbuild"
@@ -28,8 +29,6 @@ _FIELD = re.compile(r' (?P<name>[a-z]\w*)=(?:"(?P<string>[^"]*)"|(?P<word>\(faul
 _NOISE = re.compile(r"-+|\d+\) \S.* => \S.*")
 """Between two tasks: kernel/trace/trace_functions_graph.c, verif_pid()."""
 _ADDRESS = re.compile(r"0x([0-9a-f]{1,16})")
-Resolve = Callable[[int], tuple[str, str] | None]
-"""From an address to a module and a function of it: the kernel does not know those of a module that is gone."""
 
 
 @dataclass
@@ -39,7 +38,7 @@ class _Reader:
     names: list[str]
     """Of the watched functions, by number: `NAME` or `MODULE:NAME`."""
     part: Part
-    resolve: Resolve
+    places: Places | None
     open: dict[str, list[Call]] = field(default_factory=dict)
     """Of each task, innermost last."""
     last: dict[tuple[str, str], Call] = field(default_factory=dict)
@@ -66,12 +65,20 @@ class _Reader:
         elif found := _LEAF.fullmatch(what):
             self._leave(task, self._enter(task, us, found["name"], found["module"]), took)
         elif found := _RETURNED.fullmatch(what):
-            self._returned(task, found["name"], took)
+            self._returned(task, found["name"], found["module"], took)
         elif (found := _EVENT.fullmatch(what)) and int(found["number"]) < len(self.names):
             fields = {one["name"]: one["string"] or one["word"] or "" for one in _FIELD.finditer(found["fields"])}
             self._event(task, us, found["kind"], self.names[int(found["number"])], fields)
         elif not _NOISE.fullmatch(what):
             self.part.unread += 1
+
+    def _named(self, module: str | None, name: str) -> tuple[str | None, str]:
+        """A function's name: of a module that is gone the kernel gives the address, or what was there before it."""
+        if self.places is None:
+            return module, name
+        if found := _ADDRESS.fullmatch(name):
+            return self.places.function(int(found[1], 16)) or (module, name)
+        return self.places.really(module, name) if module is not None else (module, name)
 
     def _next(self) -> int:
         self.place += 1
@@ -79,8 +86,7 @@ class _Reader:
 
     def _enter(self, task: str, us: float, name: str, module: str | None, caller: str | None = None) -> Call:
         stack = self.open.setdefault(task, [])
-        if (found := _ADDRESS.fullmatch(name)) and (resolved := self.resolve(int(found[1], 16))):
-            module, name = resolved
+        module, name = self._named(module, name)
         call = Call(
             function=name,
             module=module,
@@ -105,10 +111,10 @@ class _Reader:
         call.returned, call.duration_us = self._next(), took
         self.last[task, call.function] = call
 
-    def _returned(self, task: str, name: str | None, took: float | None) -> None:
+    def _returned(self, task: str, name: str | None, module: str | None, took: float | None) -> None:
         stack = self.open.get(task, [])
-        if name and (found := _ADDRESS.fullmatch(name)) and (resolved := self.resolve(int(found[1], 16))):
-            name = resolved[1]
+        if name is not None:
+            name = self._named(module, name)[1]
         call = next((one for one in reversed(stack) if name in (None, one.function)), None)
         if call is not None:
             self._leave(task, call, took)
@@ -136,12 +142,12 @@ class _Reader:
             self._leave(task, call, us - call.us)
 
 
-def read_lines(lines: Iterable[str], part: Part, names: list[str], resolve: Resolve = lambda _: None) -> None:
+def read_lines(lines: Iterable[str], part: Part, names: list[str], places: Places | None = None) -> None:
     """Add the calls of a part, without those that the kernel makes of itself: no rule is about them.
 
-    `names`: the functions that events are about, by their number.
+    `names`: the functions that events are about, by their number. `places`: of a module that is gone.
     """
-    reader = _Reader(names, part, resolve)
+    reader = _Reader(names, part, places)
     for line in lines:
         reader.line(line)
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from kbuild.elf.image import ModuleImage, module_key
 from kbuild.elf.moduleset import ModuleSet
 
+Function = tuple[str, str]
+"""A module, by the kernel's name, and its function."""
+INIT = ".init"
+"""Sections that are freed after the load begin so."""
+
 
 @dataclass
 class Places:
@@ -16,7 +21,9 @@ class Places:
 
     modules: ModuleSet
     _functions: dict[str, tuple[list[int], list[tuple[int, str]]]] = field(default_factory=dict)
-    """Of a module ascending addresses, and of each the end and the name of the function there."""
+    """Of a module ascending addresses of what stays, and of each the end and the name of the function there."""
+    _init: dict[Function, int] = field(default_factory=dict)
+    """Where functions were that are freed after the load."""
 
     def note(self, module: str, sections: Iterable[str]) -> None:
         """A module is loaded: `sections` as the agent tells them, `NAME ADDRESS`. What is malformed is left out."""
@@ -29,9 +36,14 @@ class Places:
                 continue
         image = next((one for one in self.modules.modules.values() if module_key(one.name) == module), None)
         found = sorted(_functions(image, bases)) if image is not None else []
-        self._functions[module] = [start for start, _, _ in found], [(end, name) for _, end, name in found]
+        stays = [(start, end, name) for start, end, name, section in found if not section.startswith(INIT)]
+        self._functions[module] = [start for start, _, _ in stays], [(end, name) for _, end, name in stays]
+        names = {name for _, _, name in stays}
+        self._init |= {
+            (module, name): start for start, _, name, section in found if section.startswith(INIT) and name not in names
+        }
 
-    def function(self, address: int) -> tuple[str, str] | None:
+    def function(self, address: int) -> Function | None:
         """The module and the name of the function that begins there, or goes on."""
         for module, (starts, rest) in self._functions.items():
             index = bisect.bisect_right(starts, address) - 1
@@ -39,10 +51,20 @@ class Places:
                 return module, rest[index][1]
         return None
 
+    def really(self, module: str, name: str) -> Function:
+        """The function that the kernel takes for another module's init function.
 
-def _functions(image: ModuleImage, bases: dict[str, int]) -> Iterable[tuple[int, int, str]]:
+        That one was where this one is, the kernel keeps the names of init functions for traces, and this one's
+        module is gone: kernel/trace/ftrace.c, ftrace_mod_address_lookup().
+        """
+        address = self._init.get((module, name))
+        return (self.function(address) if address is not None else None) or (module, name)
+
+
+def _functions(image: ModuleImage, bases: dict[str, int]) -> Iterable[tuple[int, int, str, str]]:
     names = {section.index: section.name for section in image.sections}
     for symbol in image.symbols:
-        base = bases.get(names.get(symbol.section, "")) if symbol.section is not None else None
+        section = names.get(symbol.section, "") if symbol.section is not None else ""
+        base = bases.get(section)
         if base is not None and symbol.kind == "func" and symbol.size:
-            yield base + symbol.value, base + symbol.value + symbol.size, symbol.name
+            yield base + symbol.value, base + symbol.value + symbol.size, symbol.name, section

@@ -52,11 +52,12 @@ class Recorder:
         self._places = Places(ledger.request.modules)
         self._watched: tuple[Watched, ...] = ()
         self._trace: Trace | None = None
+        self._modules: tuple[str, ...] = ()
         self._files = 0
 
     def begin(self, step: Step) -> None:
         """From now on loads and unloads are recorded: the functions of these modules, also of those to come."""
-        self._trace = Trace()
+        self._trace, self._modules = Trace(), step.trace or ()
         self._clear()
         for setting, text in (
             ("trace_clock", "mono"),  # one for all CPUs, and exact where the kernel holds its TSC for unstable
@@ -75,8 +76,9 @@ class Recorder:
         if self._trace is None:
             return
         if action == Verb.UNLOAD:
-            reply = self._talk.command(Verb.SECTIONS, module)
-            self._places.note(module, lines_of(reply.items, "sections"))
+            for one in {module, *self._modules}:
+                reply = self._talk.command(Verb.SECTIONS, one)
+                self._places.note(one, lines_of(reply.items, "sections"))
         self._set("tracing_on", "1")
 
     def after(self, action: str, module: str) -> None:
@@ -86,7 +88,8 @@ class Recorder:
         self._set("tracing_on", "0")
         part = Part(action=action, module=module)
         lines, part.lost = self._read("trace")
-        read_lines(lines, part, [one.name for one in self._watched], self._places.function)
+        places = self._places if action == Verb.UNLOAD else None
+        read_lines(lines, part, [one.name for one in self._watched], places)
         self._trace.parts.append(part)
         self._talk.command(Verb.TRACE, "trace")
 
