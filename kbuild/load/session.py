@@ -30,8 +30,9 @@ from kbuild.load.protocol import (
     encode,
 )
 
-MAX_RESENT = 3
-"""Times that a command is sent again, when the guest's serial port lost bytes of it."""
+MAX_RESENT = 12
+"""Times that a command is sent again, when the guest's serial port lost bytes of it: with lockdep in Bochs that happens
+to one of four."""
 MAX_BROKEN = 20
 """Broken lines that are kept of one command; more are counted."""
 MAX_RECORDS = 20_000
@@ -269,6 +270,9 @@ class Session:
                     reply.resent += 1
                     log.get().info("agent.resend", number=reply.number, why=message.why)
                     self._machine.send(self._line)
+                case Refused(id=0):
+                    # Of a command that lost its end of line: the agent told of both parts, and each was sent again.
+                    log.get().info("agent.refused-late", why=message.why)
                 case Result() | Died() | Refused() if message.id == reply.number and reply.answer is None:
                     reply.answer = message
                 case _:

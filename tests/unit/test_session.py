@@ -149,6 +149,9 @@ def test_a_damaged_command_is_sent_again_and_not_for_ever() -> None:
     assert (reply.answer, reply.resent) == (DONE, 2)
     assert len(script.sent) == 3
     assert len(set(script.sent)) == 1
+    talk, script = session(says(Refused(id=0, why="cut"), DONE, Refused(id=0, why="damaged")))
+    reply = talk.command(Verb.STATE)
+    assert (reply.answer, reply.broken) == (DONE, [])
     talk, script = session(*[damaged] * (MAX_RESENT + 1))
     assert talk.command(Verb.STATE).answer == Refused(id=0, why="checksum")
     assert len(script.sent) == MAX_RESENT + 1

@@ -113,7 +113,10 @@ def test_functions_of_a_module_that_is_gone_have_their_names(kernel_build: Path)
     amd, kvm = (read_module(kernel_build / f"arch/x86/kvm/{name}.ko") for name in ("kvm-amd", "kvm"))
     symbols = {symbol.name: symbol for image in (amd, kvm) for symbol in image.symbols}
     address = 0xFFFFFFFFC0100000 + symbols["svm_hardware_unsetup"].value
-    old = next(one for one in kvm.symbols if one.kind == "func" and _section(kvm, one) == ".init.text")
+    old = next(one for one in kvm.symbols if one.kind == "func" and one.size and _section(kvm, one) == ".init.text")
+    begin = symbols["svm_hardware_unsetup"].value
+    others = {one.value for one in amd.symbols if one.kind == "func" and one.size and _section(amd, one) == ".text"}
+    several = sum(begin <= value < begin + old.size for value in others) > 1
     places = Places(ModuleSet.of([amd, kvm], None))
     places.note("kvm_amd", [".text 0xffffffffc0100000", ".init.text nonsense", "odd"])
     places.note("kvm", [f".init.text {address - old.value:#x}", ".text 0xffffffffc0200000"])
@@ -122,7 +125,8 @@ def test_functions_of_a_module_that_is_gone_have_their_names(kernel_build: Path)
         lines = [f"1.000001 | 0) i-1 | | {name}() {{", f"1.000009 | 0) i-1 | 8.000 us | }} /* {name} */"]
         read_lines(lines, part, [], places)
         (call,) = part.calls
-        assert (call.module, call.function, call.duration_us) == ("kvm_amd", "svm_hardware_unsetup", 8.0)
+        found = ("?", "?") if several and "[" in name else ("kvm_amd", "svm_hardware_unsetup")
+        assert (call.module, call.function, call.duration_us) == (*found, 8.0)
     assert places.function(0xFFFFFFFFC0000000) is None
     assert places.really("kvm", "kvm_init") == ("kvm", "kvm_init")
 

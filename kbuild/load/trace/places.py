@@ -11,6 +11,7 @@ from kbuild.elf.moduleset import ModuleSet
 
 Function = tuple[str, str]
 """A module, by the kernel's name, and its function."""
+UNKNOWN = "?"
 INIT = ".init"
 """Sections that are freed after the load begin so."""
 
@@ -22,8 +23,8 @@ class Places:
     modules: ModuleSet
     _functions: dict[str, tuple[list[int], list[tuple[int, str]]]] = field(default_factory=dict)
     """Of a module ascending addresses of what stays, and of each the end and the name of the function there."""
-    _init: dict[Function, int] = field(default_factory=dict)
-    """Where functions were that are freed after the load."""
+    _init: dict[Function, tuple[int, int]] = field(default_factory=dict)
+    """From where to where functions were that are freed after the load."""
 
     def note(self, module: str, sections: Iterable[str]) -> None:
         """A module is loaded: `sections` as the agent tells them, `NAME ADDRESS`. What is malformed is left out."""
@@ -40,7 +41,9 @@ class Places:
         self._functions[module] = [start for start, _, _ in stays], [(end, name) for _, end, name in stays]
         names = {name for _, _, name in stays}
         self._init |= {
-            (module, name): start for start, _, name, section in found if section.startswith(INIT) and name not in names
+            (module, name): (start, end)
+            for start, end, name, section in found
+            if section.startswith(INIT) and name not in names
         }
 
     def function(self, address: int) -> Function | None:
@@ -55,10 +58,17 @@ class Places:
         """The function that the kernel takes for another module's init function.
 
         That one was where this one is, the kernel keeps the names of init functions for traces, and this one's
-        module is gone: kernel/trace/ftrace.c, ftrace_mod_address_lookup().
+        module is gone: kernel/trace/ftrace.c, ftrace_mod_address_lookup(). Where several functions begin there, `?`.
         """
-        address = self._init.get((module, name))
-        return (self.function(address) if address is not None else None) or (module, name)
+        if (module, name) not in self._init:
+            return module, name
+        first, last = self._init[module, name]
+        here = [
+            (other, rest[index][1])
+            for other, (starts, rest) in self._functions.items()
+            for index in range(bisect.bisect_left(starts, first), bisect.bisect_left(starts, last))
+        ]
+        return next(iter(here)) if len(here) == 1 else (UNKNOWN, UNKNOWN) if here else (module, name)
 
 
 def _functions(image: ModuleImage, bases: dict[str, int]) -> Iterable[tuple[int, int, str, str]]:
