@@ -31,8 +31,8 @@ from kbuild.load.protocol import (
 )
 
 MAX_RESENT = 100
-"""Times that a command is sent again, when the guest's serial port lost bytes of it. With lockdep in Bochs one of four is
-damaged, and while the guest is busy each, some 25 ms long."""
+"""Times that a command is sent again, when the guest's serial port lost bytes of it. With lockdep in Bochs one of four
+is damaged, and while the guest is busy each, some 25 ms long."""
 MAX_BROKEN = 20
 """Broken lines that are kept of one command; more are counted."""
 MAX_RECORDS = 20_000

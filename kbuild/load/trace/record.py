@@ -20,6 +20,8 @@ from kbuild.traces import Part, Trace, write_trace
 from kbuild.transcript import StepResult
 
 TRACER = "function_graph"
+NO_CALL_SITE = "irq_work_sync"
+"""kernel/Makefile takes the tracer's flags from irq_work.o."""
 BUFFER_KB = 16384
 """For each CPU: some 400,000 events."""
 NEVER_EMPTY = "do_init_module"
@@ -34,13 +36,24 @@ _ROOM = COMMAND_BYTES - 100
 
 
 def warm_up(session: Session) -> None:
-    """Let the tracer make what it never gives back (7.2: the slab cache `fgraph_stack`), before a footprint is taken.
+    """Let the tracer make what it never gives back, before a footprint is taken.
 
-    What a kernel without it answers does not matter.
+    7.2's function graph: the slab cache `fgraph_stack`. Probes on calls of the tracer: their trampoline
+    (arch/x86/kernel/ftrace.c, arch_ftrace_update_trampoline()). Other probes: the page that instructions are copied to,
+    the last of which stays (kernel/kprobes.c, collect_one_slot()). What a kernel without it answers does not matter.
     """
-    for setting in (("set_ftrace_filter", NEVER_EMPTY), ("current_tracer", TRACER), ("current_tracer", "nop")):
+    for setting in (
+        ("set_ftrace_filter", NEVER_EMPTY),
+        ("current_tracer", TRACER),
+        ("current_tracer", "nop"),
+        ("set_ftrace_filter",),
+        ("kprobe_events", f"p:{GROUP}/warm {NO_CALL_SITE}"),
+        ("kprobe_events", f"p:{GROUP}/warmer {NEVER_EMPTY}"),
+        (f"events/{GROUP}/enable", "1"),
+        (f"events/{GROUP}/enable", "0"),
+        ("kprobe_events",),
+    ):
         session.command(Verb.TRACE, *setting)
-    session.command(Verb.TRACE, "set_ftrace_filter")
 
 
 class Recorder:
