@@ -138,12 +138,15 @@ bool add_kallsyms(struct items *items, const char *what)
 
 /*
  * Areas that say nothing about who left something:
- * stacks of threads, kept for the next one (kernel/fork.c, alloc_thread_stack_node()); a thread that is left is told;
+ * stacks of threads, kept for the next one (kernel/fork.c, alloc_thread_stack_node(); its caller is as the compiler has
+ * inlined it, up to those of copy_process()); a thread that is left is told;
  * what the allocator of memory for each CPU keeps for later (mm/percpu.c, pcpu_balance_free());
  * areas on their way out, or of vm_map_ram(), which keeps no owner (mm/vmalloc.c, s_show(), show_purge_info()).
  */
 static const char *const no_trace[] = {
-	"dup_task_struct", "copy_process", "alloc_thread_stack_node", "pcpu_get_vm_areas", "pcpu_create_chunk",
+	"alloc_thread_stack_node", "dup_task_struct", "copy_process",
+	"kernel_clone", "fork_idle", "create_io_thread", "vhost_task_create",
+	"pcpu_get_vm_areas", "pcpu_create_chunk",
 	"unpurged", "vm_map_ram",
 };
 
