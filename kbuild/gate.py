@@ -59,6 +59,8 @@ from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
 from kbuild.transcript import Transcript
 
+ASKED_KINDS = (RULE_KIND, "resource")
+"""Of findings in the objects that come only where somebody asks for them."""
 FAULT = ":fault="
 """In the id of a finding that follows from an allocation that was made to fail."""
 MANY_RUNS = 10
@@ -221,7 +223,7 @@ class _Gate:
         ):
             return False
         judged = any(one.name == stage and one.status not in (None, Status.SKIP) for one in self.run.record.stages)
-        return judged and (kind != RULE_KIND or any(map(known.matches, self.run.record.findings)))
+        return judged and (kind not in ASKED_KINDS or any(map(known.matches, self.run.record.findings)))
 
     def _mark(self, findings: Iterable[Finding]) -> list[Finding]:
         """The findings with those marked that are known for this kernel."""
