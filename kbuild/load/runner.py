@@ -19,7 +19,7 @@ from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
-from kbuild.load.faults.points import afterwards, nearby, rest, swept
+from kbuild.load.faults.points import afterwards, moved, nearby, offset, rest, swept
 from kbuild.load.faults.run import SweepRun
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.orders.conditions import Facts
@@ -109,6 +109,8 @@ class _Host:
         """Runs under way that bring more: a place waits for them before it ends."""
         self._sites: set[tuple[str, str]] = set()
         """Orders that are swept, each with the call sites that it came to so far."""
+        self._shift: dict[str, int] = {}
+        """By how much the numbers of an order's allocations are others in a fresh guest, as far as was seen."""
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
 
@@ -257,7 +259,7 @@ class _Host:
         if any(planned.step.trace for plan in self._orders for planned in plan.steps):
             warm_up(started.session)
         before = self._state(started)
-        if self._waiting:
+        if self._waiting or swept(first):
             started.freeze()
         order: Plan | None = first
         while order and not self._request.cancellation.requested():
@@ -289,6 +291,8 @@ class _Host:
         # What the kernel warns of once a boot has to show again in each order that shares one.
         started.start.log += started.session.command(Verb.REARM).earlier
         started.orders += 1
+        if order.after and not order.tried:
+            order = moved(order, self._shift.get(order.order, 0))
         with log.context(order=order.id), log.timed("order") as extra:
             kind = SweepRun if swept(order) else OrderRun
             run = kind(self._request, self._spec, self._knowledge, started, order, before)
@@ -296,6 +300,8 @@ class _Host:
             if isinstance(run, SweepRun) and run.missed and (other := nearby(order)):
                 self._waiting_again(other)
                 return False
+            if order.after:
+                self._shift[order.order] = self._shift.get(order.order, 0) + offset(order)
             self._add(order, run.more, first=True)
             if isinstance(run, SweepRun) and run.site and rest(order) and (order.order, run.site) not in self._sites:
                 self._sites.add((order.order, run.site))

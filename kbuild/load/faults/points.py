@@ -41,16 +41,24 @@ def afterwards(plan: Plan, site: str) -> Plan:
     return dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{site}", after=site)
 
 
+def offset(plan: Plan) -> int:
+    """By how much the number that `plan` tries is off the first one: 0, 1, -1, 2, -2, …"""
+    return (plan.tried + 1) // 2 * (1 if plan.tried % 2 else -1)
+
+
 def nearby(plan: Plan) -> Plan | None:
     """What to try when `plan`, which follows a failure, came to another call site: the next number around the first.
 
     A guest in which other loads failed before has other caches filled, so that numbers are some off.
     """
+    other = dataclasses.replace(plan, tried=plan.tried + 1)
+    return moved(other, offset(other) - offset(plan)) if other.tried <= MAX_TRIED else None
+
+
+def moved(plan: Plan, by: int) -> Plan:
+    """The same with another allocation."""
     assert plan.point is not None
-    tried = plan.tried + 1
-    offset = (tried + 1) // 2 * (1 if tried % 2 else -1)
-    first = plan.point - (plan.tried + 1) // 2 * (1 if plan.tried % 2 else -1)
-    return dataclasses.replace(plan, point=max(first + offset, 1), tried=tried) if tried <= MAX_TRIED else None
+    return dataclasses.replace(plan, point=max(plan.point + by, 1))
 
 
 def wanted(plan: Plan, site: str) -> bool:
