@@ -8,6 +8,7 @@ import pytest
 
 from kbuild.dmesg.record import Record
 from kbuild.errors import UserError
+from kbuild.load.faults.inject import tolerated_at
 from kbuild.load.faults.points import MAX_TRIED, afterwards, nearby, points, rest, swept, wanted
 from kbuild.load.faults.site import site_of
 from kbuild.load.orders.conditions import Facts
@@ -178,3 +179,19 @@ def test_points_become_a_table_of_sites(tmp_path: Path) -> None:
     assert found[0].answers == {"ENOMEM", "EIO"}
     assert found[1].tolerated == "because"
     assert swept(plan(tmp_path)) is not None
+
+
+def test_only_what_is_declared_may_fail(tmp_path: Path) -> None:
+    found = site_of(records(MISC))
+    assert found is not None
+
+    def declared(site: str, through: str = "") -> bool:
+        text = SWEEP.replace('site = "kvm_init/debugfs_*"', f'site = "{site}"\nthrough = "{through}"')
+        whole = plan(tmp_path, text)
+        (step,) = (one.step for one in whole.steps if one.step.inject)
+        return tolerated_at(step, found, whole.facts) is not None
+
+    assert declared("kvm_init/misc_register")
+    assert declared("kvm_init/misc_*", "kobject_set_name_vargs")
+    assert not declared("kvm_init/misc_*", "kobject_uevent_env"), "not on its stack"
+    assert not declared("kvm_init/debugfs_*")

@@ -11,7 +11,7 @@ from kbuild.load.evidence import records_of
 from kbuild.load.faults.points import wanted
 from kbuild.load.faults.site import NOT_TOLD, Site, site_of
 from kbuild.load.ledger import Ledger
-from kbuild.load.orders.conditions import holds
+from kbuild.load.orders.conditions import Facts, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, Tolerated
 from kbuild.load.orders.plan import Plan
 from kbuild.load.protocol import Result, Verb, errno_name, errno_number
@@ -79,7 +79,7 @@ class Injection:
             self._keep(reply, got, detail, Status.SKIP, reason)
             self._undo(got)
             return None
-        status, wrong, tolerated = self._judge(got, name)
+        status, wrong, tolerated = self._judge(got, site or Site(name, ()))
         self._keep(reply, got, detail | tolerated, status, wrong)
         if status != Status.PASS and got.errno:
             raise StopError
@@ -126,8 +126,8 @@ class Injection:
         if (got.errno == 0) == (self.step.inject == "load"):
             self.call(Verb.UNLOAD, "")
 
-    def _judge(self, got: Result, site: str) -> tuple[Status, str | None, dict[str, str]]:
-        errno = errno_name(got.errno) or "success"
+    def _judge(self, got: Result, at: Site) -> tuple[Status, str | None, dict[str, str]]:
+        errno, site = errno_name(got.errno) or "success", at.name
         if self.step.inject == "unload":
             if got.errno == 0:
                 return Status.PASS, None, {}
@@ -136,19 +136,9 @@ class Injection:
             return Status.PASS, None, {}
         if got.errno:
             return Status.FAIL, f"{self._what}: expected ENOMEM when memory is short in {site}, got {errno}", {}
-        if (tolerated := self._tolerated(site)) is not None:
-            return Status.PASS, None, {"tolerated": f"{tolerated.reason} ({tolerated.source})"}
+        if (declared := tolerated_at(self.step, at, self.plan.facts)) is not None:
+            return Status.PASS, None, {"tolerated": f"{declared.reason} ({declared.source})"}
         return Status.FAIL, f"{self._what}: succeeds though memory is short in {site}, which nothing declares", {}
-
-    def _tolerated(self, site: str) -> Tolerated | None:
-        return next(
-            (
-                one
-                for one in self.step.tolerate
-                if fnmatch.fnmatchcase(site, one.site) and holds(one.when, self.plan.facts)
-            ),
-            None,
-        )
 
     def _keep(self, reply: Reply, got: Result, detail: dict[str, str], status: Status, reason: str | None) -> None:
         point = {"allocation": str(self.plan.point)} if self.plan.point else {}
@@ -165,3 +155,18 @@ class Injection:
             detail={"over": str(self.step.inject), **point, **detail},
         )
         self.ledger.keep(result, reply, expectation, kind="fault")
+
+
+def tolerated_at(step: Step, at: Site, facts: Facts) -> Tolerated | None:
+    """The first declaration that lets a load go on without this allocation."""
+    functions = {frame.function for frame in at.frames}
+    return next(
+        (
+            one
+            for one in step.tolerate
+            if fnmatch.fnmatchcase(at.name, one.site)
+            and (not one.through or one.through in functions)
+            and holds(one.when, facts)
+        ),
+        None,
+    )

@@ -120,6 +120,8 @@ class Tolerated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """Where that is: file and function, or file and line."""
     reason: str
     """Why the load may go on."""
+    through: str = ""
+    """A function that has to be on the allocation's stack, for a call site that needs some of what it asks for."""
     when: When = When()
 
 
