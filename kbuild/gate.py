@@ -219,7 +219,9 @@ class _Gate:
         """Whether it could have occurred: a load that was not run, or a rule that was not asked, says nothing."""
         stage, kind, *_ = [*known.finding.split(":"), ""]
         if FAULT in known.finding and not any(
-            step.action == "inject" for one in self.run.record.transcripts for step in one.steps
+            "site" in step.detail and one.status != Status.SKIP
+            for one in self.run.record.transcripts
+            for step in one.steps
         ):
             return False
         judged = any(one.name == stage and one.status not in (None, Status.SKIP) for one in self.run.record.stages)

@@ -34,7 +34,7 @@ def sites(transcripts: Iterable[Transcript]) -> list[SiteRow]:
     for one in transcripts:
         order, _, run = one.order.partition(RUN_OF)
         for step in one.steps:
-            if step.action != "inject" or "site" not in step.detail:
+            if step.action != "inject" or "site" not in step.detail or one.status == Status.SKIP:
                 continue
             site = step.detail["site"]
             row = rows.setdefault((one.host, order, site), SiteRow(one.host, order, site))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kbuild.load.boot import Prepared
 from kbuild.load.faults.inject import Injection
 from kbuild.load.faults.points import points, rest, swept
@@ -9,6 +11,8 @@ from kbuild.load.orders.format import SUCCESS
 from kbuild.load.orders.plan import PlannedStep
 from kbuild.load.protocol import Verb
 from kbuild.load.run_order import OrderRun
+from kbuild.outcome import Status
+from kbuild.transcript import Transcript
 
 
 class SweepRun(OrderRun):
@@ -18,6 +22,14 @@ class SweepRun(OrderRun):
     """Of the call that failed, when a point has been run."""
     missed = False
     """What follows a failure was to be done, and it was another call site that failed."""
+
+    def run(self) -> Transcript:
+        """See `OrderRun.run`. Where nothing can be made to fail, nothing was judged, however well the rest went."""
+        transcript = super().run()
+        skipped = [step for step in transcript.steps if step.action == "inject" and step.status == Status.SKIP]
+        if not skipped or transcript.status not in (Status.PASS, Status.SKIP):
+            return transcript
+        return msgspec.structs.replace(transcript, status=Status.SKIP, reason=skipped[0].reason)
 
     def do(self) -> None:
         """See `OrderRun.do`; the host is again as the points found it."""
