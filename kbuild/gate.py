@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -218,8 +219,9 @@ class _Gate:
     def _looked_for(self, known: Known) -> bool:
         """Whether it could have occurred: a load that was not run, or a rule that was not asked, says nothing."""
         stage, kind, *_ = [*known.finding.split(":"), ""]
-        if FAULT in known.finding and not any(
-            "site" in step.detail and one.status != Status.SKIP
+        _, fault, site = known.finding.partition(FAULT)
+        if fault and not any(
+            one.status != Status.SKIP and fnmatch.fnmatchcase(step.detail.get("site", ""), site)
             for one in self.run.record.transcripts
             for step in one.steps
         ):
