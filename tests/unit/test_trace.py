@@ -12,7 +12,7 @@ import pytest
 from kbuild.elf.image import ModuleImage, read_module
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.object import Symbol
-from kbuild.elf.rules.spec import Event, OrderRule, read_rules
+from kbuild.elf.rules.spec import Event, OrderRule, Paths, read_rules
 from kbuild.load.trace.asked import Asked, Question, Watchable, ask
 from kbuild.load.trace.compare import answers_in, compare
 from kbuild.load.trace.lines import read_lines, read_missed
@@ -154,7 +154,7 @@ def watchable(event: Event, *functions: str, hidden: tuple[str, ...] = ()) -> Wa
 
 
 def asked(
-    first: Watchable | None, then: Watchable, within: Watchable | None = None, entry: str = "init", paths: str = "all"
+    first: Watchable | None, then: Watchable, within: Watchable | None = None, entry: str = "init", paths: Paths = "all"
 ) -> Asked:
     rule = OrderRule(
         id="r",
@@ -162,7 +162,7 @@ def asked(
         first=first.event if first else None,
         within=within.event if within else None,
         entry=entry,
-        paths=paths,  # type: ignore[arg-type]
+        paths=paths,
     )
     names = frozenset({("kvm_amd", "svm_init"), ("kvm_amd", "init_module")} if entry == "init" else {("kvm", entry)})
     return Asked(rule, "kvm-amd", names, first, then, within)

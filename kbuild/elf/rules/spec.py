@@ -17,6 +17,10 @@ VENDOR = "vendor"
 """In place of a module's name: the vendor module that the rule is asked of."""
 
 
+Paths = Literal["all", "success", "error"]
+"""Ways through an entry, by how it returns in the end."""
+
+
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Something that happens on a way through the code."""
 
@@ -67,7 +71,7 @@ class OrderRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     reason: str = ""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
     entry: str = "init"
-    paths: Literal["all", "success", "error"] = "all"
+    paths: Paths = "all"
     optional: bool = False
     """It may be that `then` cannot happen."""
 
