@@ -28,7 +28,7 @@ class Conversation:
 
     def command(self, verb: Verb, *arguments: str) -> Reply:
         """Send a command, and give what came with its answer to the steps that it belongs to."""
-        if verb not in (Verb.MODULES, Verb.STATE, Verb.DETAIL, Verb.MEMORY, Verb.PARAM):
+        if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM):
             self._seen = None
         reply = self._session.command(verb, *arguments)
         self._ledger.attach(reply.earlier)

@@ -38,7 +38,6 @@ class Verb(StrEnum):
     REARM = "rearm"
     MODULES = "modules"
     STATE = "state"
-    DETAIL = "detail"
     SMOKE = "smoke"
     FETCH = "fetch"
     TRACE = "trace"

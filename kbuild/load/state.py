@@ -83,16 +83,6 @@ def _facts(what: str, item: str) -> Iterator[tuple[str, str]]:
         case "debugfs":
             # A virtual machine's folder is named PID-FD: another one in every run.
             yield "debugfs/" + re.sub(r"^kvm/[0-9]+-[0-9]+$", "kvm/PID-FD", item), ""
-        case "parameter":
-            name, _, value = item.partition(" ")
-            module, _, parameter = name.partition(".")
-            yield f"modules/{module}/parameters/{parameter}", value
-        case "size":
-            name, _, size = item.rpartition(" ")
-            yield f"slab/{name}/size", size
-        case "kallsyms":
-            name, _, count = item.rpartition(" ")
-            yield f"kallsyms/{name}", count
         case "vmalloc":
             area, _, count = item.rpartition(" ")
             yield f"vmalloc/{area.replace(' ', '/')}", count

@@ -85,12 +85,7 @@ def data(kernel_build: Path, kernel_source: Path, tmp_path_factory: pytest.TempP
     (folder / "held.toml").write_text(HELD)
     for name in DRIFTS:
         (folder / f"{name}.toml").write_text(CYCLES.format(module=name, order=name.replace("_", "-")))
-    for name in (
-        "virt/lib/irqbypass.ko",
-        "arch/x86/kvm/kvm.ko",
-        "arch/x86/kvm/kvm-intel.ko",
-        "arch/x86/kvm/kvm-amd.ko",
-    ):
+    for name in KVM:
         shutil.copy(kernel_build / name, modules)
     hosts = [word for host in HOSTS for word in ("--host", host)]
     kernel = kernel_build / "arch/x86/boot/bzImage"

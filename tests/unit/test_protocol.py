@@ -244,20 +244,6 @@ def test_what_is_counted_is_left_when_there_is_more_of_it() -> None:
     assert before.difference(after) == ["gone/vmalloc/dt_init/4096", "thread/kdt", "vmalloc/load_module/8192"]
 
 
-def test_sizes_parameters_and_symbols_belong_to_what_they_are_of() -> None:
-    detail = items(
-        slab=["a b"], size=["a b 96"], parameter=["kvm.tdp_mmu Y", "kvm.empty "], kallsyms=["kvm 1535"], cpuhp=["x:y"]
-    )
-    assert parse_state(detail).facts == {
-        "cpuhp/x:y": "",
-        "kallsyms/kvm": "1535",
-        "modules/kvm/parameters/empty": "",
-        "modules/kvm/parameters/tdp_mmu": "Y",
-        "slab/a b": "",
-        "slab/a b/size": "96",
-    }
-
-
 def test_a_virtual_machine_left_in_debugfs_has_the_same_name_in_every_run() -> None:
     before = parse_state(items(debugfs=["kvm", "kvm/exits"]))
     for name in ("kvm/31-4", "kvm/4711-12"):

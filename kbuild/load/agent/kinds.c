@@ -20,9 +20,6 @@ static const struct kind {
 	{ "vmalloc", LOOK_STATE, add_vmalloc },
 	{ "cpuhp", LOOK_STATE, add_cpuhp },
 	{ "taint", LOOK_STATE, add_taint },
-	{ "size", LOOK_DETAIL, add_slab_sizes },
-	{ "parameter", LOOK_DETAIL, add_parameters },
-	{ "kallsyms", LOOK_DETAIL, add_kallsyms },
 };
 
 void look(struct items *items, int depth)

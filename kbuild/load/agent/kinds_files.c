@@ -3,12 +3,13 @@
 #include "agent.h"
 #include "items.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FILE_BUFFER 65536	/* fewer reads: the kernel finds its place in such a file anew for each */
-#define MAX_COUNTS 1024		/* different areas, modules with symbols */
+#define MAX_COUNTS 1024		/* different areas */
 
 typedef void on_line(struct items *items, const char *what, char *line);
 
@@ -49,23 +50,6 @@ bool add_modules(struct items *items, const char *what)
 	return add_lines(items, what, "/proc/modules", add_module);
 }
 
-/* "kvm_vcpu  0  0  9408  3  8 : tunables …": name and object size. Two lines at the top are no caches. */
-static void add_slab_size(struct items *items, const char *what, char *line)
-{
-	char name[256], item[300];
-	unsigned long size;
-
-	if (sscanf(line, "%255s %*u %*u %lu", name, &size) != 2)
-		return;
-	snprintf(item, sizeof(item), "%s %lu", name, size);
-	items_add(items, what, item);
-}
-
-bool add_slab_sizes(struct items *items, const char *what)
-{
-	return add_lines(items, what, "/proc/slabinfo", add_slab_size);
-}
-
 /* " 87: x86/kvm:starting" */
 static void add_cpuhp_state(struct items *items, const char *what, char *line)
 {
@@ -80,7 +64,7 @@ bool add_cpuhp(struct items *items, const char *what)
 	return add_lines(items, what, "/sys/devices/system/cpu/hotplug/states", add_cpuhp_state);
 }
 
-/* Symbols of a module, and of what else has code of its own: "ffffffffa0000000 t kvm_init\t[kvm]". */
+/* How often something comes. */
 struct count {
 	char name[300];
 	unsigned long count;
@@ -89,7 +73,7 @@ struct count {
 static struct count counts[MAX_COUNTS];
 static size_t counted;
 
-static void count_one(const char *name)
+static void count_one(struct items *items, const char *name)
 {
 	size_t i;
 
@@ -97,8 +81,10 @@ static void count_one(const char *name)
 		if (!strcmp(counts[i].name, name))
 			break;
 	if (i == counted) {
-		if (counted == MAX_COUNTS)
+		if (counted == MAX_COUNTS) {
+			items->error = EOVERFLOW;
 			return;
+		}
 		snprintf(counts[counted++].name, sizeof(counts[0].name), "%s", name);
 		counts[i].count = 0;
 	}
@@ -114,26 +100,6 @@ static void add_counts(struct items *items, const char *what)
 		items_add(items, what, item);
 	}
 	counted = 0;
-}
-
-static void count_symbol(struct items *items, const char *what, char *line)
-{
-	char *module = strstr(line, "\t[");
-
-	(void)items;
-	(void)what;
-	if (!module)
-		return;
-	module[strcspn(module, "]")] = 0;
-	count_one(module + 2);
-}
-
-bool add_kallsyms(struct items *items, const char *what)
-{
-	if (!add_lines(items, what, "/proc/kallsyms", count_symbol))
-		return false;
-	add_counts(items, what);
-	return true;
 }
 
 /*
@@ -156,7 +122,6 @@ static void count_area(struct items *items, const char *what, char *line)
 	char caller[256], name[300];
 	unsigned long size;
 
-	(void)items;
 	(void)what;
 	if (sscanf(line, "%*s %lu %255s", &size, caller) != 2)
 		return;
@@ -165,7 +130,7 @@ static void count_area(struct items *items, const char *what, char *line)
 		if (!strcmp(caller, no_trace[i]))
 			return;
 	snprintf(name, sizeof(name), "%s %lu", caller, size);
-	count_one(name);
+	count_one(items, name);
 }
 
 bool add_vmalloc(struct items *items, const char *what)
