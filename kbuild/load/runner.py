@@ -121,8 +121,15 @@ class _Host:
     def work(self, place: Place) -> None:
         """Run orders in this place as long as there are some that nobody runs."""
         with log.context(host=self._spec.id):
-            while not self._request.cancellation.requested() and (order := self._next() or self._wait()):
-                self._boot(place, order)
+            try:
+                while not self._request.cancellation.requested() and (order := self._next() or self._wait()):
+                    self._boot(place, order)
+            except BaseException:
+                # Nothing more comes of what this place was at: no other one may wait for it.
+                with self._lock:
+                    self._counting.clear()
+                    self._lock.notify_all()
+                raise
             place.discard()
 
     def _wait(self) -> Plan | None:
@@ -158,6 +165,13 @@ class _Host:
         with self._lock:
             self._counted(order.id)
             self._waiting.appendleft(order)
+
+    def _is_new(self, order: str, site: str) -> bool:
+        """Whether no place has come to this call site before."""
+        with self._lock:
+            new = (order, site) not in self._sites
+            self._sites.add((order, site))
+            return new
 
     def _waiting_again(self, order: Plan) -> None:
         with self._lock:
@@ -256,7 +270,7 @@ class _Host:
                 log.get().warning("the machine did not end in order", reason=str(error))
 
     def _run_orders(self, started: Boot, place: Place, first: Plan) -> None:
-        if any(planned.step.trace for plan in self._orders for planned in plan.steps):
+        if any(planned.step.trace for plan in self._orders if not plan.skip for planned in plan.steps):
             warm_up(started.session)
         before = self._state(started)
         if self._waiting or swept(first):
@@ -303,8 +317,7 @@ class _Host:
             if order.after:
                 self._shift[order.order] = self._shift.get(order.order, 0) + offset(order)
             self._add(order, run.more, first=True)
-            if isinstance(run, SweepRun) and run.site and rest(order) and (order.order, run.site) not in self._sites:
-                self._sites.add((order.order, run.site))
+            if isinstance(run, SweepRun) and run.site and rest(order) and self._is_new(order.order, run.site):
                 self._add(order, [afterwards(order, run.site)], first=False)
             if order.requests and run.stopped_at and run.stopped_at.isdigit() and transcript.status != Status.MISS:
                 with self._lock:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from kbuild.dmesg.record import Record
-from kbuild.errors import UserError
+from kbuild.errors import JudgeError, UserError
 from kbuild.load.faults.inject import tolerated_at
-from kbuild.load.faults.points import MAX_TRIED, afterwards, nearby, points, rest, swept, wanted
+from kbuild.load.faults.points import MAX_POINTS, MAX_TRIED, afterwards, nearby, points, rest, swept, wanted
 from kbuild.load.faults.site import site_of
 from kbuild.load.orders.conditions import Facts
 from kbuild.load.orders.plan import Plan, make_plans
@@ -126,6 +126,12 @@ def test_there_is_a_point_for_each_allocation_or_for_those_that_are_asked_for(tm
     assert wanted(named, "kvm_init/misc_register")
     assert not wanted(named, "load_module/mod_sysfs_setup")
     assert wanted(some, "anything")
+
+
+def test_more_than_any_load_makes_is_not_believed(tmp_path: Path) -> None:
+    assert len(points(plan(tmp_path), MAX_POINTS)) == MAX_POINTS
+    with pytest.raises(JudgeError, match="20001 allocations were counted"):
+        points(plan(tmp_path), MAX_POINTS + 1)
 
 
 def test_what_follows_a_failure_is_sought_around_its_number(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
+from kbuild.errors import JudgeError
 from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.outcome import RUN_OF
 
@@ -25,13 +26,16 @@ def swept(plan: Plan) -> PlannedStep | None:
 def points(plan: Plan, total: int) -> list[Plan]:
     """A run for each allocation of a load that makes `total` of them, or for those that are asked for.
 
-    They are asked for as `17`, `17-40`, or a glob over call sites, whose points only a run can tell.
+    They are asked for as `17`, `17-40`, or a glob over call sites, whose points only a run can tell. Raises JudgeError
+    for more than any load makes.
     """
+    if total > MAX_POINTS:
+        raise JudgeError(f"{plan.id}: {total} allocations were counted, and at most {MAX_POINTS} are tried")
     named = {glob for glob in plan.only if not _NUMBERS.fullmatch(glob)}
     spans = [_span(found) for glob in plan.only if (found := _NUMBERS.fullmatch(glob))]
     return [
         dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{number}", point=number)
-        for number in range(1, min(total, MAX_POINTS) + 1)
+        for number in range(1, total + 1)
         if not plan.only or named or any(number in span for span in spans)
     ]
 

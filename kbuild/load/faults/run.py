@@ -22,14 +22,20 @@ class SweepRun(OrderRun):
     """Of the call that failed, when a point has been run."""
     missed = False
     """What follows a failure was to be done, and it was another call site that failed."""
+    _only_counted: str | None = None
 
     def run(self) -> Transcript:
-        """See `OrderRun.run`. Where nothing can be made to fail, nothing was judged, however well the rest went."""
+        """See `OrderRun.run`. Where what was asked for did not happen, nothing was judged, however the rest went."""
         transcript = super().run()
-        skipped = [step for step in transcript.steps if step.action == "inject" and step.status == Status.SKIP]
-        if not skipped or transcript.status not in (Status.PASS, Status.SKIP):
+        skipped = [step.reason for step in transcript.steps if step.action == "inject" and step.status == Status.SKIP]
+        if transcript.status not in (Status.PASS, Status.SKIP):
             return transcript
-        return msgspec.structs.replace(transcript, status=Status.SKIP, reason=skipped[0].reason)
+        if self.missed:
+            reason = f"in {self._plan.tried + 1} fresh guests other allocations failed than one in {self._plan.after}"
+            return msgspec.structs.replace(transcript, status=Status.ERROR, reason=reason)
+        if reasons := [*skipped, *([self._only_counted] if self._only_counted else [])]:
+            return msgspec.structs.replace(transcript, status=Status.SKIP, reason=reasons[0])
+        return transcript
 
     def do(self) -> None:
         """See `OrderRun.do`; the host is again as the points found it."""
@@ -44,7 +50,10 @@ class SweepRun(OrderRun):
             if not self.missed:
                 self._steps(rest(self._plan))
         elif self._plan.point is None:
-            self.more = points(self._plan, injection.count())
+            total = injection.count()
+            self.more = points(self._plan, total)
+            if self._plan.only or not self.more:
+                self._only_counted = f"counted what to choose from: {total} allocations"
         elif site := injection.point(self._plan.point):
             self.site = site.name
 
