@@ -75,6 +75,10 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The report is cut off: its end did not come."""
     follower: bool = False
     """A crash came before it in the same boot: it may be its consequence, and does not count by itself."""
+    seconds: int | None = None
+    """Of a stall: for how long, as the kernel says."""
+    kills: bool = False
+    """It says why a process was killed, or the kernel gave up."""
     owner: str | None = None
     """The function whose part it was to remove what stayed behind."""
     step: int | None = None
@@ -318,6 +322,8 @@ class _Classifier:
             records=records,
             functions=functions,
             truncated=truncated,
+            seconds=int(groups["seconds"]) if groups.get("seconds") else None,
+            kills=signature.kills,
             owner=self._signatures.owners.get(groups.get("object", "")),
         )
 

@@ -71,6 +71,8 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernels: KernelRange = KernelRange()
     report: Literal["trace", "stack", "separator", "panic"] | None = None
     inside: tuple[str, ...] = ()
+    kills: bool = False
+    taint: str = ""
     printk: tuple[Printk, ...] = ()
 
     def match(self, line: str) -> re.Match[str] | None:

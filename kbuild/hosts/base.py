@@ -63,6 +63,9 @@ class Chunk:
 class Machine(Protocol):
     """A running machine. Leaving the context ends it and everything that it started."""
 
+    clock_goes_on: bool = False
+    """Its guest's clock goes on while the emulator is kept from running: to the guest that is time that was lost."""
+
     def send(self, data: bytes) -> None:
         """Write to the agent's line. A machine that is gone is told by `receive`, never by an exception here."""
 

@@ -100,6 +100,9 @@ class Emulator:
     `agent.log`, `emulator.log` (what the emulator itself said), `command.txt`.
     """
 
+    clock_goes_on = False
+    """See `Machine.clock_goes_on`."""
+
     def __init__(
         self,
         argv: Sequence[str | Path],

@@ -124,6 +124,8 @@ class _Settings:
 class QemuMachine(Emulator):
     """A running QEMU. All lines are socket pairs: no port, no name in the file system, nothing to remove."""
 
+    clock_goes_on = True
+
     def __init__(
         self, settings: _Settings, memory: int, folder: Path, cleanup: contextlib.ExitStack, *, restores: bool = False
     ) -> None:

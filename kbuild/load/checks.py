@@ -61,7 +61,11 @@ class Checks:
         """Hold the host's state against what it was."""
         after, reply = self._talk.settled("footprint")
         findings = self._leftovers.findings(
-            self._talk.before, after, echo=self._ledger.failed, fault=self._ledger.fault
+            self._talk.before,
+            after,
+            failed=self._ledger.failed,
+            said=self._ledger.said,
+            fault=self._ledger.fault,
         )
         left = ", ".join(one.id.split(":")[2] for one in findings)
         reason = f"not as before the order: {left}" if left else None

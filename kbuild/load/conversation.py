@@ -31,7 +31,7 @@ class Conversation:
         if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM):
             self._seen = None
         reply = self._session.command(verb, *arguments)
-        self._ledger.attach(reply.earlier)
+        self._ledger.attach(reply)
         return reply
 
     def answered(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> Result:
@@ -45,7 +45,7 @@ class Conversation:
         """Ask for the guest's end, and wait for it."""
         self._seen = None
         reply = self._session.power_off(verb)
-        self._ledger.attach(reply.earlier)
+        self._ledger.attach(reply)
         return reply
 
     def nothing(self) -> Reply:

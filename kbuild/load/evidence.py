@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
@@ -13,11 +14,13 @@ from kbuild.elf.text import ModuleText
 from kbuild.load.hang import Hang, judge_hang
 from kbuild.load.protocol import Died, LogRecord, Refused
 from kbuild.load.session import End, Reply
-from kbuild.outcome import Finding, Status, finding_id
+from kbuild.outcome import Finding, Status, finding_id, worst
 from kbuild.transcript import LogLine
 
 MAX_EVIDENCE = 60
 """Lines of a report that go into a finding; the transcript has all."""
+MIN_STALL_S = 10
+"""What a stall takes that does not say it: RCU's after 21 s as a rule, a hard lockup after 10 (kernel/watchdog.c)."""
 
 
 def records_of(reply: Reply) -> list[Record]:
@@ -58,26 +61,53 @@ def log_lines(records: Sequence[Record]) -> list[LogLine]:
 
 
 def findings_of(
-    matches: Sequence[Match], records: Sequence[Record], subject: str, allowed: Collection[str], during: str
+    matches: Sequence[Match],
+    records: Sequence[Record],
+    subject: str,
+    allowed: Collection[str],
+    during: str,
+    kept: float = 0.0,
 ) -> Iterator[Finding]:
     """Findings for what counts among the matches of one step; `allowed` signatures were expected or may come.
 
-    `during` says for a person what was going on: `load kvm_amd`.
+    `during` says for a person what was going on: `load kvm_amd`; `kept` is `Reply.kept_seconds`.
     """
+    first: dict[str, tuple[Match, Status]] = {}
+    often: Counter[str] = Counter()
     for match in matches:
         status = match.severity.status(emulated=True)
         if status is None or match.signature in allowed or match.follower:
             continue
+        name = finding_id("load", match.signature, subject, match.title)
+        if match.severity is Severity.STALL and _was_kept(match, kept):
+            status = Status.MISS
+        # Reports of the same are one finding, and the worst of them counts.
+        if name not in first or first[name][1] != worst((status, first[name][1])):
+            first[name] = match, status
+        often[name] += match.count
+    for name, (match, status) in first.items():
         cut = " (the report is cut off)" if match.truncated else ""
-        often = f" ({match.count} times)" if match.count > 1 else ""
+        times = f" ({often[name]} times)" if often[name] > 1 else ""
         owner = f"; it is {match.owner}()'s to remove" if match.owner else ""
+        why = f"; {_why(status, kept)}" if match.severity is Severity.STALL else ""
         yield Finding(
-            id=finding_id("load", match.signature, subject, match.title),
+            id=name,
             status=status,
-            message=f"{during}: {match.title}{often}{cut}: {match.meaning}{owner}",
+            message=f"{during}: {match.title}{times}{cut}: {match.meaning}{owner}{why}",
             evidence=tuple(records[index].text for index in match.records[:MAX_EVIDENCE]),
             module=subject,
         )
+
+
+def _was_kept(stall: Match, kept: float) -> bool:
+    """Whether most of what the kernel took for a stall is time in which its emulator did not run."""
+    return kept * 2 >= (stall.seconds or MIN_STALL_S)
+
+
+def _why(status: Status, kept: float) -> str:
+    if status == Status.MISS:
+        return f"its clock went on for {kept:.0f} s in which the emulator was kept from running: not the kernel's doing"
+    return "the emulator could run: whether the kernel is at fault, or only emulated slowly, cannot be told"
 
 
 def crash_in(matches: Sequence[Match]) -> Match | None:
@@ -99,16 +129,19 @@ def hang_of(
     return judge_hang(reply.samples, texts(), matches, records, blame=verb in ("load", "unload"))
 
 
-def without_answer(reply: Reply, crash: Match | None, hang: Hang | None = None) -> tuple[Status, str]:
+def without_answer(reply: Reply, matches: Sequence[Match], hang: Hang | None = None) -> tuple[Status, str]:
     """The outcome of a command that has no result, and a sentence about it.
 
     The kernel is blamed where its log shows a crash, where it took the machine down, and where it was seen to hang;
-    not for silence.
+    not for silence, nor where the log names another reason (`Match.kills`).
     """
-    if crash is not None:
+    if crash := crash_in(matches):
         doing = reply.answer.doing if isinstance(reply.answer, Died) else None
         return Status.FAIL, f"the kernel crashed: {crash.title}" + (f" while '{doing}' was read" if doing else "")
+    killer = next((match for match in matches if match.kills), None)
     match reply.answer, reply.end:
+        case (Died(), _) | (_, End.PANIC) if killer is not None:
+            return Status.ERROR, f"{killer.title}: {killer.meaning}"
         case Died() as died, _:
             return (
                 Status.FAIL,

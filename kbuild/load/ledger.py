@@ -15,7 +15,7 @@ from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.orders.format import SUCCESS, Expectation
 from kbuild.load.orders.plan import Plan, PlannedStep
-from kbuild.load.protocol import LogRecord, Result
+from kbuild.load.protocol import Result
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
 from kbuild.outcome import RUN_OF, Finding, Status, finding_id, verdict, worst
@@ -52,6 +52,8 @@ class Ledger:
     """The call site of an allocation that was made to fail: it is part of each finding's id, in place of the point."""
     _numbers: dict[int, int] = field(default_factory=dict)
     """Of the agent's commands to the index of their step."""
+    _kept: dict[int, float] = field(default_factory=dict)
+    """Of the same to `Reply.kept_seconds`."""
     _console: list[str] = field(default_factory=list)
 
     @property
@@ -116,7 +118,7 @@ class Ledger:
         place = f"{self.name}/{self.at.place if self.at else 0}-{result.action}"
         expected = expectation.log
         allowed = {*expected.must, *expected.may, *expected.must_not}
-        findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result))]
+        findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result), reply.kept_seconds)]
         said = self._note(matches, records)
         findings += [
             Finding(
@@ -156,6 +158,7 @@ class Ledger:
             log_lost=reply.lost,
         )
         self._numbers[reply.number] = len(self.steps)
+        self._kept[reply.number] = reply.kept_seconds
         self.steps.append(step)
         self._place(findings, step)
         log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)
@@ -164,7 +167,7 @@ class Ledger:
         """Keep a step whose command has no result: what happened instead is judged; what the log may say, it may."""
         matches, records = self._classify(reply)
         hang = hang_of(reply, lambda: self.request.texts, matches, records, action)
-        status, what = without_answer(reply, crash_in(matches), hang)
+        status, what = without_answer(reply, matches, hang)
         said = [LogLine(record.text) for record in reply.console.records]
         self._console = [line.text for line in bounded(said, reply.console.dropped)]
         reason = f"{action} {module}: {what}"
@@ -176,10 +179,10 @@ class Ledger:
             seen = [Finding(id=cause, status=hang.status, message=reason, evidence=hang.evidence)]
         self.keep(result, reply, expectation, kind="no-answer", leftovers=seen, judged=(matches, records))
 
-    def attach(self, late: Sequence[LogRecord]) -> None:
-        """Give records that were made after a step had ended to that step."""
-        for number in sorted({record.id for record in late}):
-            mine = [record for record in late if record.id == number]
+    def attach(self, reply: Reply) -> None:
+        """Give records that came with a reply, and were made after an earlier step had ended, to that step."""
+        for number in sorted({record.id for record in reply.earlier}):
+            mine = [record for record in reply.earlier if record.id == number]
             if number not in self._numbers:
                 # The boot's own, or between two orders: the boot keeps it, and no step is blamed.
                 self.boot.start.log += mine
@@ -190,7 +193,8 @@ class Ledger:
             matches = classify(records, self.request.signatures, self.request.release)
             self._note(matches, records)
             subject = step.module or step.action
-            findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}"))
+            kept = self._kept.get(number, 0.0) + reply.kept_seconds
+            findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}", kept))
             findings = _told(findings, subject, f"{self.name}/{step.number}-after")
             self.steps[index] = msgspec.structs.replace(
                 step,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from kbuild import log
 from kbuild.elf.image import module_key
@@ -25,12 +25,19 @@ class Leftovers:
         self.texts: dict[str, dict[str, int]] = {}
         """Of each module that the order has loaded, the latest load's."""
 
-    def findings(self, before: State, after: State, *, echo: bool, fault: str = "") -> list[Finding]:
-        """A finding for each difference. `echo`: the log has told already what the taint says.
+    def findings(
+        self, before: State, after: State, *, failed: bool, said: Collection[str], fault: str = ""
+    ) -> list[Finding]:
+        """A finding for each difference.
 
-        `fault`: the call site of an allocation that was made to fail, which is part of the id in place of the order.
+        `failed`: the kernel is to blame for something in the log, which tells what a taint says. `said`: the signatures
+        that came in it. `fault`: the call site of an allocation that was made to fail, which is part of the id in place
+        of the order.
         """
-        left = [what for what in before.difference(after) if not (echo and what.startswith("taint/"))]
+        told = {f"taint/{one.taint}" for one in self._request.signatures.signatures if one.taint and one.id in said}
+        left = [
+            what for what in before.difference(after) if what not in told and not (failed and what.startswith("taint/"))
+        ]
         return [self._finding(what, f"fault={fault}" if fault else self._order) for what in left]
 
     def _finding(self, what: str, cause: str) -> Finding:

@@ -18,7 +18,7 @@ from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest
 from kbuild.load.boot import Boot
-from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
+from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.points import afterwards, moved, nearby, offset, rest, swept
 from kbuild.load.faults.run import SweepRun
 from kbuild.load.knowledge import Knowledge
@@ -335,8 +335,8 @@ class _Host:
         started.start.log += reply.earlier
         if isinstance(reply.answer, Result) and reply.answer.errno == 0:
             return parse_state(reply.items)
-        crash = crash_in(classify(records_of(reply), self._request.signatures, self._request.release))
-        status, what = without_answer(reply, crash)
+        matches = classify(records_of(reply), self._request.signatures, self._request.release)
+        status, what = without_answer(reply, matches)
         kind = HarnessError if status == Status.MISS else JudgeError
         raise kind(f"the state before the first order cannot be read: {what}")
 
@@ -373,11 +373,11 @@ class _Host:
         records = records_of(started.start)
         matches = classify(records, self._request.signatures, self._request.release)
         hang = hang_of(started.start, list, matches, records, "boot")
-        status, what = without_answer(started.start, crash_in(matches), hang)
+        status, what = without_answer(started.start, matches, hang)
         started.keep_samples(started.start)
         place = f"{self._spec.id}/boot"
         again = self._request.again(self._spec.id, order.id)
-        findings = list(findings_of(matches, records, "boot", (), "boot"))
+        findings = list(findings_of(matches, records, "boot", (), "boot", started.start.kept_seconds))
         if not any(finding.status == status for finding in findings):
             evidence = (hang.evidence if hang else ()) + tuple(record.text for record in records[-20:])
             findings.append(Finding(id=f"load:boot:{place}:no-agent", status=status, message=what, evidence=evidence))

@@ -86,6 +86,8 @@ class Reply:
     """Of wall clock, on our side."""
     fair_seconds: float = 0.0
     """Of these, the ones in which the emulator could run."""
+    kept_seconds: float = 0.0
+    """Of the others, the ones in which the guest's clock went on all the same: it takes them for its own."""
     samples: list[CpuSample] = field(default_factory=list)
     """What the CPU did when the time was up."""
 
@@ -218,6 +220,8 @@ class Session:
         reply.console = console.finish()
         reply.seconds = time.monotonic() - start
         reply.fair_seconds = patience.seconds
+        if self._machine.clock_goes_on:
+            reply.kept_seconds = max(0.0, reply.seconds - reply.fair_seconds)
         self.ended = self.ended or reply.end
         return reply
 

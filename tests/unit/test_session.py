@@ -98,7 +98,7 @@ def test_how_a_command_can_end_without_an_answer(chunks: list[Chunk], end: End, 
     talk, _ = session(*chunks)
     reply = talk.command(Verb.LOAD, "kvm.ko")
     assert reply.end == end
-    assert without_answer(reply, None)[0] == status
+    assert without_answer(reply, ())[0] == status
     assert talk.command(Verb.STATE).end == end, "a machine that is gone answers no more commands, at once"
 
 
@@ -112,7 +112,7 @@ def test_a_panic_is_the_kernel_s_however_its_machine_ends() -> None:
         matches = classify(records_of(reply), load_signatures(), "6.1.192")
         crash = crash_in(matches)
         assert crash is not None
-        assert without_answer(reply, crash)[0] == Status.FAIL
+        assert without_answer(reply, [crash])[0] == Status.FAIL
 
 
 def test_broken_lines_are_kept_and_what_is_whole_is_judged() -> None:
@@ -204,7 +204,7 @@ def test_an_emulator_that_does_not_run_at_all_is_missed() -> None:
     script.kept_back = 1.0
     reply = talk.command(Verb.STATE)
     assert (reply.end, reply.samples) == (End.STARVED, [])
-    assert without_answer(reply, None)[0] == Status.MISS
+    assert without_answer(reply, ())[0] == Status.MISS
     assert reply.seconds >= LIMITS.silent_s * WALL_TIMES
 
 

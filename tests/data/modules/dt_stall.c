@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+// Keeps its CPU for longer than the kernel's watchdog lets it, and then comes to its end.
+#include <linux/jiffies.h>
+#include <linux/module.h>
+
+static unsigned int seconds = 15;
+module_param(seconds, uint, 0444);
+
+static int __init dt_stall_init(void)
+{
+	unsigned long end = jiffies + seconds * HZ;
+
+	while (time_before(jiffies, end))
+		cpu_relax();
+	return 0;
+}
+
+static void __exit dt_stall_exit(void)
+{
+}
+module_init(dt_stall_init);
+module_exit(dt_stall_exit);
+MODULE_LICENSE("GPL");
