@@ -17,7 +17,7 @@ import msgspec
 
 from kbuild import log
 from kbuild.build.artifacts import artifact, artifacts_in_use, file_digest, is_whole
-from kbuild.build.kernel import BuildResult, build, find_built, prepare_objects, remembered
+from kbuild.build.kernel import BuildResult, build, building, find_built, prepare_objects, remembered
 from kbuild.build.make import Progress
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
@@ -272,6 +272,7 @@ class _Gate:
                 stage.status, stage.summary = Status.DONE, tree.identity
             wanted = build_request(self.profile, tree, symbols)
             self.run.record.tools |= wanted.toolchain.versions
+            stack.enter_context(building(wanted))
             stack.enter_context(artifacts_in_use())
             result = find_built(wanted)
             self.added = result is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.build.kernel import build, find_built, prepare_objects
+from kbuild.build.kernel import build, building, find_built, prepare_objects
 from kbuild.configure.apt import archive
 from kbuild.configure.tree import Tree, open_tree
 from kbuild.gate import build_request, requested_symbols, write_configuration
@@ -51,8 +51,9 @@ def kernel_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     profile = read_profile("default")
     with open_tree("debian:6.1") as tree:
         wanted = build_request(profile, tree, requested_symbols(profile))
-        if find_built(wanted) is None:
-            prepare_objects(wanted)
-            write_configuration(wanted)
-            assert build(wanted, tmp_path_factory.mktemp("build")).built
+        with building(wanted):
+            if find_built(wanted) is None:
+                prepare_objects(wanted)
+                write_configuration(wanted)
+                assert build(wanted, tmp_path_factory.mktemp("build")).built
         return wanted.objects

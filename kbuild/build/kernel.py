@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from kbuild.build.make import MakeResult, Progress, run_make
 from kbuild.build.reproduce import describe
 from kbuild.build.request import BuildRequest
 from kbuild.command import HOST_FAILED
+from kbuild.configure.tree import waiting_lock
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
 from kbuild.paths import cache_home, make_folder, mark_used, require_room, write_atomically
@@ -53,6 +54,14 @@ class _Memory(msgspec.Struct):
     """What its files are."""
     earlier: list[Built] = []
     """What they were before, last used first: patches are tried in turn."""
+
+
+@contextlib.contextmanager
+def building(request: BuildRequest) -> Iterator[None]:
+    """Keep every other run away from the object folder until the context ends."""
+    objects = request.objects
+    with waiting_lock(objects.with_name(f".{objects.name}.lock"), request.tree.asked):
+        yield
 
 
 def find_built(request: BuildRequest) -> BuildResult | None:

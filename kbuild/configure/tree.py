@@ -54,7 +54,10 @@ class Tree:
 def open_tree(
     asked: str, rev: str | None = None, *, patches: Sequence[str] = (), refresh: bool = False
 ) -> Iterator[Tree]:
-    """Make a tree ready, and keep every other run away from its slot until the context ends.
+    """Make a tree ready, and keep it as it is until the context ends.
+
+    Of a package several runs may have the source at once, for nobody changes it; any other tree is one run's alone.
+    Object folders have a lock of their own (`kbuild.build.kernel.building`).
 
     `asked` is `debian:6.1`, `debian:6.1=VERSION` or a folder; `rev` a commit of a git checkout;
     `patches` are files that are applied in this order. `refresh` asks Debian's archive for a newer
@@ -63,13 +66,14 @@ def open_tree(
     """
     files = tuple(map(read_patch, patches))
     slot, make = _locate(asked, rev, files, refresh=refresh)
+    package = asked.startswith("debian:")
     if not files:
-        with _waiting_lock(slot / "lock", asked):
+        with waiting_lock(slot / "lock", asked, shared=package):
             yield make()
         return
     patched_slot = make_folder(slot.with_name(f"patched-{slot.name}"))
-    with _waiting_lock(patched_slot / "lock", asked):
-        with _waiting_lock(slot / "lock", asked):
+    with waiting_lock(patched_slot / "lock", asked):
+        with waiting_lock(slot / "lock", asked, shared=package):
             tree = _patched(make(), files, patched_slot)
         yield tree
 
@@ -81,7 +85,7 @@ def _locate(asked: str, rev: str | None, patches: Sequence[Patch], *, refresh: b
         if rev is not None:
             raise UserError(f"--rev {rev}: {asked} is a package, not a git checkout")
         series = match[1]
-        with _waiting_lock(series_lock(trees, series), asked):
+        with waiting_lock(series_lock(trees, series), asked):
             source, version = debian.fetch_source(series, match[2], trees, refresh=refresh)
         return source.parent, lambda: _debian(asked, series, version, source)
     if asked.startswith("debian:"):
@@ -153,7 +157,7 @@ def _debian(asked: str, series: str, version: str, source: Path) -> Tree:
     """Debian's source, fetched before; once more where a clean-up came before its slot was locked."""
     if not source.is_dir():
         trees = source.parent.parent
-        with _waiting_lock(series_lock(trees, series), asked):
+        with waiting_lock(series_lock(trees, series), asked):
             debian.fetch_source(series, version, trees, refresh=False)
     package = f"linux-source-{series} {version}"
     return Tree(asked, source, source.parent, kernel_version(source), package, package=package)
@@ -165,12 +169,12 @@ def series_lock(trees: Path, series: str) -> Path:
 
 
 @contextlib.contextmanager
-def _waiting_lock(path: Path, asked: str) -> Iterator[None]:
-    """Hold a lock; say so when another run has it."""
+def waiting_lock(path: Path, asked: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock of what the user asked for; say so when another run has it."""
     with contextlib.ExitStack() as stack:
-        if not stack.enter_context(locked(path, blocking=False)):
+        if not stack.enter_context(locked(path, blocking=False, shared=shared)):
             log.get().warning("waiting for another run that uses this tree", tree=asked)
-            stack.enter_context(locked(path))
+            stack.enter_context(locked(path, shared=shared))
         mark_used(path)
         yield
 

@@ -17,7 +17,7 @@ import pytest
 
 from kbuild import log
 from kbuild.build.artifacts import artifact, artifacts_in_use, store
-from kbuild.build.kernel import build, find_built, prepare_objects
+from kbuild.build.kernel import build, building, find_built, prepare_objects
 from kbuild.build.request import BuildRequest
 from kbuild.build.toolchain import find_toolchain
 from kbuild.cache.clean import remove, show
@@ -28,7 +28,7 @@ from kbuild.configure.request import Request
 from kbuild.configure.tree import open_tree
 from kbuild.errors import HarnessError, UserError
 from kbuild.outcome import Status
-from kbuild.paths import locked, make_folder
+from kbuild.paths import cache_home, locked, make_folder
 from kbuild.record import Run, read_record
 
 DAY = 86400
@@ -126,6 +126,21 @@ def test_a_build_that_is_used_is_not_forgotten_for_newer_ones(tree: Path, monkey
         True, True, False, True, False, True, False,
     ]  # fmt: skip
     assert made("second"), "it was not used"
+
+
+def test_a_package_s_source_is_read_while_it_is_built_and_an_object_folder_is_one_run_s(
+    monkeypatch: pytest.MonkeyPatch, tree: Path
+) -> None:
+    slot = make_folder(cache_home() / "trees/linux-source-6.1_6.1.1-1")
+    tree.rename(slot / "src")
+    monkeypatch.setattr("kbuild.configure.debian.fetch_source", lambda *_, **__: (slot / "src", "6.1.1-1"))
+    with open_tree("debian:6.1") as one, open_tree("debian:6.1") as other:
+        request = BuildRequest(one, Request(), find_toolchain(), "", ())
+        with building(request):
+            assert one == other
+            lock = request.objects.with_name(f".{request.objects.name}.lock")
+            with locked(lock, blocking=False) as mine, locked(slot / "lock", blocking=False) as unread:
+                assert (mine, unread) == (False, False)
 
 
 def test_a_file_with_several_names_counts_once(tree: Path) -> None:
