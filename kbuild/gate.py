@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import msgspec
 
 from kbuild import log
-from kbuild.build.artifacts import artifact, artifacts_in_use, file_digest, is_whole
+from kbuild.build.artifacts import artifact, artifacts_in_use, file_digest, is_whole, put
 from kbuild.build.kernel import BuildResult, build, building, find_built, prepare_objects, remembered
 from kbuild.build.make import Progress
-from kbuild.build.reproduce import describe
+from kbuild.build.reproduce import describe, keep_patches
 from kbuild.build.request import BuildRequest
 from kbuild.build.shipped import open_package
 from kbuild.build.toolchain import find_toolchain
@@ -58,6 +58,7 @@ from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, wr
 from kbuild.profile import SHIPPED, Profile, find_orders, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import Run, Stage
+from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
 
 ASKED_KINDS = (RULE_KIND, "resource")
@@ -197,6 +198,8 @@ class _Gate:
 
     def _go(self) -> None:
         record = self.run.record
+        keep_profile(self.run, self.profile)
+        record.tools |= versions()
         wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
         if self.request.package or self.request.modules or self.request.task == "load":
             kernel, image, paths = self._shipped(wanted.orders if wanted else ())
@@ -231,10 +234,19 @@ class _Gate:
 
     def _mark(self, findings: Iterable[Finding]) -> list[Finding]:
         """The findings with those marked that are known for this kernel."""
-        kernel = self.run.record.kernel or self.run.record.tree["version"]
-        marked, not_seen = mark_known([*findings], self.known, kernel, datetime.datetime.now(datetime.UTC).date())
+        marked, not_seen = mark_known([*findings], self.known, *self._kernel_and_day)
         self.not_seen = [one for one in self.not_seen if one in not_seen]
         return marked
+
+    @property
+    def _kernel_and_day(self) -> tuple[str, datetime.date]:
+        kernel = self.run.record.kernel or self.run.record.tree["version"]
+        return kernel, datetime.datetime.now(datetime.UTC).date()
+
+    def _keep(self, transcript: Transcript) -> None:
+        """An order came to its end: that is on record, should the run not come to its own."""
+        marked, _ = mark_known(transcript.findings, self.known, *self._kernel_and_day)
+        self.run.add(msgspec.structs.replace(transcript, findings=marked))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[Stage]:
@@ -269,6 +281,7 @@ class _Gate:
                     open_tree(request.tree, request.rev, patches=request.patches, refresh=request.refresh)
                 )
                 self.run.record.tree = _tree_facts(tree)
+                keep_patches(tree, self.run.folder)
                 stage.status, stage.summary = Status.DONE, tree.identity
             wanted = build_request(self.profile, tree, symbols)
             self.run.record.tools |= wanted.toolchain.versions
@@ -311,6 +324,7 @@ class _Gate:
         self.run.record.findings += done.findings
         stage.summary = f"{len(done.requested)} requested symbols{', as before' if done.reused else ' took effect'}"
         if self.request.task == "configure":
+            describe(wanted, self.run.folder, done.config)
             stage.summary += f": {done.config}"
         return done.reused
 
@@ -429,6 +443,7 @@ class _Gate:
             run=self.run.record.id,
             folder=make_folder(self.run.folder / "hosts"),
             again=again,
+            keep=self._keep,
             resources=read_rules((SHIPPED / "rules/resources.toml",)).resources,
             cancellation=self.cancellation,
         )
@@ -437,7 +452,9 @@ class _Gate:
         """The agent, as this run keeps it."""
         with locked(agent_lock(), shared=True):
             mark_used(agent_lock())
-            return self.run.keep(build_agent(cache_home() / "agent"), "agent")
+            agent = self.run.keep(build_agent(cache_home() / "agent"), "agent")
+        self.run.record.agent = file_digest(agent)
+        return agent
 
     def _judge(self, transcript: Transcript) -> Transcript:
         """The transcript with what is known marked: then it does not count here either.
@@ -458,6 +475,8 @@ class _Gate:
                 self.added = True
                 shipped = stack.enter_context(open_package(request.package, refresh=request.refresh))
                 kernel, folder = shipped.kernel, shipped.modules
+                if shipped.config:
+                    self.run.keep(shipped.config, "config")
                 record.tree = {"asked": request.package, "identity": f"{shipped.package} {shipped.version}"}
             elif request.modules and request.kernel:
                 kernel = Path(request.kernel).expanduser().resolve()
@@ -474,10 +493,10 @@ class _Gate:
                 raise UserError(f"{kernel}: does not say which release it is")
             record.kernel = image.release
             # From here on only the run's own files count: what they came from may change or go.
-            kernel, *paths = (
-                self.run.keep(path, f"artifacts/{path.name}", copy=not request.package) for path in (kernel, *paths)
-            )
-            record.artifacts = {path.name: file_digest(path) for path in (kernel, *paths)}
+            stack.enter_context(artifacts_in_use())
+            digests = {path.name: put(path) for path in (kernel, *paths)}
+            kernel, *paths = (self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in digests.items())
+            record.artifacts = digests
             stage.status = Status.DONE
             stage.summary = f"{record.tree['identity']}: {', '.join(sorted(path.name for path in paths))}"
         return kernel, image, paths

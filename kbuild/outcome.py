@@ -90,6 +90,8 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A command that shows it again."""
     known: str | None = None
     """The reason of the known finding that this is; then it is shown and not counted."""
+    expired: str | None = None
+    """Until when it was known, and why: it counts again."""
 
 
 def finding_id(stage: str, kind: str, subject: str, cause: str) -> str:
@@ -97,8 +99,8 @@ def finding_id(stage: str, kind: str, subject: str, cause: str) -> str:
     return ":".join(re.sub(r"[:\s]+", "_", part) for part in (stage, kind, subject, cause))
 
 
-class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A finding that a profile declares with a reason (a `[[known]]` table)."""
+class Known(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A finding that a profile declares with a reason."""
 
     finding: str
     """The finding's id; `*` and `?` do not cross a colon."""
@@ -106,22 +108,31 @@ class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
     expires: datetime.date | None = None
     """From the day after on it counts again."""
+    owner: str | None = None
+    """Who sees to it that it goes."""
 
     def matches(self, finding: Finding) -> bool:
         """Whether it is this finding."""
         pattern = re.escape(self.finding).replace(r"\*", "[^:]*").replace(r"\?", "[^:]")
         return re.fullmatch(pattern, finding.id) is not None
 
+    @property
+    def why(self) -> str:
+        """The reason, with the owner where there is one."""
+        return f"{self.reason} [{self.owner}]" if self.owner else self.reason
+
 
 def mark_known(
     findings: Sequence[Finding], known: Sequence[Known], kernel: str, today: datetime.date
 ) -> tuple[list[Finding], list[Known]]:
-    """Mark the findings that are known for this kernel version.
+    """Mark the findings that are known for this kernel version, and those that were until a day that is past.
 
     Returns all findings, and the declarations that hold for this kernel and did not occur, which a rule that is kept
     after all did not either. Whether they were looked for at all is the caller's to know.
     """
-    current = [k for k in known if kernel in k.kernels and (k.expires is None or today <= k.expires)]
+    declared = [k for k in known if kernel in k.kernels]
+    current = [k for k in declared if k.expires is None or today <= k.expires]
+    expired = [k for k in declared if k not in current]
     marked: list[Finding] = []
     seen: set[str] = set()
     for finding in findings:
@@ -129,7 +140,9 @@ def mark_known(
         match = None if kept else next((k for k in current if k.matches(finding)), None)
         if match is not None:
             seen.add(match.finding)
-            finding = msgspec.structs.replace(finding, known=match.reason)
+            finding = msgspec.structs.replace(finding, known=match.why)
+        elif not kept and (past := next((k for k in expired if k.matches(finding)), None)):
+            finding = msgspec.structs.replace(finding, expired=f"{past.expires}: {past.why}")
         marked.append(finding)
     return marked, [k for k in current if k.finding not in seen]
 

@@ -67,6 +67,10 @@ class Flavour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many times as long as the profile's kernel this one may take for everything."""
 
 
+class KnownFinding(Known, frozen=True, forbid_unknown_fields=True):
+    """`[[known]]`: as records have it, but for a misspelt key, which is refused here."""
+
+
 class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A profile as it is written."""
 
@@ -75,7 +79,7 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     load: LoadSettings
     build: BuildSettings = BuildSettings()
     inspect: InspectSettings = InspectSettings()
-    known: tuple[Known, ...] = ()
+    known: tuple[KnownFinding, ...] = ()
     flavour: tuple[Flavour, ...] = ()
 
 

@@ -11,6 +11,7 @@ import datetime
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ from kbuild.transcript import Transcript
 
 FORMAT = 1
 """Raised when a reader of today could not understand a record of tomorrow."""
+
+
+TRANSCRIPTS = "transcripts.jsonl"
+"""In a run's folder, until its record has them all: the transcripts of the orders that came to their end."""
 
 
 class Stage(msgspec.Struct, omit_defaults=True):
@@ -61,6 +66,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     profile: str | None = None
     flavour: str | None = None
     """Of the profile's kernel."""
+    profile_files: dict[str, str] = {}
+    """What the profile was made of when it was read: name in the run's folder `profile` to SHA-256."""
     tree: dict[str, str] = {}
     """Identity of the source, or of shipped files."""
     kernel: str | None = None
@@ -68,6 +75,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     artifacts: dict[str, str] = {}
     """File name to SHA-256."""
     tools: dict[str, str] = {}
+    agent: str | None = None
+    """SHA-256 of the program that ran on the hosts."""
     hosts: dict[str, str] = {}
     """Host id to the emulator's own version line."""
     stages: list[Stage] = []
@@ -100,6 +109,7 @@ class Run:
     def __init__(self, task: str, command: str) -> None:
         self._started = now = datetime.datetime.now(datetime.UTC)
         self._clock = _since_boot()
+        self._adding = threading.Lock()
         home = make_folder(runs_home())
         while True:
             # The last part is of the microseconds: in the order of their ids, the runs of one second are in order too.
@@ -179,6 +189,8 @@ class Run:
         self.record.verdict = verdict
         self.record.ended = self._now()
         self.save()
+        with contextlib.suppress(OSError):
+            (self.folder / TRANSCRIPTS).unlink(missing_ok=True)
 
     def interrupt(self) -> None:
         """The end of a run that was interrupted: what is known is kept, if the disk takes it. No verdict is given."""
@@ -202,19 +214,29 @@ class Run:
             first = str(error).partition("\n")[0]
             raise HarnessError(first if str(lost) in first else f"{first}; and {lost}") from error
 
-    def keep(self, source: Path, name: str, *, copy: bool = False) -> Path:
+    def add(self, transcript: Transcript) -> None:
+        """Keep the transcript of an order that came to its end, until the record has all of them. Threads may call it.
+
+        One line each, at the end of a file: what a kill cuts off is the last line. Raises HarnessError.
+        """
+        path = self.folder / TRANSCRIPTS
+        line = to_json(transcript) + b"\n"
+        with self._adding, os_errors(f"{path}: cannot be written"), path.open("ab", buffering=0) as file:
+            while line:
+                line = line[file.write(line) :]
+
+    def keep(self, source: Path, name: str) -> Path:
         """Put a file into the run's folder: a second name for the same bytes where the disk allows it.
 
-        `copy`: not so, for the source is not this tool's, and may be written in place later.
+        So it must be this tool's own, which nobody writes in place later.
         """
         target = self.folder / name
         make_folder(target.parent)
         if target.exists():
             return target
-        if not copy:
-            with contextlib.suppress(OSError):
-                os.link(source, target)
-                return target
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return target
         _copy(source, target)
         return target
 
@@ -236,20 +258,50 @@ def read_record(run: str) -> Record:
 
     Raises UserError where there is none, and for one that a later version wrote.
     """
+    return open_record(run)[1]
+
+
+def open_record(run: str) -> tuple[Path, Record]:
+    """The run's folder, and its record. `read_record` says what may name it, and what is raised."""
     folder = _find(run)
+    return folder, read_folder(folder)
+
+
+def read_folder(folder: Path) -> Record:
+    """The record that lies in a folder; of a run that did not come to its end with the orders that did.
+
+    Keys that a later version adds to this format are passed over. Raises UserError in one line.
+    """
     path = folder / "record.json"
     try:
         data: Any = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a record: {error}") from None
-    if not isinstance(data, dict) or data.get("format", 1) > FORMAT:
+    if not isinstance(data, dict) or not isinstance(version := data.get("format", 1), int):
+        raise UserError(f"{path}: not a record: it says no format")
+    if version > FORMAT:
         raise UserError(f"{path}: written by a later version of this tool; read it with that one")
     try:
-        return msgspec.convert(data, Record, dec_hook=decode_hook)
+        record = msgspec.convert(data, Record, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: not a record: {error}") from None
+    if not record.transcripts:
+        record.transcripts = list(_added(folder / TRANSCRIPTS))
+        record.findings += [finding for one in record.transcripts for finding in one.findings]
+    return record
+
+
+def _added(path: Path) -> Iterator[Transcript]:
+    """The transcripts that `Run.add` kept, without a line that was cut off."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            yield msgspec.json.decode(line, type=Transcript)
 
 
 def _find(run: str) -> Path:

@@ -63,11 +63,14 @@ def file_digest(path: Path) -> str:
 
 
 def put(path: Path) -> str:
-    """Keep a copy of a file and return its SHA-256. Raises HarnessError when the disk does not take it."""
+    """Keep a copy of a file and return its SHA-256. Raises HarnessError when the disk does not take it.
+
+    Bytes that are kept already are read: damaged ones are replaced.
+    """
     try:
         digest = file_digest(path)
         target = artifact(digest)
-        if target.is_file():
+        if is_whole(digest):
             return digest
         make_folder(target.parent)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".new-")

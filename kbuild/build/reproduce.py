@@ -52,11 +52,17 @@ def describe(request: BuildRequest, folder: Path, config: Path) -> None:
     }
     write_atomically(folder / "metadata.json", msgspec.json.format(msgspec.json.encode(metadata), indent=1))
     write_atomically(folder / "config", config.read_bytes())
-    if tree.patch:
+    keep_patches(tree, folder)
+    write_atomically(folder / "reproduce.sh", script(request), mode=0o755)
+
+
+def keep_patches(tree: Tree, folder: Path) -> None:
+    """Write what is on top of the tree into the run's folder, unless it is there."""
+    if tree.patch and not (folder / "tree.patch").exists():
         write_atomically(folder / "tree.patch", tree.patch)
     for name, content in _patches(tree):
-        write_atomically(make_folder(folder / "patches") / name, content)
-    write_atomically(folder / "reproduce.sh", script(request), mode=0o755)
+        if not (path := make_folder(folder / "patches") / name).exists():
+            write_atomically(path, content)
 
 
 def _patches(tree: Tree) -> Iterator[tuple[str, bytes]]:

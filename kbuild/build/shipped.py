@@ -31,6 +31,8 @@ class Shipped:
     """A bzImage."""
     modules: Path
     """The folder with all of its modules."""
+    config: Path | None = None
+    """The configuration that it was built with, where the package has it."""
 
 
 @contextmanager
@@ -110,4 +112,5 @@ def _look(name: str, version: str, folder: Path) -> Shipped:
     modules = [*folder.glob("lib/modules/*"), *folder.glob("usr/lib/modules/*")]
     if len(kernels) != 1 or len(modules) != 1:
         raise UserError(f"--package {name}: {version} holds no kernel with modules; name a linux-image-… package")
-    return Shipped(name, version, kernels[0], modules[0])
+    configs = [*folder.glob("boot/config-*"), *folder.glob("usr/lib/modules/*/config")]
+    return Shipped(name, version, kernels[0], modules[0], configs[0] if len(configs) == 1 else None)

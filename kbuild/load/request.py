@@ -21,6 +21,7 @@ from kbuild.hosts.base import Machine
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.orders.format import Order
 from kbuild.load.trace.asked import Question, ask
+from kbuild.transcript import Transcript
 from kbuild.versions import parse_version
 
 
@@ -79,6 +80,8 @@ class LoadRequest:
     """For each boot a folder `HOST/boot-N` with console, agent's line and command."""
     again: Callable[[str, str], str]
     """From a host's and an order's id: the command that runs that order there again."""
+    keep: Callable[[Transcript], None] = lambda _: None
+    """Told of each order that came to its end, by the threads of all hosts."""
     only: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Of an order's id to globs of those of its runs that are asked for; none: all."""
     rules: Rules = field(default_factory=Rules)

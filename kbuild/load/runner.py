@@ -195,6 +195,7 @@ class _Host:
 
     def _keep(self, transcript: Transcript) -> None:
         order, _, run = transcript.order.partition(RUN_OF)
+        self._request.keep(transcript)
         with self._lock:
             self._transcripts[transcript.order] = transcript
             self._left[order] -= 1

@@ -20,6 +20,7 @@ def summary(record: Record) -> dict[str, Any]:
         "tree": record.tree,
         "kernel": record.kernel,
         "artifacts": record.artifacts,
+        "profile_files": record.profile_files,
         "stages": [msgspec.structs.asdict(stage) for stage in record.stages],
         "rules": record.rules,
         "findings": [msgspec.structs.asdict(finding) for finding in record.findings],

@@ -16,6 +16,7 @@ import pytest
 from kbuild.configure.tree import Tree
 from kbuild.gate import build_request, requested_symbols
 from kbuild.profile import read_profile
+from kbuild.record import TRANSCRIPTS
 from tests.integration.conftest import Tool, wait_for, write_profile
 
 pytestmark = pytest.mark.kernel
@@ -126,6 +127,25 @@ def test_killed_without_warning(tool: Tool, kernel_build: Path) -> None:  # noqa
     shown = tool.run("report", "latest")
     assert shown.returncode == 3
     assert shown.stdout.startswith("not finished")
+
+
+def test_killed_after_an_order_came_to_its_end(tool: Tool, kernel_build: Path) -> None:  # noqa: ARG001
+    """What was done by then is on record, though the load stage is not over; the next gate is not hindered."""
+    orders = ["vendor-alone", "load-unload-load", "tdp-off", "tdp-off-then-on", "guests"]
+    argv = ["gate", "--host", "qemu-svm", *(word for order in orders for word in ("--order", order))]
+    process = tool.start(*argv)
+    wait_for(lambda: any(path.stat().st_size for path in tool.runs.glob(f"*/{TRANSCRIPTS}")), process)
+    process.kill()
+    process.communicate(timeout=60)
+    shown = tool.run("report", "latest", "--json")
+    assert shown.returncode == 3
+    record = json.loads(shown.stdout)
+    assert record["verdict"] is None
+    done = [(one["order"], one["status"]) for one in record["transcripts"]]
+    assert done[0] == ("vendor-alone", "PASS")
+    assert len(done) < len(orders)
+    assert record["profile_files"].keys() >= {"default.toml", "orders/guests.toml", "hosts/qemu-svm.toml"}
+    assert tool.run("gate", "--host", "qemu-svm", "--order", "vendor-alone").returncode == 0
 
 
 @pytest.mark.parametrize(("program", "host"), [("qemu-system-x86", "qemu-svm"), ("bochs-bin", "bochs-vmx")])
