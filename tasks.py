@@ -391,6 +391,42 @@ def report(ctx: Context, run: str, trace: bool = False, json: bool = False) -> N
     _run(work)
 
 
+FINDING_RUNS = {
+    "tree": "only runs of such a tree: a glob for what was asked for, or for its identity",
+    "verdict": "only runs that ended so: FAIL, ERROR, MISS, PASS, DONE, SKIP",
+    "since": "only runs that began since: 14d, 12h, or a day such as 2026-11-29",
+    "finding": "the history of findings with such an id, and the runs that have one; * and ? stand for anything",
+    "all_": "show every run, not only the newest",
+}
+
+
+@task(help={**FINDING_RUNS, **JSON})
+def runs(
+    ctx: Context,
+    tree: str | None = None,
+    verdict: str | None = None,
+    since: str | None = None,
+    finding: str | None = None,
+    all_: bool = False,
+    json: bool = False,
+) -> None:
+    """List the runs on record, newest first; with a finding, since when it is there, how often and where."""
+
+    def work() -> int:
+        from kbuild.outcome import to_json
+        from kbuild.report.runs import render
+        from kbuild.runs.listing import Filter, list_runs
+
+        data = list_runs(Filter(tree, verdict, since, finding))
+        if json:
+            sys.stdout.buffer.write(to_json(data) + b"\n")
+        else:
+            render(data, in_full=all_)
+        return 0
+
+    _run(work)
+
+
 # For whoever works on this tool.
 
 
@@ -496,7 +532,7 @@ def clean(
     _run(work)
 
 
-ns = Collection(bench, build, clean, configure, explain, gate, inspect, lint, load, report, test)
+ns = Collection(bench, build, clean, configure, explain, gate, inspect, lint, load, report, runs, test)
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).
 ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default", "cache_gb": None}})

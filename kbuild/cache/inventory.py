@@ -33,7 +33,7 @@ class Kind(StrEnum):
     PACKAGES = "packages"
     ARTIFACTS = "artifacts"
     OTHERS = "others"
-    """apt's lists, the agent, and what `explain` keeps."""
+    """apt's lists, the agent, what `explain` keeps, and the index of runs."""
     LEFTOVERS = "leftovers"
     """Of a removal, a download or a copy that was cut off."""
     RUNS = "runs"
@@ -137,6 +137,9 @@ def _others(cache: Path) -> Iterator[Entry]:
         yield Entry(Kind.OTHERS, f"apt/{folder.name}", folder, (folder, folder / "apt.conf"), held=True)
     for folder in _folders(cache / "explain"):
         yield Entry(Kind.OTHERS, f"explain/{folder.name}", folder, (folder,), (folder.with_suffix(".lock"),))
+    for index in (cache / "runs").glob("*.sqlite"):
+        yield Entry(Kind.OTHERS, f"runs/{index.name}", index, (index,), (index.with_suffix(".lock"),))
+    yield from _leftovers(cache / "runs")
     yield from _leftovers(cache / "apt")
     yield from _leftovers(cache / "explain")
 

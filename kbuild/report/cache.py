@@ -25,13 +25,18 @@ def render(data: dict[str, Any], *, in_full: bool = False, stream: IO[str] | Non
             last = max(one["last_used"] for one in entries)
             busy = any(one["in_use"] for one in entries)
             size = sum(one["bytes"] for one in entries)
-            rows.add_row(kind, f"{len(entries)} of them", _size(size), _age(last, busy), "")
+            rows.add_row(kind, f"{len(entries)} of them", size_text(size), _age(last, busy), "")
             continue
         for one in entries:
-            rows.add_row(kind, one["name"], _size(one["bytes"]), _age(one["last_used"], one["in_use"]), one["about"])
+            rows.add_row(
+                kind, one["name"], size_text(one["bytes"]), _age(one["last_used"], one["in_use"]), one["about"]
+            )
     console.print(rows)
-    plain(console, f"\ncache: {_size(data['cache_bytes'])} of at most {_size(data['limit_bytes'])} in {data['cache']}")
-    plain(console, f"runs: {_size(data['runs_bytes'])} in {data['runs']}")
+    plain(
+        console,
+        f"\ncache: {size_text(data['cache_bytes'])} of at most {size_text(data['limit_bytes'])} in {data['cache']}",
+    )
+    plain(console, f"runs: {size_text(data['runs_bytes'])} in {data['runs']}")
     plain(console, "remove: inv clean --older-than 14d | --name GLOB | --all, each with --kind KIND; --dry-run shows")
     plain(console, "runs are evidence, and go with --kind runs only", style="dim")
 
@@ -49,7 +54,7 @@ def render_removal(data: dict[str, Any], *, stream: IO[str] | None = None) -> No
         plain(console, "nothing of that kind, name and age is there; inv clean shows what is")
     else:
         along = ", and the artifacts that neither a build nor a run has then" if data["dry_run"] else ""
-        plain(console, f"{'would free' if data['dry_run'] else 'freed'} {_size(data['freed_bytes'])}{along}")
+        plain(console, f"{'would free' if data['dry_run'] else 'freed'} {size_text(data['freed_bytes'])}{along}")
 
 
 def _lines(entries: Sequence[tuple[str, str, int | None]]) -> list[str]:
@@ -59,11 +64,12 @@ def _lines(entries: Sequence[tuple[str, str, int | None]]) -> list[str]:
         of_kind = [(name, size) for one, name, size in entries if one == kind]
         if len(of_kind) > MANY:
             of_kind = [(f"({len(of_kind)} of them)", sum(size for _, size in of_kind if size) or None)]
-        lines += [f"{kind} {name}" + (f", {_size(size)}" if size is not None else "") for name, size in of_kind]
+        lines += [f"{kind} {name}" + (f", {size_text(size)}" if size is not None else "") for name, size in of_kind]
     return lines
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes, in a unit that fits."""
     for unit, bytes_ in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= bytes_:
             return f"{count / bytes_:.1f} {unit}"

@@ -23,6 +23,7 @@ ORDER = [
     ["hosts"],
     ["load"],
     ["cache"],
+    ["runs"],
     ["gate"],
     ["report"],
 ]
