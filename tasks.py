@@ -427,6 +427,33 @@ def runs(
     _run(work)
 
 
+COMPARING = {
+    "before": "a run: its id or the beginning of it, its folder, or 'latest'",
+    "after": "another one, which may be of any other kernel",
+}
+
+
+@task(help={**COMPARING, **JSON})
+def compare(ctx: Context, before: str, after: str, json: bool = False) -> None:
+    """Say what differs between two runs; the exit status is 0 where nothing got worse."""
+
+    def work() -> int:
+        from kbuild.outcome import exit_status, to_json
+        from kbuild.report.compare import render
+        from kbuild.runs.compare import compare_runs
+
+        for run in (before, after):
+            _positional(run, "compare")
+        data = compare_runs(before, after)
+        if json:
+            sys.stdout.buffer.write(to_json(data) + b"\n")
+        else:
+            render(data)
+        return exit_status(data["status"])
+
+    _run(work)
+
+
 # For whoever works on this tool.
 
 
@@ -532,7 +559,7 @@ def clean(
     _run(work)
 
 
-ns = Collection(bench, build, clean, configure, explain, gate, inspect, lint, load, report, runs, test)
+ns = Collection(bench, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, test)
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).
 ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default", "cache_gb": None}})

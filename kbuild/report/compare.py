@@ -1,0 +1,145 @@
+"""Two runs beside each other, as a person reads it: takes what `inv compare --json` prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from kbuild.outcome import Status
+from kbuild.report.differences import render_differences
+from kbuild.report.terminal import STYLES, console_for, plain, table, word
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_SHOWN = 40
+"""Lines of one kind; the JSON has all."""
+_MARKS = {"new": "+", "gone": "-", "changed": "~", "not looked for": "?"}
+_STYLES = {"new": "red", "gone": "green", "changed": "yellow", "not looked for": "magenta"}
+
+
+def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
+    """Print both runs, what got worse, and then all that differs."""
+    console = console_for(stream or sys.stdout)
+    _runs(data, console)
+    status = Status(data["status"])
+    if data["worse"]:
+        console.print(f"\nworse: {word(status)}")
+    else:
+        console.print(f"\n{word(status)}  nothing got worse")
+    for one in data["worse"][:MAX_SHOWN]:
+        plain(console, f"  {one['status']} {one['what']}", style=STYLES[Status(one["status"])])
+    _more(data["worse"], console)
+    _pairs("stages", [(one["name"], one["before"], one["after"]) for one in data["stages"]], console)
+    _cells(data, console)
+    _rules(data, console)
+    _findings(data, console)
+    _modules(data, console)
+    _pairs("slab caches", [_cache(one) for one in data["caches"]], console)
+    _config(data["config"], console)
+    _pairs("tools and hosts", [_change(one) for one in data["tools"]], console)
+    _profile(data["profile"], console)
+
+
+def _runs(data: dict[str, Any], console: Console) -> None:
+    rows = table()
+    for name in ("", "run", "verdict", "tree", "kernel"):
+        rows.add_column(name)
+    for side in ("before", "after"):
+        from rich.markup import escape
+
+        one = data[side]
+        verdict = word(Status(one["verdict"])) if one["verdict"] else "[yellow]none[/]"
+        asked = " + ".join(one["tree"][key] for key in ("asked", "patches") if key in one["tree"])
+        rows.add_row(side, one["run"], verdict, escape(asked), escape(one["kernel"] or ""))
+    console.print(rows)
+
+
+def _cells(data: dict[str, Any], console: Console) -> None:
+    if data["cells"]:
+        plain(console, f"\norders on hosts that differ ({data['same_cells']} do not):", style="bold")
+    for one in data["cells"][:MAX_SHOWN]:
+        after = one["after"] or "not run"
+        reason = f": {one['reason']}" if one["reason"] else ""
+        style = STYLES[Status(one["after"])] if one["after"] else "magenta"
+        plain(console, f"  {one['host']}, {one['order']}: {one['before'] or 'not run'} → {after}{reason}", style=style)
+        if one["after"] == Status.FAIL and one["reproduce"]:
+            plain(console, f"    again: {one['reproduce']}")
+    _more(data["cells"], console)
+
+
+def _rules(data: dict[str, Any], console: Console) -> None:
+    if data["rules"]:
+        plain(console, f"\nanswers to rules that differ ({data['same_rules']} do not):", style="bold")
+    for one in data["rules"][:MAX_SHOWN]:
+        after = one["after"] or ("for other kernels" if one["other_kernel"] else "not asked")
+        bad = one["status"] is not None and Status(one["status"]).counts and not one["known"]
+        style = STYLES[Status(one["status"])] if bad else None
+        plain(console, f"  {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {after}", style=style)
+        for line in one["witness"][-4:] if bad else ():
+            plain(console, f"      {line}")
+    _more(data["rules"], console)
+
+
+def _findings(data: dict[str, Any], console: Console) -> None:
+    if data["findings"]:
+        plain(console, f"\nother findings that differ ({data['same_findings']} do not):", style="bold")
+    for one in data["findings"][:MAX_SHOWN]:
+        states = f"{one['before'] or 'none'} → {one['after'] or 'none'}"
+        what = f"{_MARKS[one['change']]} {one['id']}: {states}"
+        what += ", but it was not looked for" if one["change"] == "not looked for" else ""
+        plain(console, f"  {what}", style=_STYLES[one["change"]])
+        plain(console, f"      {one['message']}")
+        if one["expired"]:
+            plain(console, f"      was known until {one['expired']}")
+        if one["change"] != "gone" and one["reproduce"]:
+            plain(console, f"      again: {one['reproduce']}")
+    _more(data["findings"], console)
+
+
+def _modules(data: dict[str, Any], console: Console) -> None:
+    if data["modules"] is not None:
+        render_differences({"modules": data["modules"], "flow": data["flow"], "findings": []}, console)
+    elif data["modules_problem"]:
+        plain(console, f"\nmodules cannot be compared: {data['modules_problem']}", style="yellow")
+    elif data["modules_same"]:
+        plain(console, "\nmodules: the same bytes", style="dim")
+
+
+def _cache(one: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    sides = (None if one[side] is None else " or ".join(map(str, one[side])) or "?" for side in ("before", "after"))
+    before, after = sides
+    return f"{one['cache']} ({one['module']}), bytes of an object", before, after
+
+
+def _config(changes: Sequence[dict[str, Any]] | None, console: Console) -> None:
+    if changes is None:
+        plain(console, "\nconfiguration: not kept by both runs", style="dim")
+    else:
+        _pairs("configuration", [(one["name"], one["before"] or "n", one["after"] or "n") for one in changes], console)
+
+
+def _profile(changes: Sequence[dict[str, Any]], console: Console) -> None:
+    said: list[tuple[str, str | None, str | None]] = []
+    for one in changes:
+        after = ("other contents" if one["before"] else "there") if one["after"] else None
+        said.append((one["name"], "there" if one["before"] else None, after))
+    _pairs("files of the profile", said, console)
+
+
+def _change(one: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    return one["name"], one["before"], one["after"]
+
+
+def _pairs(title: str, changes: Sequence[tuple[str, str | None, str | None]], console: Console) -> None:
+    if changes:
+        plain(console, f"\n{title}:", style="bold")
+    for name, before, after in changes[:MAX_SHOWN]:
+        plain(console, f"  {name}: {before or 'none'} → {after or 'none'}")
+    _more(changes, console)
+
+
+def _more(some: Sequence[Any], console: Console) -> None:
+    if len(some) > MAX_SHOWN:
+        plain(console, f"  … {len(some) - MAX_SHOWN} more with --json", style="dim")

@@ -1,0 +1,259 @@
+"""What differs between two runs, and whether the later one is worse: takes two records and what they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kbuild.outcome import Finding, Status, worst
+from kbuild.record import Record, open_record
+from kbuild.runs.objects import compare_objects
+
+JUDGED = (Status.FAIL, Status.PASS)
+_ANSWER = "inspect:rule:"
+_OF_THE_MACHINE = ("host", "pid")
+
+Worse = tuple[Status, str]
+"""An outcome, and what has it, in one line."""
+
+
+def compare_runs(before: str, after: str) -> dict[str, Any]:
+    """What `inv compare --json` prints, for two runs as `read_record` finds them.
+
+    Raises UserError where one of them is not there or cannot be read.
+    """
+    (was, old), (now, new) = open_record(before), open_record(after)
+    return {**compare_records(old, new), **compare_objects((was, now), (old, new)), **_config(was, now)}
+
+
+def compare_records(before: Record, after: Record) -> dict[str, Any]:
+    """What two records alone tell. `status` is the worst of what got worse, PASS where nothing did."""
+    findings, rules, cells = _findings(before, after), _rules(before, after), _cells(before, after)
+    worse = [*_not_finished(after), *_worse_findings(findings), *_worse_rules(rules), *_worse_cells(cells)]
+    return {
+        "before": _run(before),
+        "after": _run(after),
+        "status": worst([Status.PASS, *(status for status, _ in worse)]),
+        "worse": [{"status": status, "what": what} for status, what in worse],
+        "stages": _stages(before, after),
+        "findings": [one for one in findings if one["change"] != "same"],
+        "same_findings": sum(one["change"] == "same" for one in findings),
+        "cells": [one for one in cells if one["before"] != one["after"]],
+        "same_cells": sum(one["before"] == one["after"] for one in cells),
+        "rules": [one for one in rules if one["before"] != one["after"]],
+        "same_rules": sum(one["before"] == one["after"] for one in rules),
+        "tools": _changes(_tools(before), _tools(after)),
+        "profile": _changes(before.profile_files, after.profile_files),
+    }
+
+
+def _run(record: Record) -> dict[str, Any]:
+    return {
+        "run": record.id,
+        "started": record.started,
+        "task": record.task,
+        "verdict": record.verdict,
+        "error": record.error,
+        "tree": record.tree,
+        "kernel": record.kernel,
+        "flavour": record.flavour,
+        "profile": record.profile,
+    }
+
+
+def _stages(before: Record, after: Record) -> list[dict[str, Any]]:
+    old, new = ({one.name: one for one in record.stages} for record in (before, after))
+    found = []
+    for name in [*old, *(one for one in new if one not in old)]:
+        was, now = old.get(name), new.get(name)
+        if (was and was.status) != (now and now.status):
+            reason = now.reason if now else None
+            found.append({"name": name, "before": was and was.status, "after": now and now.status, "reason": reason})
+    return found
+
+
+# Findings, but for the answers to rules.
+
+
+def _findings(before: Record, after: Record) -> list[dict[str, Any]]:
+    """Each id once. Its state is the worst outcome that counts, else `known`, else its outcome."""
+    old, new = _by_id(before.findings), _by_id(after.findings)
+    found = []
+    for name in [*new, *(one for one in old if one not in new)]:
+        was, now = old.get(name, ()), new.get(name, ())
+        shown = min(now or was, key=_rank)
+        state = (_state(was), _state(now))
+        change = "same" if state[0] == state[1] else "new" if not was else "gone" if now == () else "changed"
+        if change == "gone" and not any(_looked_for(one, after) for one in was):
+            change = "not looked for"
+        found.append(
+            {
+                "change": change,
+                "id": name,
+                "before": state[0],
+                "after": state[1],
+                "message": shown.message,
+                "known": shown.known,
+                "expired": shown.expired,
+                "places": [{"host": one.host, "order": one.order, "step": one.step} for one in now or was if one.host],
+                "reproduce": shown.reproduce,
+            }
+        )
+    return found
+
+
+def _by_id(findings: Iterable[Finding]) -> dict[str, Sequence[Finding]]:
+    found: dict[str, Sequence[Finding]] = {}
+    for one in findings:
+        if not one.id.startswith(_ANSWER):
+            found[one.id] = (*found.get(one.id, ()), one)
+    return found
+
+
+def _rank(finding: Finding) -> tuple[bool, int]:
+    return finding.known is not None, [*Status].index(finding.status)
+
+
+def _state(findings: Sequence[Finding]) -> str | None:
+    if not findings:
+        return None
+    first = min(findings, key=_rank)
+    return "known" if first.known is not None else str(first.status)
+
+
+def _looked_for(finding: Finding, record: Record) -> bool:
+    """Whether a run that does not have a finding could have had it there."""
+    if finding.host is not None:
+        return any(
+            (one.host, one.order) == (finding.host, finding.order) and one.status in JUDGED
+            for one in record.transcripts
+        )
+    stage = finding.id.partition(":")[0]
+    return any(one.name == stage and one.status in JUDGED for one in record.stages)
+
+
+def _worse_findings(findings: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
+    for one in findings:
+        if one["change"] in ("new", "changed") and _counts(one["after"]) < _counts(one["before"]):
+            yield Status(one["after"]), f"{one['change']} finding {one['id']}"
+
+
+def _counts(state: str | None) -> int:
+    """The less the worse; equal for all that do not count."""
+    counting = [str(status) for status in Status if status.counts]
+    return counting.index(state) if state in counting else len(counting)
+
+
+# Answers to rules.
+
+
+def _rules(before: Record, after: Record) -> list[dict[str, Any]]:
+    old, new = ({one.id: one for one in record.findings if one.id.startswith(_ANSWER)} for record in (before, after))
+    others = (after.rules or {}).get("other_kernels", ())
+    found = []
+    for name in [*new, *(one for one in old if one not in new)]:
+        was, now = old.get(name), new.get(name)
+        shown = now or was
+        assert shown is not None
+        found.append(
+            {
+                "id": name,
+                "rule": shown.rule,
+                "module": shown.module,
+                "before": _answer(was),
+                "after": _answer(now),
+                "status": now.status if now else None,
+                "status_before": was.status if was else None,
+                "known": now.known if now else None,
+                "known_before": was.known if was else None,
+                "other_kernel": now is None and shown.rule in others,
+                "message": shown.message,
+                "witness": shown.witness,
+            }
+        )
+    return found
+
+
+def _answer(finding: Finding | None) -> str | None:
+    """None: not asked."""
+    if finding is None:
+        return None
+    return f"{finding.answer or 'skipped'}{', known' if finding.known is not None else ''}"
+
+
+def _worse_rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
+    for one in rules:
+        was, now = one["status_before"], one["status"]
+        name = f"rule {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {one['after'] or 'not asked'}"
+        if now is not None and Status(now).counts and one["known"] is None:
+            before = was if was is not None and one["known_before"] is None else None
+            if _counts(now) < _counts(before):
+                yield Status(now), name
+        elif was == Status.PASS and (now is None or now == Status.SKIP) and not one["other_kernel"]:
+            yield Status.MISS, name
+
+
+# Orders on hosts.
+
+
+def _cells(before: Record, after: Record) -> list[dict[str, Any]]:
+    old, new = ({(one.host, one.order): one for one in record.transcripts} for record in (before, after))
+    found = []
+    for host, order in [*old, *(key for key in new if key not in old)]:
+        was, now = old.get((host, order)), new.get((host, order))
+        states = {"before": was.status if was else None, "after": now.status if now else None}
+        again = now.reproduce if now else None
+        found.append(
+            {"host": host, "order": order, **states, "reason": now.reason if now else None, "reproduce": again}
+        )
+    return found
+
+
+def _worse_cells(cells: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
+    """What was not judged before cannot get worse but by a FAIL; what was judged and is no more does not pass."""
+    for one in cells:
+        was, now = one["before"], one["after"]
+        name = f"{one['host']}, {one['order']}: {was or 'not run'} → {now or 'not run'}"
+        if now == Status.FAIL and was != Status.FAIL:
+            yield Status.FAIL, name
+        elif was in JUDGED and now not in JUDGED:
+            yield Status.ERROR if now == Status.ERROR else Status.MISS, name
+
+
+def _not_finished(after: Record) -> Iterator[Worse]:
+    if after.verdict is None:
+        yield Status.ERROR, f"{after.id} did not come to its end"
+
+
+# What it was made with.
+
+
+def _tools(record: Record) -> dict[str, str]:
+    tools = {name: said for name, said in record.tools.items() if name not in _OF_THE_MACHINE}
+    agent = {"agent": record.agent} if record.agent else {}
+    return {**tools, **agent, **{f"host {name}": said for name, said in record.hosts.items()}}
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "before": before.get(name), "after": after.get(name)}
+        for name in [*before, *(one for one in after if one not in before)]
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _config(before: Path, after: Path) -> dict[str, Any]:
+    """Symbols that have another value; None where one of the runs keeps no configuration."""
+    old, new = _symbols(before / "config"), _symbols(after / "config")
+    return {"config": None if old is None or new is None else _changes(old, new)}
+
+
+def _symbols(path: Path) -> dict[str, str] | None:
+    """Symbol to value, without those that are off: some files name them and some do not."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    pairs = (line.partition("=") for line in lines if line.startswith("CONFIG_"))
+    return {name.removeprefix("CONFIG_"): value for name, _, value in pairs}
