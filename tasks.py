@@ -18,8 +18,12 @@ from invoke.tasks import Task
 from invoke.tasks import task as invoke_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from kbuild.gate import GateRequest
-    from kbuild.record import Run
+    from kbuild.record import Record, Run
+    from kbuild.report.write import Format
 
 SHORT = {"verbose", "quiet"}
 
@@ -55,6 +59,7 @@ VERBOSE = {
     "quiet": "no progress, errors only",
 }
 JSON = {"json": "one JSON object on standard output"}
+REPORT = {"report": "also write FORMAT=FILE at the end: html, text, junit, ktap, kcidb (may be repeated)"}
 
 
 def _run(work: Callable[[], int]) -> NoReturn:
@@ -111,7 +116,11 @@ def _command() -> str:
     """This command, as it can be pasted into a shell."""
     from kbuild.paths import PROJECT
 
-    return shlex.join([str(PROJECT / "scripts/inv"), *sys.argv[1:]])
+    words = sys.argv[1:]
+    if "--search-root" in words:
+        # What scripts/inv put before the words that it was given.
+        words = words[words.index("--search-root") + 2 :]
+    return shlex.join([str(PROJECT / "scripts/inv"), *words])
 
 
 def _request(**options: Any) -> GateRequest:
@@ -136,8 +145,8 @@ def _reporter(quiet: bool) -> Iterator[Any]:
             yield reporter
 
 
-def _finish(run: Run, as_json: bool) -> int:
-    """Show a run's end, and say its exit status."""
+def _finish(run: Run, as_json: bool, reports: Sequence[tuple[Format, Path]]) -> int:
+    """Show a run's end, write the reports that were asked for, and say its exit status."""
     from kbuild.outcome import Status, exit_status, to_json
     from kbuild.report.data import summary
     from kbuild.report.terminal import render
@@ -146,6 +155,11 @@ def _finish(run: Run, as_json: bool) -> int:
         sys.stdout.buffer.write(to_json(summary(run.record)) + b"\n")
     else:
         render(run.record)
+    if reports:
+        from kbuild.report.write import write
+
+        for form, path in reports:
+            write(_report(form, run.record, run.folder), str(path))
     return exit_status(run.record.verdict or Status.ERROR)
 
 
@@ -160,13 +174,16 @@ def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, *
         if one in options:
             options[several] = tuple(options.pop(one))
     options["cache_gb"] = ctx.kbuild.cache_gb
+    asked = tuple(options.pop("report", ()))
 
     def work() -> int:
         from kbuild.gate import gate
+        from kbuild.report.write import read_reports
 
+        reports = read_reports(asked)
         with _reporter(quiet) as reporter:
             run = gate(_request(task=name, verbosity=_verbosity(verbose, quiet), **options), reporter)
-        return _finish(run, json)
+        return _finish(run, json, reports)
 
     _run(work)
 
@@ -311,11 +328,12 @@ LOADING = {
 }
 
 
-@task(iterable=["order", "host"], help={**ARTIFACTS, **LOADING, **PROFILE, **VERBOSE, **JSON})
+@task(iterable=["order", "host", "report"], help={**ARTIFACTS, **LOADING, **PROFILE, **REPORT, **VERBOSE, **JSON})
 def load(
     ctx: Context,
     order: list[str],
     host: list[str],
+    report: list[str],
     modules: str | None = None,
     kernel: str | None = None,
     profile: str | None = None,
@@ -334,8 +352,8 @@ PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive:
 
 
 @task(
-    iterable=["patch", "order", "host", "rules"],
-    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **RULES, **VERBOSE, **JSON},
+    iterable=["patch", "order", "host", "rules", "report"],
+    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **RULES, **REPORT, **VERBOSE, **JSON},
 )
 def gate(
     ctx: Context,
@@ -343,6 +361,7 @@ def gate(
     order: list[str],
     host: list[str],
     rules: list[str],
+    report: list[str],
     package: str | None = None,
     modules: str | None = None,
     kernel: str | None = None,
@@ -363,22 +382,42 @@ def gate(
 REPORTING = {
     "run": "the run's id or the beginning of it, its folder, or 'latest'",
     "trace": "show what was called in its traces, as a tree with times",
+    "format": "text (for a reply on a mailing list), html (one page), junit, ktap or kcidb, in place of the terminal's",
+    "output": "write it into this file; without it, or with -, to standard output",
+    "origin": "with --format kcidb: the name that KCIDB has given you",
 }
 
 
 @task(help={**REPORTING, **JSON})
-def report(ctx: Context, run: str, trace: bool = False, json: bool = False) -> None:
-    """Show a run's record again; the exit status is the run's verdict."""
+def report(
+    ctx: Context,
+    run: str,
+    format: str | None = None,  # noqa: A002
+    output: str | None = None,
+    origin: str | None = None,
+    trace: bool = False,
+    json: bool = False,
+) -> None:
+    """Show a run's record again, or write it for somebody else; the exit status is the run's verdict."""
 
     def work() -> int:
+        from kbuild.errors import UserError
         from kbuild.outcome import Status, exit_status, to_json
-        from kbuild.record import read_record
+        from kbuild.record import open_record
         from kbuild.report.data import summary
         from kbuild.report.terminal import render
 
         _positional(run, "report")
-        record = read_record(run)
-        if json:
+        if sum((format is not None, trace, json)) > 1:
+            raise UserError("report: --format, --trace and --json are three ways to show it: give one")
+        if format is None and (output is not None or origin is not None):
+            raise UserError("report: --output and --origin need a --format")
+        folder, record = open_record(run)
+        if format is not None:
+            from kbuild.report.write import read_format, write
+
+            write(_report(read_format(format, "--format"), record, folder, origin), output)
+        elif json:
             sys.stdout.buffer.write(to_json(summary(record)) + b"\n")
         elif trace:
             from kbuild.report.trace import render_traces
@@ -452,6 +491,17 @@ def compare(ctx: Context, before: str, after: str, json: bool = False) -> None:
         return exit_status(data["status"])
 
     _run(work)
+
+
+def _report(form: Format, record: Record, folder: Path, origin: str | None = None) -> str:
+    """A report in a format; a page shows more of the modules than a record has, which is looked at now."""
+    from kbuild.report.write import render_as
+
+    if form == "html":
+        from kbuild.detail import look_closer
+
+        look_closer(folder, record)
+    return render_as(form, record, folder, origin)
 
 
 # For whoever works on this tool.

@@ -57,7 +57,7 @@ from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, 
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
 from kbuild.profile import SHIPPED, Profile, find_orders, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
-from kbuild.record import Run, Stage
+from kbuild.record import HostFacts, Run, Stage
 from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
 
@@ -213,7 +213,7 @@ class _Gate:
             with self._loading(kernel, modules, wanted) as transcripts:
                 if self.request.task == "gate":
                     self._inspect(kernel, modules, wanted.rules)  # while hosts boot
-                self._load(wanted, transcripts)
+                self._load(kernel, wanted, transcripts)
         record.known_not_seen = [one for one in self.not_seen if self._looked_for(one)]
         # That files were read is no answer: where all orders were skipped, nothing was judged.
         judged_so = [status for status in self.results if status != Status.DONE]
@@ -402,10 +402,14 @@ class _Gate:
                 transcripts = partial(_refuse, error)
             yield transcripts
 
-    def _load(self, files: _LoadFiles, transcripts: Callable[[], list[Transcript]]) -> None:
+    def _load(self, kernel: Path, files: _LoadFiles, transcripts: Callable[[], list[Transcript]]) -> None:
         record = self.run.record
         with self._stage("load") as stage:
             record.hosts = {spec.id: describe_host(spec) for spec in files.hosts if not missing_for(spec)}
+            size = kernel.stat().st_size
+            record.machines = {
+                spec.id: _facts(spec.for_kernel(size)) for spec in files.hosts if spec.id in record.hosts
+            }
             answers = answers_in(record.findings)
             record.transcripts = [self._judge(compare(one, answers)) for one in transcripts()]
             record.findings += [finding for one in record.transcripts for finding in one.findings]
@@ -504,6 +508,11 @@ class _Gate:
 
 def _refuse(error: KbuildError) -> NoReturn:
     raise error
+
+
+def _facts(spec: HostSpec) -> HostFacts:
+    cpu = spec.qemu.cpu if spec.qemu else spec.bochs.model if spec.bochs else ""
+    return HostFacts(spec.kind, cpu, spec.cpus, spec.memory_mb, spec.gives)
 
 
 def requested_symbols(profile: Profile) -> Request:

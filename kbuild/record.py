@@ -47,6 +47,17 @@ class Stage(msgspec.Struct, omit_defaults=True):
     reason: str | None = None
 
 
+class HostFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a host is, as its file says."""
+
+    kind: str
+    cpu: str
+    """The model that is emulated."""
+    cpus: int
+    memory_mb: int
+    gives: tuple[str, ...]
+
+
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What a run's folder says."""
 
@@ -79,6 +90,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     """SHA-256 of the program that ran on the hosts."""
     hosts: dict[str, str] = {}
     """Host id to the emulator's own version line."""
+    machines: dict[str, HostFacts] = {}
+    """Of the same hosts."""
     stages: list[Stage] = []
     rules: dict[str, Any] | None = None
     """How many were asked and what came out: `kbuild.elf.rules.counts`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from kbuild.outcome import RUN_OF, Status, worst
-from kbuild.report.terminal import plain, table, word
-from kbuild.transcript import Transcript
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kbuild.transcript import Transcript
 
 
 @dataclass
@@ -26,6 +28,11 @@ class SiteRow:
     tolerated: str = ""
     after: Status | None = None
     """Of what was done once behind such a failure: everything unloaded, each file read, power-off."""
+
+    @property
+    def worst(self) -> Status:
+        """Of all its points."""
+        return worst(self.statuses)
 
 
 def sites(transcripts: Iterable[Transcript]) -> list[SiteRow]:
@@ -52,6 +59,8 @@ def print_sites(console: Console, transcripts: Iterable[Transcript]) -> None:
     """One table for all sweeps of a record; nothing where there is none."""
     from rich.markup import escape
 
+    from kbuild.report.terminal import plain, table, word
+
     found = sites(transcripts)
     if not found:
         return
@@ -65,7 +74,7 @@ def print_sites(console: Console, transcripts: Iterable[Transcript]) -> None:
             escape(row.site),
             str(row.points),
             ", ".join(sorted(row.answers)),
-            word(worst(row.statuses)),
+            word(row.worst),
             word(row.after),
         )
     console.print(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from kbuild.report.terminal import table
 from kbuild.traces import Observation, Seen
 
 if TYPE_CHECKING:
@@ -24,12 +23,20 @@ STYLES: dict[Seen, str] = {
 }
 
 
-def observed(transcripts: Sequence[Transcript]) -> Table | None:
-    """`proved, kept` in each cell; None where nothing was traced."""
+def seen(transcripts: Sequence[Transcript]) -> dict[str, dict[str, Observation]]:
+    """Rules, then modules: of all that traces say of them, what says most."""
     found: dict[str, dict[str, Observation]] = {}
     for one in (one for transcript in transcripts for one in transcript.observed):
         row = found.setdefault(one.rule, {})
         row[one.module] = min(row.get(one.module, one), one, key=lambda each: RANK.index(each.seen))
+    return found
+
+
+def observed(transcripts: Sequence[Transcript]) -> Table | None:
+    """`proved, kept` in each cell; None where nothing was traced."""
+    from kbuild.report.terminal import table
+
+    found = seen(transcripts)
     if not found:
         return None
     modules = sorted({module for row in found.values() for module in row})

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
-from kbuild.outcome import RUN_OF, Finding, Status
+from kbuild.outcome import Finding, Status
+from kbuild.report import gist
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,6 @@ MAX_PLACES = 8
 """Further places shown for a finding that came in several."""
 _REGISTERS = re.compile(r"(?:R(?!IP: 0010)[A-Z0-9]{2}|EFLAGS|ORIG_RAX|[CDEFGS]S|CR\d|DR\d|PKRU|Code): ")
 """Of a crash's report, what seldom tells a person anything: arch/x86/kernel/process_64.c, __show_regs()."""
-_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
 
 
 def console_for(stream: IO[str]) -> Console:
@@ -87,16 +87,12 @@ def word(status: Status | None) -> str:
 def _headline(console: Console, record: Record) -> None:
     from rich.text import Text
 
-    if record.interrupted:
-        verdict, style = f"interrupted in {record.interrupted}", STYLES[Status.MISS]
-    elif record.verdict is None:
-        verdict, style = ("not judged" if record.ended else "not finished"), STYLES[Status.ERROR]
-    else:
-        verdict, style = str(record.verdict), STYLES[record.verdict]
-    what = _DIGEST.sub(r"\1", record.tree.get("identity", ""))
-    asked = " + ".join(record.tree[key] for key in ("asked", "patches") if key in record.tree)
-    parts = [asked, f"({what})" if what and what != asked else "", f"kernel {record.kernel}" if record.kernel else ""]
-    console.print(Text.assemble((verdict, style), "  ", "  ".join(part for part in parts if part)), soft_wrap=True)
+    verdict, status = gist.verdict_of(record)
+    what = gist.identity(record)
+    parts = [gist.asked(record), f"({what})" if what else "", f"kernel {record.kernel}" if record.kernel else ""]
+    console.print(
+        Text.assemble((verdict, STYLES[status]), "  ", "  ".join(part for part in parts if part)), soft_wrap=True
+    )
     if record.error:
         plain(console, record.error)
 
@@ -114,61 +110,47 @@ def _stages(record: Record) -> Table:
             stage.name,
             word(stage.status),
             f"{stage.seconds:.1f}",
-            escape(_DIGEST.sub(r"\1", stage.reason or stage.summary)),
+            escape(gist.short_digests(stage.reason or stage.summary)),
         )
     return rows
 
 
 def _matrix(record: Record) -> Table:
     """Orders down, hosts across. The runs of an order that has several are one row, and counted."""
-    hosts = list(dict.fromkeys(one.host for one in record.transcripts))
+    hosts = gist.hosts(record)
     rows = table()
     rows.add_column("\norder")
     for host in hosts:
         rows.add_column(f"\n{host}")
-    cells: dict[str, dict[str, list[Transcript]]] = {}
-    for one in record.transcripts:
-        cells.setdefault(_order(one), {}).setdefault(one.host, []).append(one)
-    for order, row in cells.items():
+    for order, row in gist.cells(record).items():
         rows.add_row(order, *(_cell(row.get(host, [])) for host in hosts))
     return rows
 
 
-def _order(transcript: Transcript) -> str:
-    return transcript.order.partition(RUN_OF)[0]
-
-
 def _cell(runs: Sequence[Transcript]) -> str:
     """An outcome; of several runs how many had which, the worst first."""
-    if [one.order for one in runs] in ([], [*map(_order, runs)]):
+    if [one.order for one in runs] in ([], [*map(gist.order_of, runs)]):
         return word(runs[0].status if runs else None)
     counts = Counter(one.status for one in runs)
     return ", ".join(f"{word(status)} {counts[status]}" for status in Status if counts[status])
 
 
 def _findings(console: Console, record: Record) -> None:
-    counting = [f for f in record.findings if f.known is None and f.status.counts]
-    for group in _groups(counting):
+    for group in gist.groups(gist.counting(record)):
         _finding(console, group)
-    told = {(f.host, f.order) for f in counting}
-    untold = [
-        one
-        for one in record.transcripts
-        if one.status in (Status.MISS, Status.ERROR) and (one.host, one.order) not in told
-    ]
-    for runs in _alike(untold):
+    for runs in gist.alike(gist.untold(record)):
         transcript = runs[0]
         console.print(f"\n{word(transcript.status)} ", end="")
         more = f" and {len(runs) - 1} more of its runs" if len(runs) > 1 else ""
         plain(console, f"{transcript.host}, {transcript.order}{more}: {transcript.reason or 'no reason given'}")
         if transcript.reproduce:
             plain(console, f"  again: {transcript.reproduce}")
-    for runs in _alike([one for one in record.transcripts if one.status == Status.SKIP]):
-        what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {_order(runs[0])}"
+    for runs in gist.alike([one for one in record.transcripts if one.status == Status.SKIP]):
+        what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {gist.order_of(runs[0])}"
         plain(console, f"skipped: {what} on {runs[0].host}: {runs[0].reason}", style="dim")
-    for why, count in Counter(_why(f) for f in record.findings if f.status == Status.SKIP).items():
+    for why, count in Counter(gist.why(f) for f in record.findings if f.status == Status.SKIP).items():
         plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
-    known = Counter((f.id, f.message if f.answer is None else _why(f), f.known) for f in record.findings if f.known)
+    known = Counter((f.id, f.message if f.answer is None else gist.why(f), f.known) for f in record.findings if f.known)
     for (name, said, reason), count in known.items():
         often = f", {count} times" if count > 1 else ""
         plain(console, f"known{often}: {name}: {said} ({reason})", style="dim")
@@ -179,45 +161,13 @@ def _findings(console: Console, record: Record) -> None:
         plain(console, f"known, but did not occur: {unseen.finding} ({unseen.reason})", style="yellow")
 
 
-def _alike(transcripts: Sequence[Transcript]) -> list[list[Transcript]]:
-    """Runs of one order that ended the same way on a host, together."""
-    groups: dict[tuple[str, str, Status, str | None], list[Transcript]] = {}
-    for one in transcripts:
-        groups.setdefault((one.host, _order(one), one.status, one.reason), []).append(one)
-    return [*groups.values()]
-
-
-def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Findings that say the same of several hosts, orders and steps, or modules and rules, together; worst first."""
-    groups: dict[tuple[Status, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.status, _what(finding)), []).append(finding)
-    return sorted(groups.values(), key=lambda group: list(Status).index(group[0].status))
-
-
-def _what(finding: Finding) -> str:
-    """Of what a finding says, that which may be the same elsewhere."""
-    if finding.answer is None:
-        return finding.message
-    if finding.witness:
-        return (
-            f"{finding.rule}: {finding.answer}"  # Its way is its own, but for that through the other vendor's module.
-        )
-    return _why(finding)
-
-
-def _why(finding: Finding) -> str:
-    """What the answer to a rule says, without the rule, its reason, and the module."""
-    return finding.message.removeprefix(f"{finding.rule}: {finding.module}: ").partition(" (")[0]
-
-
 def _finding(console: Console, group: Sequence[Finding]) -> None:
     """What happened, its evidence or witness and the command for the first place; the other places by name."""
     finding = group[0]
     console.print(f"\n{word(finding.status)} ", end="")
-    plain(console, f"{_place(finding)}: {finding.message}" if finding.host else finding.message)
+    plain(console, gist.title(finding))
     if len(group) > 1:
-        places = [_place(one) for one in group[1 : MAX_PLACES + 1]]
+        places = [gist.place(one) for one in group[1 : MAX_PLACES + 1]]
         more = [f"and {len(group) - 1 - MAX_PLACES} more"] if len(group) - 1 > MAX_PLACES else []
         plain(console, f"  also: {'; '.join([*places, *more])}")
     plain(console, f"  id: {finding.id}", style="dim")
@@ -240,9 +190,3 @@ def evidence(console: Console, lines: Sequence[str], witness: Sequence[str], whe
         plain(console, f"    … {left} more lines {where}", style="dim")
     for line in told[len(told) - (MAX_EVIDENCE - head) :]:
         plain(console, f"    {line}")
-
-
-def _place(finding: Finding) -> str:
-    step = f"step {finding.step}" if finding.step else ""
-    where = ", ".join(part for part in (finding.host, finding.order, step) if part)
-    return where or f"{finding.rule}: {finding.module}"

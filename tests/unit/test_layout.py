@@ -24,6 +24,7 @@ ORDER = [
     ["load"],
     ["cache"],
     ["runs"],
+    ["detail"],
     ["gate"],
     ["report"],
 ]

@@ -1,0 +1,131 @@
+"""Puts the page together: what each section shows comes from the other files here, how it looks from the templates."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kbuild.outcome import Status
+from kbuild.report import clean, faults, gist
+from kbuild.report.html import flow, orders, rules, sizes
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from kbuild.outcome import Finding
+    from kbuild.record import Record
+
+_HERE = Path(__file__).parent
+MAX_EVIDENCE = 120
+MAX_PLACES = 12
+MAX_SITES = 2000
+
+
+def render_html(record: Record, folder: Path) -> str:
+    """The page. `folder`: of the run; what is not there, the page says or leaves out."""
+    style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
+    code = _read(folder / "code.json")
+    verdict, status = gist.verdict_of(record)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            record=record,
+            style=style,
+            script=script,
+            policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'",
+            verdict=verdict,
+            status=status,
+            asked=gist.asked(record) or record.task,
+            identity=gist.identity(record),
+            facts=_facts(record),
+            hosts=gist.hosts(record),
+            matrix=orders.matrix(record),
+            findings=[_finding(group) for group in gist.groups(gist.counting(record))],
+            untold=gist.alike(gist.untold(record)),
+            known=_known(record),
+            skipped=gist.alike(one for one in record.transcripts if one.status == Status.SKIP),
+            informing=[one for one in record.findings if one.known is None and one.status == Status.DONE],
+            rules=rules.table(record),
+            timelines=orders.timelines(record, folder),
+            sites=faults.sites(record.transcripts)[:MAX_SITES],
+            flow=flow.entries((code or {}).get("flow") or [], record),
+            code=code,
+            sizes=sizes.modules((code or {}).get("modules") or []),
+            reproduce=orders.commands(record),
+            rebuild=folder / "reproduce.sh" if (folder / "reproduce.sh").is_file() else None,
+            folder=folder,
+        )
+    )
+
+
+def _environment() -> Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["lines"] = lambda texts, limit=MAX_EVIDENCE: [*clean.lines(list(texts), limit)]
+    environment.filters["digests"] = gist.short_digests
+    environment.globals["title"] = gist.title
+    environment.globals["place"] = gist.place
+    environment.globals["order_of"] = gist.order_of
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Each value that a template prints: no text of others moves anything on the page."""
+    return value if hasattr(value, "__html__") else clean.visible(str(value)) if value is not None else ""
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _read(path: Path) -> Any:
+    """A file of the run, None where there is none that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    """What was judged, on what and with what."""
+    profile = Path(record.profile).stem if record.profile else ""
+    machines = {host: record.machines.get(host) for host in gist.hosts(record)}
+    told = [
+        ("source", record.tree.get("identity", "")),
+        ("commit", record.tree.get("commit", "")),
+        ("patches", record.tree.get("patches", "")),
+        ("kernel", record.kernel or ""),
+        ("profile", profile + (f", flavour {record.flavour}" if record.flavour else "")),
+    ]
+    for host, facts in machines.items():
+        about = f"; {facts.cpu}, {facts.cpus} CPU, {facts.memory_mb} MB, emulated" if facts else ""
+        told.append((host, record.hosts.get(host, "not there") + about))
+    told += [(name, version) for name, version in record.tools.items() if name not in ("host", "pid")]
+    return [(name, said) for name, said in told if said]
+
+
+def _finding(group: list[Finding]) -> dict[str, Any]:
+    places = [gist.place(one) for one in group[1:]]
+    return {"one": group[0], "also": places[:MAX_PLACES], "more": max(len(places) - MAX_PLACES, 0)}
+
+
+def _known(record: Record) -> list[tuple[Finding, int]]:
+    """Each known finding once, with how often it came."""
+    found: dict[str, list[Finding]] = {}
+    for one in record.findings:
+        if one.known is not None:
+            found.setdefault(one.id, []).append(one)
+    return [(each[0], len(each)) for each in found.values()]

@@ -1,0 +1,73 @@
+"""A run in a format for somebody else: on standard output or in a file. Each is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal, get_args
+
+from kbuild.errors import HarnessError, UserError
+from kbuild.paths import write_atomically
+from kbuild.record import Record
+
+Format = Literal["text", "html", "junit", "ktap", "kcidb"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def read_format(name: str, option: str) -> Format:
+    """A format by its name. Raises UserError for any other word."""
+    for known in FORMATS:
+        if name == known:
+            return known
+    raise UserError(f"{option} {name}: no such format; one of {', '.join(FORMATS)}")
+
+
+def read_reports(asked: tuple[str, ...]) -> list[tuple[Format, Path]]:
+    """What `--report FORMAT=FILE` asks for. Raises UserError where that cannot be done."""
+    found = []
+    for one in asked:
+        name, equals, file = one.partition("=")
+        if not equals or not file:
+            raise UserError(f"--report {one}: write FORMAT=FILE, such as html=gate.html")
+        path = Path(file).expanduser()
+        if not path.parent.is_dir():
+            raise UserError(f"--report {one}: there is no folder {path.parent}")
+        found.append((read_format(name, "--report"), path))
+    return found
+
+
+def render_as(form: Format, record: Record, folder: Path, origin: str | None = None) -> str:
+    """The whole report. `folder`: of the run; `origin`: as KCIDB knows whoever sends it."""
+    match form:
+        case "text":
+            from kbuild.report.text import render_text
+
+            return render_text(record, folder)
+        case "html":
+            from kbuild.report.html.page import render_html
+
+            return render_html(record, folder)
+        case "junit":
+            from kbuild.report.junit import render_junit
+
+            return render_junit(record)
+        case "ktap":
+            from kbuild.report.ktap import render_ktap
+
+            return render_ktap(record)
+        case "kcidb":
+            from kbuild.report.kcidb import ORIGIN, render_kcidb
+
+            return render_kcidb(record, folder, origin or ORIGIN)
+
+
+def write(text: str, target: str | None) -> None:
+    """On standard output, or into a file, which is whole or not there. Raises HarnessError where that cannot be."""
+    if target is None or target == "-":
+        # A terminal's or locale's encoding is not the format's.
+        sys.stdout.buffer.write(text.encode())
+        return
+    path = Path(target).expanduser()
+    if not path.parent.is_dir():
+        raise HarnessError(f"{path}: there is no such folder")
+    write_atomically(path, text)
