@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
 
+_REGISTERS = re.compile(r"(?:R(?!IP: 0010)[A-Z0-9]{2}|EFLAGS|ORIG_RAX|[CDEFGS]S|CR\d|DR\d|PKRU|Code): ")
+"""Of a crash's report, what seldom tells a person anything: arch/x86/kernel/process_64.c, __show_regs()."""
+
+
+def telling(lines: Iterable[str]) -> list[str]:
+    """Lines of a log without registers."""
+    return [line for line in lines if not _REGISTERS.match(line)]
+
 
 def verdict_of(record: Record) -> tuple[str, Status]:
     """In a word, with the outcome that it is shown as: a run without a verdict is not one that passed."""

@@ -44,7 +44,7 @@ def kcidb(record: Record, folder: Path, origin: str = ORIGIN) -> Data:
     for test in tests:
         test |= {"id": f"{origin}:{record.id}/{test['id']}", "build_id": _build_id(record, origin), "origin": origin}
         test.setdefault("start_time", record.started)
-    return {
+    data = {
         "version": {"major": 5, "minor": _LEVEL},
         "checkouts": [_checkout(record, folder, origin)],
         "builds": [_build(record, origin)],
@@ -52,6 +52,17 @@ def kcidb(record: Record, folder: Path, origin: str = ORIGIN) -> Data:
         "issues": [*_issues(record, origin)],
         "incidents": [*_incidents(record, origin)],
     }
+    cleaned: Data = _cleaned(data)
+    return cleaned
+
+
+def _cleaned(data: Any) -> Any:
+    """The schema takes no NUL anywhere, and nobody a control character; lines stay lines."""
+    if isinstance(data, dict):
+        return {clean.visible(key): _cleaned(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [*map(_cleaned, data)]
+    return "\n".join(map(clean.visible, data.split("\n"))) if isinstance(data, str) else data
 
 
 def _checkout(record: Record, folder: Path, origin: str) -> Data:

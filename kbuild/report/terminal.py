@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -32,8 +31,6 @@ WITNESS_HEAD = 2
 """Of these, lines from the beginning of a witness that has more."""
 MAX_PLACES = 8
 """Further places shown for a finding that came in several."""
-_REGISTERS = re.compile(r"(?:R(?!IP: 0010)[A-Z0-9]{2}|EFLAGS|ORIG_RAX|[CDEFGS]S|CR\d|DR\d|PKRU|Code): ")
-"""Of a crash's report, what seldom tells a person anything: arch/x86/kernel/process_64.c, __show_regs()."""
 
 
 def console_for(stream: IO[str]) -> Console:
@@ -181,7 +178,7 @@ def evidence(console: Console, lines: Sequence[str], witness: Sequence[str], whe
 
     `where`: where the rest is.
     """
-    told = witness or [line for line in lines if not _REGISTERS.match(line)]
+    told = witness or gist.telling(lines)
     left = len(witness or lines) - min(len(told), MAX_EVIDENCE)
     head = WITNESS_HEAD if witness and left else MAX_EVIDENCE
     for line in told[:head]:

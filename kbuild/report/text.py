@@ -131,7 +131,7 @@ def _failure(group: Sequence[Finding], folder: Path) -> Iterator[str]:
         more = [f"and {len(group) - 1 - MAX_PLACES} more"] if len(group) - 1 > MAX_PLACES else []
         yield from _wrapped(f"also: {clean.one_line('; '.join([*places, *more]))}", "  ", "    ")
     yield from _wrapped(f"id: {clean.one_line(finding.id)}", "  ", "    ")
-    for line in clean.lines(finding.witness or finding.evidence, MAX_EVIDENCE):
+    for line in clean.lines(finding.witness or gist.telling(finding.evidence), MAX_EVIDENCE):
         yield from _quoted(line)
     yield from _again(finding.reproduce, folder)
 
@@ -186,8 +186,14 @@ def _again(command: str | None, folder: Path) -> Iterator[str]:
 
 
 def _command(command: str, folder: Path) -> Iterator[str]:
-    """The command, one option to a line where it is too long for one."""
-    words = [clean.one_line(word.replace(str(folder), "$RUN")) for word in _words(command)]
+    """The command, one option to a line where it is too long for one; a word that is longer stays whole."""
+    try:
+        words = [clean.visible(word.replace(str(folder), "$RUN")) for word in shlex.split(command)]
+    except ValueError:
+        yield from _quoted(clean.one_line(command))
+        return
+    if not words:
+        return
     if words[0].endswith("/inv"):
         words[0] = "inv"
     line = "    " + words[0]
@@ -200,13 +206,6 @@ def _command(command: str, folder: Path) -> Iterator[str]:
         else:
             line += " " + quoted
     yield line
-
-
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command) or [command]
-    except ValueError:
-        return [command]
 
 
 def _row(label: str, text: str) -> Iterator[str]:

@@ -23,13 +23,15 @@ MAX_RUNS = 24
 """Of one order on one host that are shown step by step, those that count first."""
 MAX_LOG = 160
 """Lines of a step's log."""
-MAX_PAGE_LOG = 20_000
-"""Lines of logs on the page, in the order of the orders, those that count first."""
+MAX_PAGE_LOG = 3 << 20
+"""Characters of logs on the page."""
 OPEN_LOG = 12
 """Up to so many lines are seen without unfolding, and all of a step that did not pass."""
 MAX_TRACE = 600
 WIDTH = 1000
 """Of a timeline's picture, in its own units."""
+_TOLD = ("file", "kind", "what", "over")
+"""Details of a step that its title has, or that lead into the record."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,6 @@ class Group:
     host: str
     order: str
     title: str
-    status: Status
     counts: tuple[tuple[Status, int], ...]
     runs: bool
     anchor: str
@@ -125,8 +126,11 @@ def matrix(record: Record) -> list[Row]:
 def _cell(runs: Sequence[Transcript]) -> Cell | None:
     if not runs:
         return None
-    several = [one.order for one in runs] != [*map(gist.order_of, runs)]
-    return Cell(_anchor(runs[0]), _counts(runs), several, sum(one.seconds for one in runs))
+    return Cell(_anchor(runs[0]), _counts(runs), _several(runs), sum(one.seconds for one in runs))
+
+
+def _several(runs: Sequence[Transcript]) -> bool:
+    return [one.order for one in runs] != [*map(gist.order_of, runs)]
 
 
 def _counts(runs: Sequence[Transcript]) -> tuple[tuple[Status, int], ...]:
@@ -142,38 +146,42 @@ def _anchor(one: Transcript) -> str:
 def timelines(record: Record, folder: Path) -> list[Group]:
     """All orders on all hosts, each with the runs that there is room for."""
     room = _Room(MAX_PAGE_LOG)
+    every = [runs for row in gist.cells(record).values() for runs in row.values()]
+    chosen = [one for runs in every for one in sorted(runs, key=_last)[:MAX_RUNS] if one.status != Status.SKIP]
+    # Where there is no room for all logs, there is for those of what counts.
+    made = {(one.host, one.order): _timeline(one, folder, room) for one in sorted(chosen, key=_last)}
     groups = []
-    for order, row in gist.cells(record).items():
-        for host, runs in row.items():
-            ranked = sorted(runs, key=lambda one: not one.status.counts)[:MAX_RUNS]
-            kept = [one for one in runs if one in ranked] if len(runs) > MAX_RUNS else runs
-            shown = [_timeline(one, folder, room) for one in kept if one.status != Status.SKIP]
-            cell = _cell(runs)
-            assert cell is not None
-            skipped = sum(one.status == Status.SKIP for one in kept)
-            left = len(runs) - len(shown) - skipped
-            status, several = cell.counts[0][0], cell.runs
-            groups.append(
-                Group(host, order, runs[0].title, status, cell.counts, several, cell.anchor, shown, max(left, 0))
-            )
+    for runs in every:
+        shown = [made[one.host, one.order] for one in runs if (one.host, one.order) in made]
+        left = sum(one.status != Status.SKIP for one in runs) - len(shown)
+        first, counts = runs[0], _counts(runs)
+        several = _several(runs)
+        groups.append(
+            Group(first.host, gist.order_of(first), first.title, counts, several, _anchor(first), shown, left)
+        )
     return groups
 
 
+def _last(one: Transcript) -> tuple[bool, bool]:
+    """What counts comes first, then what something was found in."""
+    return not one.status.counts, not one.findings
+
+
 class _Room:
-    """For the lines of logs, which may be any number."""
+    """For the logs, which may be of any size."""
 
-    def __init__(self, lines: int) -> None:
-        self._left = lines
+    def __init__(self, characters: int) -> None:
+        self._left = characters
 
-    def take(self, lines: list[Line], limit: int) -> tuple[list[Line], int]:
+    def take(self, lines: list[Line]) -> tuple[list[Line], int]:
         """The lines that there is room for, and how many there is none for: the middle goes first."""
-        limit = min(limit, self._left)
-        if len(lines) > limit:
-            tail = limit // 4
-            kept = [*lines[: limit - tail], *lines[len(lines) - tail :]]
-        else:
-            kept = lines
-        self._left -= len(kept)
+        kept = lines
+        if len(lines) > MAX_LOG:
+            kept = [*lines[: MAX_LOG * 3 // 4], *lines[len(lines) - MAX_LOG // 4 :]]
+        used = sum(len(line.text) for line in kept)
+        if used > self._left:
+            return [], len(lines)
+        self._left -= used
         return kept, len(lines) - len(kept)
 
 
@@ -184,10 +192,10 @@ def _timeline(one: Transcript, folder: Path, room: _Room) -> Timeline:
     for result in one.steps:
         status, known = gist.step_outcome(one, result)
         found = gist.findings_of(one, result)
-        detail = {key: value for key, value in result.detail.items() if key != "file"}
+        detail = {key: value for key, value in result.detail.items() if key not in _TOLD}
         place = (at / whole * WIDTH, max(result.seconds / whole * WIDTH, 2))
         step = Step(result, gist.step_title(result), status, known, at, *place, found, detail)
-        step.lines, step.cut = room.take([*_lines(result.log)], MAX_LOG)
+        step.lines, step.cut = room.take([*_lines(result.log)])
         step.open = status.counts or len(step.lines) <= OPEN_LOG
         step.trace = _trace(result, folder)
         steps.append(step)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from kbuild.record import Record
 
 _HERE = Path(__file__).parent
-MAX_EVIDENCE = 120
+MAX_EVIDENCE = 200
+MAX_SHOWN = 24
+"""Lines of evidence that are seen without unfolding; registers are not among them."""
 MAX_PLACES = 12
 MAX_SITES = 2000
 
@@ -42,6 +44,7 @@ def render_html(record: Record, folder: Path) -> str:
             status=status,
             asked=gist.asked(record) or record.task,
             identity=gist.identity(record),
+            gist=_gist(record),
             facts=_facts(record),
             hosts=gist.hosts(record),
             matrix=orders.matrix(record),
@@ -65,6 +68,7 @@ def render_html(record: Record, folder: Path) -> str:
 
 def _environment() -> Environment:
     import jinja2
+    import markupsafe
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
@@ -76,6 +80,7 @@ def _environment() -> Environment:
     )
     environment.filters["lines"] = lambda texts, limit=MAX_EVIDENCE: [*clean.lines(list(texts), limit)]
     environment.filters["digests"] = gist.short_digests
+    environment.filters["whole"] = lambda text: markupsafe.escape(clean.visible(text))
     environment.globals["title"] = gist.title
     environment.globals["place"] = gist.place
     environment.globals["order_of"] = gist.order_of
@@ -83,8 +88,8 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Each value that a template prints: no text of others moves anything on the page."""
-    return value if hasattr(value, "__html__") else clean.visible(str(value)) if value is not None else ""
+    """Each value that a template prints: text of others is of bounded length, and moves nothing on the page."""
+    return value if hasattr(value, "__html__") else clean.one_line(str(value)) if value is not None else ""
 
 
 def _digest(text: str) -> str:
@@ -97,6 +102,17 @@ def _read(path: Path) -> Any:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def _gist(record: Record) -> list[str]:
+    """All that was judged, in a line."""
+    open_ = len(gist.groups(gist.counting(record))) + len(gist.alike(gist.untold(record)))
+    told = [f"{open_} {'finding counts' if open_ == 1 else 'findings count'}"] if open_ else []
+    told += [stage.summary for stage in record.stages if stage.name == "load" and stage.summary]
+    if record.rules is not None:
+        answers = ", ".join(f"{count} {word}" for word, count in record.rules["answers"].items())
+        told.append(f"{record.rules['asked']} rules asked" + (f": {answers}" if answers else ""))
+    return told
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
@@ -118,8 +134,18 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 
 
 def _finding(group: list[Finding]) -> dict[str, Any]:
-    places = [gist.place(one) for one in group[1:]]
-    return {"one": group[0], "also": places[:MAX_PLACES], "more": max(len(places) - MAX_PLACES, 0)}
+    """Findings that say the same: the first one, its evidence, and where the others are."""
+    one, places = group[0], [gist.place(other) for other in group[1:]]
+    whole = [*clean.lines(one.witness or one.evidence, MAX_EVIDENCE)]
+    shown = [*clean.lines(one.witness or gist.telling(one.evidence), MAX_SHOWN)]
+    more = max(len(places) - MAX_PLACES, 0)
+    return {
+        "one": one,
+        "gist": shown,
+        "whole": whole if len(whole) > len(shown) else [],
+        "also": places[:MAX_PLACES],
+        "more": more,
+    }
 
 
 def _known(record: Record) -> list[tuple[Finding, int]]:

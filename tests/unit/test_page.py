@@ -1,0 +1,152 @@
+"""Protects the page of a run: it says the verdict first, loads nothing, and takes nothing that it shows for markup."""
+
+from __future__ import annotations
+
+import html
+import html.parser
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from kbuild.outcome import Status, to_json
+from kbuild.record import Record
+from kbuild.report.html.page import render_html
+from kbuild.traces import Call, Observation, Part, Trace
+from kbuild.transcript import StepResult
+from tests.unit.records import HOSTILE, NOT_PRINTED, STOPPED, answer, failing, hostile, passing, record
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.handlers: list[str] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    VOID = ("meta", "br", "img", "link", "input")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.handlers += [name for name, _ in attrs if name.startswith("on") or name == "style"]
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "action")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.words.append(data)
+
+
+def page(what: Record, folder: Path = Path("/nowhere")) -> Page:
+    """The page, which is well-formed, loads nothing, and lets no script run but its own."""
+    text = render_html(what, folder)
+    found = Page(text)
+    assert found.open == []
+    assert (found.tags["script"], found.tags["style"], found.tags["img"], found.tags["link"]) == (1, 1, 0, 0)
+    assert not found.handlers
+    assert all(address.startswith("#") for address in found.addresses)
+    assert {address[1:] for address in found.addresses} <= {*found.ids}, "each link leads somewhere"
+    assert len({*found.ids}) == len(found.ids)
+    assert "default-src 'none'" in html.unescape(text)
+    assert not re.search(r"https?://|@import|url\(", text)
+    return found
+
+
+def test_page_says_the_verdict_first() -> None:
+    words = " ".join(" ".join(page(record(passing(), failing())).words).split())
+    assert words.index("FAIL debian:6.1") < words.index("What was judged")
+    assert "kernel BUG at a.c:1!" in words
+    assert "/p/scripts/inv load --modules /runs/r/artifacts --host qemu-svm --order bad" in words
+    assert "PASS" in words
+
+
+def test_page_takes_nothing_for_markup() -> None:
+    found = page(hostile())
+    text = " ".join(found.words)
+    assert "<img src=x onerror=alert(2)>" in text, "it is shown, as text"
+    assert "{{ 7 * 7 }}" in text
+    assert "\\x1b[31m" in text
+    assert not NOT_PRINTED.search(text)
+
+
+@pytest.mark.parametrize("what", STOPPED.values(), ids=STOPPED)
+def test_page_of_a_run_that_was_stopped_does_not_say_pass(what: Record) -> None:
+    title = re.findall(r"<title>(.*?)</title>", render_html(what, Path("/nowhere")))[0]
+    assert not title.startswith(("PASS", "DONE"))
+    page(what)
+
+
+def test_page_shows_rules_beside_what_was_seen(tmp_path: Path) -> None:
+    seen = Observation(rule="a-rule", module="kvm_amd", seen="broken", why="b() came first", answer="proved")
+    traced = StepResult(number=1, action="trace", status=Status.PASS, detail={"file": "qemu-svm/trace.json"})
+    call = Call(function="svm_init", module="kvm_amd", task="init-1", depth=0, us=1, entered=0)
+    (tmp_path / "hosts/qemu-svm").mkdir(parents=True)
+    trace = Trace(parts=[Part(action="load", module="kvm_amd", calls=[call])])
+    (tmp_path / "hosts/qemu-svm/trace.json").write_bytes(to_json(trace))
+    what = record(passing(observed=[seen], steps=[traced]), findings=[answer("kvm-amd")])
+    words = " ".join(" ".join(page(what, tmp_path).words).split())
+    assert "proved · broken" in words
+    assert "b() came first" in words
+    assert "svm_init()" in words
+
+
+def test_page_reads_no_trace_outside_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_bytes(to_json(Trace(blind=["secret"], parts=[Part(action="x", module="secret")])))
+    (tmp_path / "run/hosts").mkdir(parents=True)
+    step = StepResult(number=1, action="trace", status=Status.PASS, detail={"file": "../../secret.json"})
+    assert "secret:" not in " ".join(page(record(passing(steps=[step])), tmp_path / "run").words)
+
+
+CALL: dict[str, Any] = {
+    "module": "kernel", "function": "f", "symbol": "f", "section": None, "place": "init+1", "source": None,
+    "arguments": [[{"string": HOSTILE}]], "how": "call", "tail": False, "candidate": False, "unresolved": None,
+    "through": None, "events": [], "calls": [],
+}  # fmt: skip
+
+
+def code(**more: Any) -> bytes:
+    """What is beside the record for a page."""
+    counts = dict.fromkeys(("functions", "kernel_functions", "calls", "unresolved"), 1)
+    event = {"rule": "a-rule", "event": "first", "what": HOSTILE}
+    root = {**CALL, "module": "kvm-amd", "entry": "init", "counts": counts, "unresolved": [], "cut": []}
+    root["calls"] = [CALL, CALL, {**CALL, "events": [event], "calls": [CALL]}]
+    function = {"name": HOSTILE, "section": ".text", "part": "core", "size": 100}
+    section = {"name": HOSTILE, "size": 300, "part": "init", "flags": "AX"}
+    module = {"name": "kvm-amd", "sections": [section], "functions": [function], "candidates": [], "cold": 0}
+    return msgspec.json.encode({"flow": [root], "modules": [module], "why": None, **more})
+
+
+def test_page_shows_the_init_flow_and_sizes(tmp_path: Path) -> None:
+    (tmp_path / "code.json").write_bytes(code())
+    found = page(record(passing(), findings=[answer("kvm-amd")]), tmp_path)
+    words = " ".join(" ".join(found.words).split())
+    assert "× 2" in words, "alike calls one after the other are one"
+    assert "first of a-rule" in words
+    assert "proved" in words
+    assert "300" in words
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null"])
+def test_page_does_without_what_is_damaged(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "code.json").write_bytes(data)
+    page(record(passing()), tmp_path)
