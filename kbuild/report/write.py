@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Literal, get_args
 
-from kbuild.errors import HarnessError, UserError
+from kbuild.errors import UserError
 from kbuild.paths import write_atomically
 from kbuild.record import Record
 
@@ -62,12 +62,15 @@ def render_as(form: Format, record: Record, folder: Path, origin: str | None = N
 
 
 def write(text: str, target: str | None) -> None:
-    """On standard output, or into a file, which is whole or not there. Raises HarnessError where that cannot be."""
+    """On standard output, or into a file, which is whole or not there.
+
+    Raises UserError where there is no such folder, HarnessError where it cannot be written.
+    """
     if target is None or target == "-":
         # A terminal's or locale's encoding is not the format's.
         sys.stdout.buffer.write(text.encode())
         return
     path = Path(target).expanduser()
     if not path.parent.is_dir():
-        raise HarnessError(f"{path}: there is no such folder")
+        raise UserError(f"--output {target}: there is no folder {path.parent}")
     write_atomically(path, text)
