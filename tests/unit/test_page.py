@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import html.parser
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,3 +152,19 @@ def test_page_shows_the_init_flow_and_sizes(tmp_path: Path) -> None:
 def test_page_does_without_what_is_damaged(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "code.json").write_bytes(data)
     page(record(passing()), tmp_path)
+
+
+def test_a_browser_runs_the_pages_own_script_and_no_other(tmp_path: Path) -> None:
+    """The policy names the script by its digest; what a guest put there is text."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    text = render_html(hostile(), Path("/nowhere")).replace("</body>", "<script>document.title = 'run'</script></body>")
+    (tmp_path / "page.html").write_text(text)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = subprocess.run(
+        [chromium, *flags, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=60
+    )
+    assert '<button type="button">unfold all</button>' in done.stdout
+    assert "<title>run</title>" not in done.stdout
+    assert len(re.findall("<script", done.stdout)) == 2

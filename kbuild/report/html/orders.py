@@ -73,6 +73,8 @@ class Step:
     title: str
     status: Status
     known: str | None
+    reason: str
+    """Where no finding says the same."""
     at: float
     """Seconds since the first one began; steps alone count."""
     left: float
@@ -92,6 +94,8 @@ class Timeline:
 
     anchor: str
     one: Transcript
+    reason: str
+    """Where no step says the same."""
     steps: list[Step]
     console: list[str]
     whole: list[Finding]
@@ -194,15 +198,21 @@ def _timeline(one: Transcript, folder: Path, room: _Room) -> Timeline:
         found = gist.findings_of(one, result)
         detail = {key: value for key, value in result.detail.items() if key not in _TOLD}
         place = (at / whole * WIDTH, max(result.seconds / whole * WIDTH, 2))
-        step = Step(result, gist.step_title(result), status, known, at, *place, found, detail)
+        reason = _unless(result.reason, {finding.message for finding in found})
+        step = Step(result, gist.step_title(result), status, known, reason, at, *place, found, detail)
         step.lines, step.cut = room.take([*_lines(result.log)])
         step.open = status.counts or len(step.lines) <= OPEN_LOG
         step.trace = _trace(result, folder)
         steps.append(step)
         at += result.seconds
     console = [*clean.lines(one.console, MAX_LOG)] if one.status.counts else []
-    open_ = one.status.counts
-    return Timeline(_anchor(one), one, steps, console, gist.findings_of(one, None), open_)
+    told = {one.reason for one in steps} | {finding.message for finding in one.findings}
+    reason = _unless(one.reason, told)
+    return Timeline(_anchor(one), one, reason, steps, console, gist.findings_of(one, None), one.status.counts)
+
+
+def _unless(reason: str | None, told: set[str]) -> str:
+    return reason if reason and reason not in told else ""
 
 
 def _lines(log: Sequence[LogLine]) -> Iterator[Line]:
