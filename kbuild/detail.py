@@ -5,15 +5,19 @@ It is made of the files that the run keeps, and kept with them: no gate that nob
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kbuild.elf.folder import Wanted, inspect_folder
-from kbuild.errors import UserError
+from kbuild.errors import HarnessError, UserError
 from kbuild.outcome import to_json
 from kbuild.paths import write_atomically
 from kbuild.profile import read_profile, reference
 from kbuild.record import Record
+from kbuild.setting import FOLDER as PROFILE
 
 FILE = "code.json"
 """In the run's folder."""
@@ -22,20 +26,31 @@ MAX_BYTES = 16 << 20
 
 
 def look_closer(folder: Path, record: Record) -> None:
-    """Write the file, unless it is there or there are no modules. What keeps it from being made is written, too."""
+    """Write the file, unless it is there or there are no modules. What keeps it from being made is written, too.
+
+    A folder that cannot be written is left as it is: the page says what it lacks.
+    """
+    if not any(".ko" in name for name in record.artifacts) or _is_there(folder / FILE):
+        return
     artifacts = folder / "artifacts"
     kernel = next((artifacts / name for name in record.artifacts if name.startswith(("bzImage", "vmlinuz"))), None)
-    if (folder / FILE).exists() or not any(".ko" in name for name in record.artifacts):
-        return
-    data = to_json(_look(artifacts, kernel, record))
+    data = to_json(_look(artifacts, kernel, _rules(folder, record)))
     if len(data) > MAX_BYTES:
         data = to_json({"modules": [], "flow": None, "why": f"the trees would have {len(data)} bytes"})
-    write_atomically(folder / FILE, data)
+    with contextlib.suppress(HarnessError):
+        write_atomically(folder / FILE, data)
 
 
-def _look(artifacts: Path, kernel: Path | None, record: Record) -> dict[str, Any]:
+def _is_there(path: Path) -> bool:
+    """What was kept from being made once may be possible now."""
     try:
-        rules = tuple(record.rule_files) or _rules_of(record)
+        return bool(msgspec.json.decode(path.read_bytes())["why"] is None)
+    except (OSError, msgspec.DecodeError, TypeError, KeyError):
+        return False
+
+
+def _look(artifacts: Path, kernel: Path | None, rules: tuple[str, ...]) -> dict[str, Any]:
+    try:
         found = inspect_folder(str(artifacts), str(kernel) if kernel else None, Wanted(rules=rules, flow=True))
     except UserError as error:
         return {"modules": [], "flow": None, "why": str(error)}
@@ -49,8 +64,12 @@ def _sections(module: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"name": one.name, "size": one.size, "part": one.part, "flags": one.flags} for one in kept]
 
 
-def _rules_of(record: Record) -> tuple[str, ...]:
-    """Of a record that does not say: those that its profile names today."""
-    if record.profile is None:
+def _rules(folder: Path, record: Record) -> tuple[str, ...]:
+    """The rule files as they were read for the run; of one that kept none, those that its profile names today."""
+    kept = [folder / PROFILE / name for name in record.profile_files if name.startswith("rules/")]
+    if record.profile_files or record.profile is None:
+        return tuple(str(path) for path in kept if path.is_file())
+    try:
+        return tuple(reference("rules", path) for path in read_profile(record.profile, record.flavour).rules)
+    except UserError:
         return ()
-    return tuple(reference("rules", path) for path in read_profile(record.profile, record.flavour).rules)

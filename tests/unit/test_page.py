@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kbuild.detail import look_closer
 from kbuild.outcome import Status, to_json
 from kbuild.record import Record
 from kbuild.report.html.page import render_html
@@ -152,6 +154,16 @@ def test_page_shows_the_init_flow_and_sizes(tmp_path: Path) -> None:
 def test_page_does_without_what_is_damaged(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "code.json").write_bytes(data)
     page(record(passing()), tmp_path)
+
+
+def test_page_says_why_modules_are_not_shown(tmp_path: Path) -> None:
+    assert "Not shown: the modules were not looked at" in " ".join(page(record(passing()), tmp_path).words)
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts/kvm.ko").write_bytes(b"no module")
+    what = record(passing(), artifacts={"kvm.ko": "b" * 64})
+    look_closer(tmp_path, what)
+    assert "artifacts/kvm.ko" in json.loads((tmp_path / "code.json").read_text())["why"]
+    assert "artifacts/kvm.ko" in " ".join(page(what, tmp_path).words)
 
 
 def test_a_browser_runs_the_pages_own_script_and_no_other(tmp_path: Path) -> None:

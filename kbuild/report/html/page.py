@@ -14,6 +14,8 @@ from kbuild.report import clean, faults, gist
 from kbuild.report.html import flow, orders, rules, sizes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jinja2 import Environment
 
     from kbuild.outcome import Finding
@@ -30,7 +32,7 @@ MAX_SITES = 2000
 def render_html(record: Record, folder: Path) -> str:
     """The page. `folder`: of the run; what is not there, the page says or leaves out."""
     style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
-    code = _read(folder / "code.json")
+    code = _read(folder / "code.json") or {}
     verdict, status = gist.verdict_of(record)
     return (
         _environment()
@@ -56,9 +58,9 @@ def render_html(record: Record, folder: Path) -> str:
             rules=rules.table(record),
             timelines=orders.timelines(record, folder),
             sites=faults.sites(record.transcripts)[:MAX_SITES],
-            flow=flow.entries((code or {}).get("flow") or [], record),
-            code=code,
-            sizes=sizes.modules((code or {}).get("modules") or []),
+            flow=flow.entries(code.get("flow") or [], record),
+            unseen=_unseen(record, code),
+            sizes=sizes.modules(code.get("modules") or []),
             reproduce=orders.commands(record),
             rebuild=folder / "reproduce.sh" if (folder / "reproduce.sh").is_file() else None,
             folder=folder,
@@ -96,12 +98,19 @@ def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any] | None:
     """A file of the run, None where there is none that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def _unseen(record: Record, code: Mapping[str, Any]) -> str | None:
+    """Why there is nothing of the modules' code, where there are modules."""
+    if not any(".ko" in name for name in record.artifacts):
+        return None
+    return str(code.get("why") or "") or (None if code else "the modules were not looked at")
 
 
 def _gist(record: Record) -> list[str]:
