@@ -197,15 +197,27 @@ def _command(command: str, folder: Path) -> Iterator[str]:
     if words[0].endswith("/inv"):
         words[0] = "inv"
     line = "    " + words[0]
-    for number, word in enumerate(words[1:], 1):
-        quoted = word if word.startswith("$RUN/") else shlex.quote(word)
-        joined = number > 1 and words[number - 1].startswith("--") and not word.startswith("--")
-        if len(line) + len(quoted) + 3 > WIDTH and not joined:
+    for part in _parts(words[1:]):
+        if len(line) + len(part) + 3 > WIDTH:
             yield f"{line} \\"
-            line = "        " + quoted
+            line = "        " + part
         else:
-            line += " " + quoted
+            line += " " + part
     yield line
+
+
+def _parts(words: Sequence[str]) -> list[str]:
+    """The words quoted, each option with its value."""
+    parts: list[str] = []
+    waiting = False
+    for word in words:
+        quoted = word if word.startswith("$RUN/") else shlex.quote(word)
+        if waiting and not word.startswith("-"):
+            parts[-1] += f" {quoted}"
+        else:
+            parts.append(quoted)
+        waiting = word.startswith("--") and "=" not in word and parts[-1] == quoted
+    return parts
 
 
 def _row(label: str, text: str) -> Iterator[str]:
@@ -217,11 +229,8 @@ def _row(label: str, text: str) -> Iterator[str]:
 def _quoted(line: str) -> Iterator[str]:
     """A line of evidence: its own blanks stay, and what does not fit goes on further to the right."""
     line = line.expandtabs(8)
-    room = WIDTH - 4
-    yield f"    {line[:room]}".rstrip()
-    rest = line[room:]
-    for start in range(0, len(rest), room - 4):
-        yield f"        {rest[start : start + room - 4]}".rstrip()
+    first = "    " + line[: len(line) - len(line.lstrip())][:16]
+    yield from _wrapped(line.strip(), first, first + "    ")
 
 
 def _wrapped(text: str, first: str = "", later: str | None = None) -> list[str]:
