@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_other_programs_read_the_others(reports: Path, kernel_source: Path) -> N
     argv: list[str | Path] = [sys.executable, "-B", kunit, "parse", reports / "ktap"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
-    assert "[PASSED] 3. load kvm_amd" in done.stdout
+    assert re.search(r"\[PASSED\] \d+\. load kvm_amd$", done.stdout, re.MULTILINE)
     kcidb_io.schema.V5_3.validate(json.loads((reports / "kcidb").read_text()))
     suites = junitparser.JUnitXml.fromstring((reports / "junit").read_text())
     cases = [case.name for suite in suites for case in suite if case.classname == "qemu-svm"]
