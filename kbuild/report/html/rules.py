@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """A rule, asked of a module."""
+    """A rule, asked of a module, or seen in it."""
 
+    module: str
     answer: Finding | None
     seen: Observation | None
+
+    @property
+    def said(self) -> str:
+        """The answer in words, without the rule's name."""
+        return self.answer.message.removeprefix(f"{self.answer.rule}: ") if self.answer is not None else ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,6 @@ class Row:
 class Table:
     """All rules; those that count first, then those that are known to be broken."""
 
-    modules: tuple[str, ...]
     rows: tuple[Row, ...]
     traced: bool
 
@@ -60,13 +65,12 @@ def table(record: Record) -> Table:
         rule: {module.replace("_", "-"): one for module, one in row.items()}
         for rule, row in seen(record.transcripts).items()
     }
-    modules = sorted({*(name for row in answers.values() for name in row), *(n for r in observed.values() for n in r)})
     rows = []
     for rule in dict.fromkeys([*answers, *observed]):
-        mine = answers.get(rule, {})
-        cells = tuple(Cell(mine.get(name), observed.get(rule, {}).get(name)) for name in modules)
+        mine, saw = answers.get(rule, {}), observed.get(rule, {})
+        cells = tuple(Cell(name, mine.get(name), saw.get(name)) for name in sorted({*mine, *saw}))
         counts = any(one.known is None and one.status.counts for one in mine.values())
         counts |= any(cell.seen is not None and cell.seen.seen == "broken" for cell in cells)
         rows.append(Row(rule, f"rule-{rule}", cells, counts, any(one.known for one in mine.values())))
     rows.sort(key=lambda row: (not row.open, not row.known))
-    return Table(tuple(modules), tuple(rows), bool(observed))
+    return Table(tuple(rows), bool(observed))
