@@ -107,7 +107,8 @@ def _step(one: Transcript, step: StepResult) -> Iterator[str]:
 def _told(finding: Finding) -> list[str]:
     again = [f"again: {finding.reproduce}"] if finding.reproduce else []
     evidence = clean.lines(finding.witness or finding.evidence, MAX_EVIDENCE)
-    return [f"{finding.status}: {gist.title(finding)}", f"id: {finding.id}", *evidence, *again]
+    expired = [f"was known until {finding.expired}"] if finding.expired else []
+    return [f"{finding.status}: {gist.title(finding)}", f"id: {finding.id}", *expired, *evidence, *again]
 
 
 def _properties(record: Record) -> dict[str, str]:

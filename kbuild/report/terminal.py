@@ -168,6 +168,8 @@ def _finding(console: Console, group: Sequence[Finding]) -> None:
         more = [f"and {len(group) - 1 - MAX_PLACES} more"] if len(group) - 1 > MAX_PLACES else []
         plain(console, f"  also: {'; '.join([*places, *more])}")
     plain(console, f"  id: {finding.id}", style="dim")
+    if finding.expired:
+        plain(console, f"  was known until {finding.expired}")
     evidence(console, finding.evidence, finding.witness, "in the record")
     if finding.reproduce:
         plain(console, f"  again: {finding.reproduce}")

@@ -131,6 +131,8 @@ def _failure(group: Sequence[Finding], folder: Path) -> Iterator[str]:
         more = [f"and {len(group) - 1 - MAX_PLACES} more"] if len(group) - 1 > MAX_PLACES else []
         yield from _wrapped(f"also: {clean.one_line('; '.join([*places, *more]))}", "  ", "    ")
     yield from _wrapped(f"id: {clean.one_line(finding.id)}", "  ", "    ")
+    if finding.expired:
+        yield from _wrapped(clean.one_line(f"was known until {finding.expired}"), "  ", "    ")
     for line in clean.lines(finding.witness or gist.telling(finding.evidence), MAX_EVIDENCE):
         yield from _quoted(line)
     yield from _again(finding.reproduce, folder)

@@ -257,6 +257,13 @@ def test_text_testifies_to_the_hosts_on_which_an_order_passed() -> None:
     assert "bochs-vmx" not in line
 
 
+def test_what_was_known_until_a_day_says_so() -> None:
+    expired = answer("kvm-amd", Status.FAIL, "violated", expired="2026-01-01: nobody mended it")
+    what = record(passing(), findings=[expired], verdict=Status.FAIL)
+    for form in ("text", "junit", "html"):
+        assert "was known until 2026-01-01: nobody mended it" in render_as(form, what, Path("/nowhere"))
+
+
 @pytest.mark.parametrize("what", STOPPED.values(), ids=STOPPED)
 def test_text_does_not_testify_to_a_run_that_did_not_pass(what: Record) -> None:
     assert "no ground for a Tested-by line" in render_text(what, Path("/r"))
