@@ -49,7 +49,7 @@ TREE = {
     "tree": "kernel source: debian:6.1, debian:6.1=VERSION, a folder or a git checkout",
     "rev": "a commit of the git checkout; without it, the folder as it is",
     "profile": "a name in profiles/, or the path of a .toml file",
-    "flavour": "another kernel of the profile: debug, fault, kasan and trace of the default one",
+    "flavour": "another kernel of the profile: debug, fault, kasan, smp and trace of the default one",
     "refresh": "ask Debian's archive for a newer version of debian:X.Y",
 }
 PROFILE = {option: TREE[option] for option in ("profile", "flavour")}
@@ -323,7 +323,7 @@ def inspect(
 
 LOADING = {
     "order": "only these load orders: names or globs in profiles/orders/, ORDER@RUN, all, or paths (may be repeated)",
-    "host": "only these hosts: names in profiles/hosts/ or paths of .toml files (may be repeated)",
+    "host": "only these hosts: names or globs in profiles/hosts/, all, or paths of .toml files (may be repeated)",
     "no_known": "count known findings too",
 }
 

@@ -55,7 +55,7 @@ from kbuild.load.runner import loading
 from kbuild.load.trace.compare import answers_in, compare
 from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
-from kbuild.profile import SHIPPED, Profile, find_orders, read_profile, reference, resolve_reference
+from kbuild.profile import SHIPPED, Profile, find_hosts, find_orders, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import HostFacts, Run, Stage
 from kbuild.setting import keep_profile, versions
@@ -152,14 +152,17 @@ def _profile(request: GateRequest) -> Profile:
             profile = msgspec.structs.replace(profile, orders=find_orders(request.orders, Path.cwd()))
         except KeyError as error:
             raise UserError(f"--order {error.args[0]}: no such file, here or in profiles/orders/") from None
-    chosen = (("host", "hosts", request.hosts), ("rules", "rules", request.rules))
-    for option, kind, names in chosen:
-        if names:
-            files = [resolve_reference(kind, name, Path.cwd()) for name in names]
-            for name, file in zip(names, files, strict=True):
-                if file is None:
-                    raise UserError(f"--{option} {name}: no such file, here or in profiles/{kind}/")
-            profile = msgspec.structs.replace(profile, **{kind: tuple(files)})
+    if request.hosts:
+        try:
+            profile = msgspec.structs.replace(profile, hosts=find_hosts(request.hosts, Path.cwd()))
+        except KeyError as error:
+            raise UserError(f"--host {error.args[0]}: no such file, here or in profiles/hosts/") from None
+    if request.rules:
+        rules = [resolve_reference("rules", name, Path.cwd()) for name in request.rules]
+        for name, file in zip(request.rules, rules, strict=True):
+            if file is None:
+                raise UserError(f"--rules {name}: no such file, here or in profiles/rules/")
+        profile = msgspec.structs.replace(profile, rules=tuple(file for file in rules if file))
     return profile
 
 

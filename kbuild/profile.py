@@ -61,6 +61,8 @@ class Flavour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Over those of the profile."""
     orders: tuple[str, ...] = ()
     """In place of the profile's; empty: those."""
+    hosts: tuple[str, ...] = ()
+    """In place of the profile's; empty: those."""
     command_line: tuple[str, ...] = ()
     """Behind the profile's: of a word that is there twice the kernel takes the last."""
     slowness: Annotated[float, msgspec.Meta(ge=1, le=100)] = 1.0
@@ -136,7 +138,7 @@ def read_profile(name: str, flavour: str | None = None) -> Profile:
         fragments=_resolve(path, "configure.fragments", "fragments", settings.configure.fragments),
         rules=_resolve(path, "inspect.rules", "rules", settings.inspect.rules),
         orders=_orders(path, "load.orders", settings.load.orders),
-        hosts=_resolve(path, "load.hosts", "hosts", settings.load.hosts),
+        hosts=_hosts(path, "load.hosts", settings.load.hosts),
         command_line=settings.load.command_line,
         local_version=settings.build.local_version,
     )
@@ -153,12 +155,15 @@ def read_profile(name: str, flavour: str | None = None) -> Profile:
 def _flavoured(profile: Profile, key: str, flavour: Flavour) -> Profile:
     """A flavour of a profile that is resolved already."""
     _refuse_twice(profile.path, f"{key}.orders", flavour.orders)
+    _refuse_twice(profile.path, f"{key}.hosts", flavour.hosts)
     more = _resolve(profile.path, f"{key}.fragments", "fragments", flavour.fragments)
     orders = _orders(profile.path, f"{key}.orders", flavour.orders) if flavour.orders else profile.orders
+    hosts = _hosts(profile.path, f"{key}.hosts", flavour.hosts) if flavour.hosts else profile.hosts
     return msgspec.structs.replace(
         profile,
         fragments=(*profile.fragments, *more),
         orders=orders,
+        hosts=hosts,
         command_line=(*profile.command_line, *flavour.command_line),
         local_version=f"{profile.local_version}-{flavour.name}",
         flavour=flavour.name,
@@ -175,7 +180,8 @@ def resolve_reference(kind: str, name: str, beside: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-ALL_ORDERS = "all"
+ALL = "all"
+"""Every order, or every host, there is."""
 
 
 def find_orders(names: Sequence[str], beside: Path) -> OrderChoice:
@@ -189,7 +195,7 @@ def find_orders(names: Sequence[str], beside: Path) -> OrderChoice:
         if path is None and RUN_OF in name:
             file, _, run = name.rpartition(RUN_OF)
             path = resolve_reference("orders", file, beside)
-        paths = [path] if path else _matching("*" if name == ALL_ORDERS else name, beside)
+        paths = [path] if path else _matching("*" if name == ALL else name, beside, "orders")
         if not paths:
             raise KeyError(name)
         for one in paths:
@@ -198,9 +204,24 @@ def find_orders(names: Sequence[str], beside: Path) -> OrderChoice:
     return found
 
 
-def _matching(glob: str, beside: Path) -> list[Path]:
-    """Orders by a glob of their names; one that lies beside hides ours."""
-    by_name = {path.stem: path for folder in (SHIPPED, beside) for path in (folder / "orders").glob("*.toml")}
+def find_hosts(names: Sequence[str], beside: Path) -> tuple[Path, ...]:
+    """The hosts that names mean: of one file each, `all`, and globs of names in `hosts/`; each once.
+
+    Raises KeyError with the name that means nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = resolve_reference("hosts", name, beside)
+        paths = [path] if path else _matching("*" if name == ALL else name, beside, "hosts")
+        if not paths:
+            raise KeyError(name)
+        found |= dict.fromkeys(paths)
+    return tuple(found)
+
+
+def _matching(glob: str, beside: Path, kind: str) -> list[Path]:
+    """Files by a glob of their names; one that lies beside hides ours."""
+    by_name = {path.stem: path for folder in (SHIPPED, beside) for path in (folder / kind).glob("*.toml")}
     return [by_name[name] for name in sorted(fnmatch.filter(by_name, glob))]
 
 
@@ -231,6 +252,13 @@ def _orders(profile: Path, key: str, names: tuple[str, ...]) -> OrderChoice:
         return find_orders(names, profile.parent)
     except KeyError as error:
         _no_file(profile, key, "orders", error.args[0])
+
+
+def _hosts(profile: Path, key: str, names: tuple[str, ...]) -> tuple[Path, ...]:
+    try:
+        return find_hosts(names, profile.parent)
+    except KeyError as error:
+        _no_file(profile, key, "hosts", error.args[0])
 
 
 def _refuse_twice(profile: Path, key: str, names: tuple[str, ...]) -> None:

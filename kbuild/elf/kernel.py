@@ -28,9 +28,11 @@ class KernelImage(msgspec.Struct, frozen=True, kw_only=True):
     """One kernel, as far as the files at hand tell."""
 
     release: str | None = None
+    """As `uname -r` says it."""
     realtime: bool = False
     """PREEMPT_RT, as its banner says (init/Makefile); the vermagic calls it `preempt` in some kernels."""
-    """As `uname -r` says it."""
+    smp: bool = False
+    """It can have more than one CPU; as its banner says."""
     vermagic: str | None = None
     """What the module loader compares with, without blanks at its end."""
     exports: Mapping[str, Export] | None = None
@@ -104,6 +106,7 @@ def read_kernel(
     return KernelImage(
         release=release,
         realtime="PREEMPT_RT" in banner,
+        smp="SMP" in banner,
         vermagic=vermagic,
         exports=exports,
         module_exports=module_exports,

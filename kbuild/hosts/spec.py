@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,8 +26,13 @@ Capability = Literal[
     "shadow-vmcs",
     "pml",
     "smp",
+    "s3",
 ]
 """What an order's `needs` may ask for. A closed list: a misspelt word would skip orders without a word."""
+
+CPUID_VENDOR: Mapping[Vendor, str] = {"intel": "GenuineIntel", "amd": "AuthenticAMD"}
+IN_CPUID = frozenset({"vmx", "svm", "npt"})
+"""What user space sees for sure: all else is in MSRs, and not every kernel tells what it read there."""
 
 
 class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +90,19 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.big_kernel is not None and size >= self.big_kernel.from_mb * (1 << 20):
             spec = msgspec.structs.replace(self, memory_mb=self.big_kernel.memory_mb, limits=self.big_kernel.limits)
         return msgspec.structs.replace(spec, limits=spec.limits.times(slowness))
+
+    def contradicted(self, vendor: str, flags: Collection[str]) -> str | None:
+        """What the guest's agent says of its CPU against this file, for a person. None: nothing.
+
+        `vendor` and `flags` are those of its first line (docs/agent.md).
+        """
+        if vendor != CPUID_VENDOR[self.vendor]:
+            return f"its CPU is {vendor or 'of no vendor'}, and it gives {self.vendor}"
+        if more := sorted({*flags} - {*self.gives}):
+            return f"its CPU has {', '.join(more)}, and gives does not say so"
+        if less := sorted(IN_CPUID & {*self.gives} - {*flags}):
+            return f"its CPU has no {', '.join(less)}, and gives says so"
+        return None
 
     @property
     def vendor(self) -> Vendor:

@@ -34,6 +34,12 @@ class Conversation:
         self._ledger.attach(reply)
         return reply
 
+    def on(self, cpu: int | None, verb: Verb, *arguments: str) -> Reply:
+        """The same, done by that CPU; None: any."""
+        return (
+            self.command(verb, *arguments) if cpu is None else self.command(Verb.ON, str(cpu), verb.value, *arguments)
+        )
+
     def answered(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> Result:
         """The command's result; where there is none the order stops."""
         if isinstance(reply.answer, Result):

@@ -112,7 +112,7 @@ class Ledger:
 
         `kind` and `subject` are those of the finding where the step itself is one.
         """
-        matches, records = judged or self._classify(reply)
+        matches, records = judged or self.classified(reply)
         self.lost = self.lost or reply.lost > 0
         subject = subject or result.module or result.action
         place = f"{self.name}/{self.at.place if self.at else 0}-{result.action}"
@@ -165,7 +165,7 @@ class Ledger:
 
     def keep_without_answer(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> None:
         """Keep a step whose command has no result: what happened instead is judged; what the log may say, it may."""
-        matches, records = self._classify(reply)
+        matches, records = self.classified(reply)
         hang = hang_of(reply, lambda: self.request.texts, matches, records, action)
         status, what = without_answer(reply, matches, hang)
         said = [LogLine(record.text) for record in reply.console.records]
@@ -232,7 +232,8 @@ class Ledger:
         self.said = said | self.said
         return said
 
-    def _classify(self, reply: Reply) -> tuple[list[Match], list[Record]]:
+    def classified(self, reply: Reply) -> tuple[list[Match], list[Record]]:
+        """What the log of a reply means, and its records."""
         records = records_of(reply)
         return classify(records, self.request.signatures, self.request.release), records
 

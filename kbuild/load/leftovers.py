@@ -15,6 +15,9 @@ from kbuild.outcome import Finding, Status, finding_id
 Texts = Mapping[str, Mapping[str, int]]
 """Of a module, by the kernel's name: where its code sections were loaded, by their names."""
 
+NO_ANSWER = "cpu-does-not-answer"
+"""The signature of a CPU that was waited for in vain."""
+
 
 class Leftovers:
     """Names the leftovers of one order."""
@@ -35,9 +38,8 @@ class Leftovers:
         of the order.
         """
         told = {f"taint/{one.taint}" for one in self._request.signatures.signatures if one.taint and one.id in said}
-        left = [
-            what for what in before.difference(after) if what not in told and not (failed and what.startswith("taint/"))
-        ]
+        quiet = (*(("taint/",) if failed else ()), *(("gone/cpu/",) if NO_ANSWER in said else ()))
+        left = [what for what in before.difference(after) if what not in told and not what.startswith(quiet)]
         return [self._finding(what, f"fault={fault}" if fault else self._order) for what in left]
 
     def _finding(self, what: str, cause: str) -> Finding:

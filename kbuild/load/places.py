@@ -24,6 +24,8 @@ from kbuild.load.request import LoadRequest
 
 T = TypeVar("T")
 
+MIN_RUNNING = 2
+"""Machines side by side: both vendors', also on one CPU."""
 ORDERS_PER_BOOT = 3
 """With fewer orders for each, another machine's boot costs more than it saves."""
 
@@ -31,8 +33,10 @@ ORDERS_PER_BOOT = 3
 class Place:
     """Room for one machine at a time, with a thread of its own: an emulator dies with the thread that started it."""
 
-    def __init__(self, spec: HostSpec, number: int) -> None:
+    def __init__(self, spec: HostSpec, number: int, running: threading.Semaphore) -> None:
+        """`running`: a machine that is at work holds one; there are as many as machines may run at once."""
         self.spec = spec
+        self._running = running
         self.number = number
         """From 1, on its host."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.label)
@@ -91,15 +95,16 @@ class Place:
     ) -> Iterator[Boot]:
         """A machine with these modules: the one that was booted ahead with this very kernel, or one that starts now.
 
-        The machine ends with the context; the rest is as for `boot()`.
+        The machine ends with the context; the rest is as for `boot()`. Waits while enough others run.
         """
-        if self._ahead and (started := self._take(request, modules)):
-            with self._machine:
+        with self._running:
+            if self._ahead and (started := self._take(request, modules)):
+                with self._machine:
+                    yield started
+                return
+            self.discard()
+            with boot(request, self.spec, number, modules, slowness, tell) as started:
                 yield started
-            return
-        self.discard()
-        with boot(request, self.spec, number, modules, slowness, tell) as started:
-            yield started
 
     def _take(self, request: LoadRequest, modules: Collection[str]) -> Boot | None:
         """The machine that was booted ahead, with its modules; None if it cannot be used."""
@@ -132,8 +137,12 @@ class Places:
     def __init__(self, hosts: Sequence[HostSpec], orders: int, cpus: int | None = None) -> None:
         cpus = cpus or os.cpu_count() or 1
         counts = share(hosts, orders, cpus)
+        # Each host has its place; with many hosts most of them wait for a CPU.
+        running = threading.Semaphore(max(cpus, MIN_RUNNING))
         self._places = [
-            Place(spec, number) for spec, count in zip(hosts, counts, strict=True) for number in range(1, count + 1)
+            Place(spec, number, running)
+            for spec, count in zip(hosts, counts, strict=True)
+            for number in range(1, count + 1)
         ]
         self._free_cpus = threading.Semaphore(max(1, cpus - 1))
         self._request: LoadRequest | None = None

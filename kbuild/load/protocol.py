@@ -45,6 +45,10 @@ class Verb(StrEnum):
     SECTIONS = "sections"
     FAULT = "fault"
     LOOK = "look"
+    CPU = "cpu"
+    ON = "on"
+    TOGETHER = "together"
+    SUSPEND = "suspend"
     POWEROFF = "poweroff"
     RESTART = "restart"
 
@@ -160,6 +164,8 @@ class Result(_Message, frozen=True, tag="result"):
     exit_detail: Count | None = None
     more: bool | None = None
     lost: Count | None = None
+    parts: tuple[str, ...] = ()
+    """Of `together`, for each command: `17 240 1250` is its errno, when it began, and how long it took, in µs."""
     left: Count | None = None
     """Allocations that were still to come before the one that was to fail; 0: it has failed."""
 

@@ -95,6 +95,17 @@ class LoadRequest:
         """Whether modules call the tracer: those of a kernel all do, or none."""
         return any("ftrace" in image.traits for image in self.modules.modules.values())
 
+    @cached_property
+    def smp(self) -> bool:
+        """Whether the kernel can have more than one CPU; one that does not say so has one."""
+        return self.modules.kernel is not None and self.modules.kernel.smp
+
+    @cached_property
+    def suspends(self) -> bool:
+        """Whether the kernel has SUSPEND: it exports pm_suspend() then (kernel/power/suspend.c). Unknown: it may."""
+        kernel = self.modules.kernel
+        return kernel is None or kernel.exports is None or "pm_suspend" in kernel.exports
+
     @property
     def question(self) -> Question:
         """What the rules want to see in a trace. Raises MalformedError for a damaged module."""

@@ -5,26 +5,32 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 
+import msgspec
+
 from kbuild import log
-from kbuild.hosts.emulator import POWERED_OFF, REBOOTED
 from kbuild.hosts.spec import HostSpec
 from kbuild.load.boot import Boot
 from kbuild.load.checks import Checks
 from kbuild.load.conversation import Conversation, StopError
 from kbuild.load.guests import SmokeKind, expected_output
+from kbuild.load.judge import Judge
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.ledger import Ledger
 from kbuild.load.leftovers import Leftovers
+from kbuild.load.machine import MachineSteps
 from kbuild.load.orders.conditions import NoneHolds, choose, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
 from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.request import LoadRequest
-from kbuild.load.session import End, Reply
+from kbuild.load.session import Reply
 from kbuild.load.state import State
 from kbuild.load.trace.record import Recorder
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
+
+RUNS_ON = "smoke:guest"
+"""That a guest without end ran, as hosts are known to do it."""
 
 
 class OrderRun:
@@ -35,18 +41,19 @@ class OrderRun:
     ) -> None:
         """`before` is the host's state before the order."""
         self._request = request
-        self._spec = spec
-        self._boot = boot
-        self._knowledge = knowledge
         self._plan = plan
         self._facts = plan.facts
         self._ledger = Ledger(request, spec, boot, plan)
+        self._boot = boot
         self._talk = Conversation(boot.session, self._ledger, before)
+        self._judge = Judge(spec.id, knowledge, request)
+        self._machine = MachineSteps(self._talk, self._ledger, self._judge)
         self._recorder = Recorder(self._talk, self._ledger)
         self._leftovers = Leftovers(request, plan.id)
         self._checks = Checks(self._talk, self._ledger, self._leftovers)
         self._loaded: set[str] = set()
-        self._held = False
+        self._held: str | None = None
+        """What a process of the agent's holds."""
         self._added: list[str] = []
         """Modules that were loaded because others depend on them, in order."""
         self.clean = False
@@ -68,7 +75,10 @@ class OrderRun:
         except StopError:
             self.stopped_at = self._ledger.at.place if self._ledger.at else None
             self._recorder.stop()
-        return self._ledger.transcript()
+        transcript = self._ledger.transcript()
+        if self._machine.cannot and transcript.status in (Status.PASS, Status.SKIP):
+            return msgspec.structs.replace(transcript, status=Status.SKIP, reason=self._machine.cannot)
+        return transcript
 
     def do(self) -> None:
         """The order's steps, and the end of what they loaded."""
@@ -93,18 +103,24 @@ class OrderRun:
                     self._load(step, step.load)
                 case "unload":
                     assert step.unload is not None
-                    self._unload(step.unload, self._expectation(step))
+                    self._call(Verb.UNLOAD, step.unload, {}, self._expectation(step), cpu=step.on_cpu)
                 case "smoke":
                     for kind in step.smoke or ():
-                        self._smoke(kind, self._expectation(step))
+                        self._smoke(kind, self._expectation(step), step.on_cpu)
                 case "trace" if planned.ends:
                     self._recorder.end(step)
                 case "trace":
                     self._recorder.begin(step)
                 case "reboot":
-                    self._reboot(step)
+                    self.off = self._machine.reboot(step)
+                case "cpu":
+                    self._machine.cpu(step, self._expectation(step))
+                case "suspend":
+                    self._machine.suspend(step, self._expectation(step))
+                case "together":
+                    self._together(step, self._expectation(step))
                 case "hold":
-                    self._hold(step.hold, self._expectation(step))
+                    self._hold(step.hold, self._expectation(step), cpu=step.on_cpu)
                 case "release":
                     self._hold(None)
                 case _:
@@ -129,7 +145,7 @@ class OrderRun:
     def _load(self, step: Step, module: str) -> None:
         expectation = self._expectation(step)
         self._load_dependencies(module)
-        self._call(Verb.LOAD, module, self._plan.given(module) | step.given, expectation)
+        self._call(Verb.LOAD, module, self._plan.given(module) | step.given, expectation, cpu=step.on_cpu)
 
     def _load_dependencies(self, module: str) -> None:
         for needed in self._request.modules.load_sequence(module):
@@ -149,17 +165,25 @@ class OrderRun:
             if module in self._loaded:
                 self._unload(module, SUCCESS, added="was loaded because others depend on it")
 
+    def _arguments(self, verb: Verb, module: str, params: dict[str, str]) -> list[str]:
+        """Of a load or unload, as the agent takes them."""
+        if verb is Verb.UNLOAD:
+            return [kernel_name(module)]
+        return [f"{self._request.modules[module].name}.ko", *(f"{name}={value}" for name, value in params.items())]
+
     def _call(
-        self, verb: Verb, module: str, params: dict[str, str], expectation: Expectation, added: str | None = None
+        self,
+        verb: Verb,
+        module: str,
+        params: dict[str, str],
+        expectation: Expectation,
+        added: str | None = None,
+        cpu: int | None = None,
     ) -> None:
         """Load or unload one module, and judge what came back."""
         name = kernel_name(module)
-        if verb is Verb.LOAD:
-            arguments = (f"{self._request.modules[module].name}.ko", *(f"{k}={v}" for k, v in params.items()))
-        else:
-            arguments = (name,)
         self._recorder.before(verb.value, name)
-        reply = self._talk.command(verb, *arguments)
+        reply = self._talk.on(cpu, verb, *self._arguments(verb, module, params))
         got = self._talk.answered(reply, verb.value, name, expectation)
         if got.errno == 0:
             (self._loaded.add if verb is Verb.LOAD else self._loaded.discard)(name)
@@ -170,7 +194,9 @@ class OrderRun:
         if got.refs is not None:
             detail = {"refs": str(got.refs), "holders": " ".join(got.holders)}
             detail |= {"open": ", ".join(_opened(got))} if got.open else {}
-        status, reason = self._judge_errno(verb, name, got.errno, expectation)
+        # A load that should succeed also fails where the emulator does not have what the module needs.
+        known = f"load:{name}" if verb is Verb.LOAD else None
+        status, reason = self._judge.errno(f"{verb} {name}", got.errno, expectation, known)
         if reason and got.refs is not None:
             users = [f"used by {holder}" for holder in got.holders] + _opened(got)
             reason += f"; {got.refs} references: {', '.join(users) or 'of nobody that is known'}"
@@ -192,50 +218,46 @@ class OrderRun:
         if status != Status.PASS:
             raise StopError
         if verb is Verb.LOAD and got.errno == 0:
-            self._knowledge.note(f"load:{name}", self._request.kind, self._request.run)
+            self._judge.note(f"load:{name}")
 
-    def _reboot(self, step: Step) -> None:
-        """The guest's end: it says its last word, and then the machine goes off or is reset."""
-        restart = step.reboot == "restart"
-        reply = self._talk.end(Verb.RESTART if restart else Verb.POWEROFF)
-        did = reply.detail.rpartition(": ")[2]
-        self.off = (
-            reply.end is End.EXIT and self._boot.session.said_bye and did == (REBOOTED if restart else POWERED_OFF)
-        )
-        if not self.off:
-            self._ledger.keep_without_answer(reply, "reboot", str(step.reboot))
-            raise StopError
-        result = StepResult(
-            number=self._ledger.next_number,
-            action="reboot",
-            status=Status.PASS,
-            why=step.why,
-            detail={"to": str(step.reboot)},
-        )
-        self._ledger.keep(result, reply, kind="reboot")
+    def _together(self, step: Step, expectation: Expectation) -> None:
+        """Loads, unloads and CPUs that go or come, at once."""
+        parts: list[tuple[int, str, list[str]]] = []
+        for part in step.step:
+            assert part.on_cpu is not None
+            if part.cpu is not None:
+                parts.append((part.on_cpu, Verb.CPU.value, [*part.cpu.words]))
+                continue
+            module = part.load or part.unload or ""
+            verb = Verb.LOAD if part.load else Verb.UNLOAD
+            if part.load:
+                self._load_dependencies(module)
+            given = self._plan.given(module) | part.given
+            parts.append((part.on_cpu, verb.value, self._arguments(verb, module, given)))
+        errnos = self._machine.together(parts, expectation)
+        for part, number in zip(step.step, errnos, strict=True):
+            if part.load and number == 0:
+                self._loaded.add(kernel_name(part.load))
+            elif part.unload and number == 0:
+                self._loaded.discard(kernel_name(part.unload))
 
-    def _judge_errno(self, verb: Verb, module: str, number: int, expectation: Expectation) -> tuple[Status, str | None]:
-        if number == expectation.errno_number:
-            return Status.PASS, None
-        got = errno_name(number) or "success"
-        wanted = expectation.errno or "success"
-        reason = f"{verb} {module}: expected {wanted}, got {got}"
-        if expectation is not SUCCESS:
-            reason += f" ({expectation.why})"
-        if verb is Verb.LOAD and expectation.errno is None:
-            # A load that should succeed also fails where the emulator does not have what the module needs.
-            run = self._knowledge.has_done(f"load:{module}", self._request.kind)
-            if run is None:
-                return Status.ERROR, f"{reason}; no kernel of this kind was seen to load it on {self._spec.id} yet"
-            reason += f"; {self._spec.id} has loaded it with a kernel of this kind (run {run})"
-        return Status.FAIL, reason
-
-    def _hold(self, what: str | None, expectation: Expectation = SUCCESS, added: str | None = None) -> None:
+    def _hold(
+        self,
+        what: str | None,
+        expectation: Expectation = SUCCESS,
+        added: str | None = None,
+        cpu: int | None = None,
+    ) -> None:
         """Have a process hold something, or, with None, let it go."""
         verb = Verb.HOLD if what else Verb.RELEASE
-        reply = self._talk.command(verb, *([what] if what else []))
-        got = self._talk.answered(reply, verb.value, what or "what is held", expectation)
-        status, reason = self._judge_errno(verb, what or "what is held", got.errno, expectation)
+        subject = what or self._held or "what is held"
+        reply = self._talk.on(cpu, verb, *([what] if what else []))
+        got = self._talk.answered(reply, verb.value, subject, expectation)
+        guest = "guest" in (what, self._held)
+        status, reason = self._judge.errno(f"{verb} {subject}", got.errno, expectation, RUNS_ON if guest else None)
+        detail = {"what": what} if what else {}
+        if not what and guest:
+            detail = {"what": "guest", "right answers": str(got.output)}
         result = StepResult(
             number=self._ledger.next_number,
             action=verb.value,
@@ -245,19 +267,21 @@ class OrderRun:
             errno=errno_name(got.errno),
             expected=expectation.errno,
             why=expectation.why if expectation is not SUCCESS else None,
-            detail={"what": what} if what else {},
+            detail=detail | on(cpu),
         )
         self._ledger.keep(result, reply, expectation, kind="errno", subject=what)
+        self._held = what if got.errno == 0 else None
         if status != Status.PASS:
             raise StopError
-        self._held = what is not None and got.errno == 0
+        if guest and not what:
+            self._judge.note(RUNS_ON)
 
-    def _smoke(self, kind: SmokeKind, expectation: Expectation) -> None:
+    def _smoke(self, kind: SmokeKind, expectation: Expectation, cpu: int | None = None) -> None:
         value = secrets.randbits(64)
-        reply = self._talk.command(Verb.SMOKE, kind.value, str(value))
+        reply = self._talk.on(cpu, Verb.SMOKE, kind.value, str(value))
         got = self._talk.answered(reply, "smoke", kind.value, expectation)
         wanted = expected_output(kind, value)
-        detail = {"kind": kind.value, "input": f"{value:#x}"}
+        detail = {"kind": kind.value, "input": f"{value:#x}"} | on(cpu)
         if got.output is not None:
             detail["output"] = f"{got.output:#x}"
         status, reason = Status.PASS, None
@@ -271,13 +295,7 @@ class OrderRun:
             given = f"{got.output:#x}" if got.output is not None else "nothing"
             reason = f"smoke {kind}: the guest answered {given} to {value:#x}, not {wanted:#x}"
         if reason is not None:
-            run = self._knowledge.has_done(f"smoke:{kind}", self._request.kind)
-            status = Status.FAIL if run else Status.ERROR
-            reason += (
-                f"; {self._spec.id} has run this guest with a kernel of this kind (run {run})"
-                if run
-                else f"; no kernel of this kind was seen to run it on {self._spec.id} yet"
-            )
+            status, reason = self._judge.blamed(reason, f"smoke:{kind}")
         result = StepResult(
             number=self._ledger.next_number,
             action="smoke",
@@ -289,7 +307,12 @@ class OrderRun:
         )
         self._ledger.keep(result, reply, expectation, kind="smoke", subject=kind.value)
         if status == Status.PASS and got.errno == 0:
-            self._knowledge.note(f"smoke:{kind}", self._request.kind, self._request.run)
+            self._judge.note(f"smoke:{kind}")
+
+
+def on(cpu: int | None) -> dict[str, str]:
+    """The CPU that did a step, for its detail."""
+    return {} if cpu is None else {"cpu": str(cpu)}
 
 
 def _opened(got: Result) -> list[str]:

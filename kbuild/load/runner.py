@@ -78,7 +78,9 @@ def plans_for(request: LoadRequest, spec: HostSpec) -> list[Plan]:
         request.release,
         spec.vendor,
         request.symbols.__contains__,
-        gives=spec.gives,
+        gives=spec.gives if request.smp else tuple(one for one in spec.gives if one != "smp"),
+        smp=request.smp,
+        suspends=request.suspends,
         parameters=request.parameters,
         depends=request.depends,
         traced=request.traced,
@@ -273,6 +275,9 @@ class _Host:
     def _run_orders(self, started: Boot, place: Place, first: Plan) -> None:
         if any(planned.step.trace for plan in self._orders if not plan.skip for planned in plan.steps):
             warm_up(started.session)
+        if any(planned.step.suspend for plan in self._orders if not plan.skip for planned in plan.steps):
+            # A boot's first makes a virtual terminal, which stays: kernel/power/console.c, pm_prepare_console().
+            started.start.log += started.session.command(Verb.SUSPEND, "freezer").log
         before = self._state(started)
         if self._waiting or swept(first):
             started.freeze()
@@ -357,7 +362,7 @@ class _Host:
     def _needed(self) -> list[str]:
         """The modules that the orders load, with what they depend on, and both vendors' where they are there."""
         modules = self._request.modules
-        steps = [planned.step for plan in self._orders for planned in plan.steps]
+        steps = [step for plan in self._orders for planned in plan.steps for step in (planned.step, *planned.step.step)]
         named = {name for step in steps for name in (step.load, step.inject and step.module) if name}
         named |= {name for name in VENDOR_MODULES.values() if name in modules}
         names = {needed for name in named for needed in (*modules.load_sequence(name), modules[name].name)}
@@ -367,9 +372,11 @@ class _Host:
         """The transcript of an order whose boot did not reach the agent, or reached another kernel."""
         session = started.session
         if session.hello is not None and session.ended is None:
-            if session.hello.kernel == self._request.release:
-                return None
             reason = f"the host runs {session.hello.kernel}, not {self._request.release}"
+            if session.hello.kernel == self._request.release:
+                if (other := self._spec.contradicted(session.hello.vendor, session.hello.flags)) is None:
+                    return None
+                reason = f"the host is not what its file says: {other}"
             return self._not_run(order, reason, boot=started.number)
         records = records_of(started.start)
         matches = classify(records, self._request.signatures, self._request.release)

@@ -106,6 +106,17 @@ def checked(command: bytes) -> bytes:
         (b"3 smoke real-mode -1", 3, "the input is no decimal 64-bit number"),
         (b"3 trace /etc/passwd x", 3, "not a file of tracefs"),
         (b"3 trace per_cpu/../../x", 3, "not a file of tracefs"),
+        (b"3 cpu off 1", 3, "neither online nor offline"),
+        (b"3 cpu offline ../1", 3, "not the number of a processor"),
+        (b"3 cpu offline 1024", 3, "not the number of a processor"),
+        (b"3 on 1 unload ../kvm", 3, "not a plain name"),
+        (b"3 on one unload kvm", 3, "not the number of a processor"),
+        (b"3 on 1 poweroff", 3, "no verb inside another one"),
+        (b"3 on 1 on 1 unload kvm", 3, "no verb inside another one"),
+        (b"3 together 0 unload kvm ; 1 unload ../kvm", 3, "not a plain name"),
+        (b"3 together 0 unload kvm ; ; 1", 3, "not two to four commands, each with its processor, parted by ;"),
+        (b"3 together 0 rearm 1 rearm x", 3, "not two to four commands, each with its processor, parted by ;"),
+        (b"3 suspend disk", 3, "no level of suspend"),
         (b"3 traced ../x 0", 3, "not a file of tracefs"),
         (b"3 traced trace", 3, "not the arguments of this verb"),
         (b"3 sections kvm/x", 3, "not a plain name"),
@@ -125,6 +136,22 @@ def test_drives_of_a_machine_that_is_not_its_own_are_left_alone(talk: Talk) -> N
     (answer,) = talk(checked(b"3 fetch"))
     assert isinstance(answer, Result)
     assert errno_name(answer.errno) == "EPERM"
+
+
+def test_a_machine_that_is_not_its_own_is_not_sent_to_sleep(talk: Talk) -> None:
+    (result,) = talk(encode(1, Verb.SUSPEND, "core"))
+    assert isinstance(result, Result)
+    assert errno_name(result.errno) == "EPERM"
+
+
+def test_several_commands_at_once(talk: Talk) -> None:
+    (result,) = talk(encode(1, Verb.TOGETHER, "0", "load", "none.ko", ";", "0", "param", "no_such", "x"))
+    assert isinstance(result, Result)
+    assert result.errno == 0
+    assert [part.split(" ")[0] for part in result.parts] == ["2", "2"], "ENOENT, each for itself"
+    (result,) = talk(encode(1, Verb.ON, "1000", "param", "no_such", "x"))
+    assert isinstance(result, Result)
+    assert (errno_name(result.errno), result.where) == ("EINVAL", "sched_setaffinity")
 
 
 def test_a_command_that_lost_bytes_on_its_way_is_refused_and_never_done(talk: Talk) -> None:

@@ -105,3 +105,18 @@ def test_what_failing_allocations_leave_is_found(shared_tool: Tool) -> None:
 
     done = shared_tool.run(*words, "--order", "faults-vendor@15000")
     assert [one["status"] for one in json.loads(done.stdout)["transcripts"]] == ["SKIP"], "no load makes so many"
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_two_cpus_and_sleep(shared_tool: Tool, series: str) -> None:
+    """CPUs that come and go, two loads at once, suspend, in both emulators. Footprints have CPU hotplug's states."""
+    done = shared_tool.run("gate", "--tree", f"debian:{series}", "--flavour", "smp", "--json")
+    assert done.returncode == 0, done.stderr
+    transcripts = json.loads(done.stdout)["transcripts"]
+    assert {one["status"] for one in transcripts} <= {"PASS", "SKIP"}
+    passed = {(one["host"], one["order"]) for one in transcripts if one["status"] == "PASS"}
+    for host in ("qemu-svm-2cpu", "bochs-vmx-2cpu"):
+        assert {(host, name) for name in ("smp-at-once", "smp-hotplug", "smp-hotplug-guest", "suspend")} <= passed
+    assert ("qemu-svm", "suspend-to-ram") in passed
+    checks = [step for one in transcripts for step in one["steps"] if step["detail"].get("what") == "footprint"]
+    assert all("cpuhp" not in step["detail"].get("not looked at", "") for step in checks)

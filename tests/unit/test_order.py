@@ -94,12 +94,12 @@ def test_what_is_read(tmp_path: Path) -> None:
             'load = "{vendor}"\n',
             "",
             "6: step[0]: a step has exactly one of load, unload, smoke, hold, release, "
-            "check, inject, reboot, repeat, trace; this one has none",
+            "check, inject, cpu, suspend, together, reboot, repeat, trace; this one has none",
         ),
         (
             'load = "{vendor}"',
-            'cpu = "kvm"',
-            "7: step[0].cpu: action 'cpu' is not known here; known: load, unload",
+            'park = "kvm"',
+            "7: step[0].park: action 'park' is not known here; known: load, unload",
         ),
         ('load = "{vendor}"', "repeat = 3", "7: step[0].repeat: 'repeat' needs 'step'"),
         (
@@ -114,8 +114,8 @@ def test_what_is_read(tmp_path: Path) -> None:
         ),
         (
             'unload = "{vendor}"',
-            "repeat = 2\n[[step.step]]\ncpu = 'kvm'",
-            "31: step[3].step[0].cpu: action 'cpu'",
+            "repeat = 2\n[[step.step]]\npark = 'kvm'",
+            "31: step[3].step[0].park: action 'park'",
         ),
         (
             'unload = "{vendor}"',
@@ -130,7 +130,7 @@ def test_what_is_read(tmp_path: Path) -> None:
             "[[step.step.step.step]]\nload = 'kvm'",
             "step[3].step: there is one tracer: a trace holds no other one",
         ),
-        ('load = "{other_vendor}"', 'load = "kvm"\ncpu = "x"', "12: step[1].cpu: action 'cpu' is not known"),
+        ('load = "{other_vendor}"', 'load = "kvm"\npark = "x"', "12: step[1].park: no such key"),
         (
             'check = "footprint"',
             'check = "dmesg"',

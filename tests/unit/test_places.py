@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_a_machine_that_cannot_get_its_modules_is_given_up_for_another(
     monkeypatch.setattr("kbuild.load.places.boot", boot)
     (tmp_path / "kernel").touch()
     request: Any = SimpleNamespace(kernel=tmp_path / "kernel", command_line=(), modules={})
-    place = Place(host(None), 1)
+    place = Place(host(None), 1, threading.Semaphore(1))
     place.submit(lambda: place.boot_ahead(request)).result()
     assert (tmp_path / "boot-1").exists()
 

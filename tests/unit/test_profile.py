@@ -9,7 +9,7 @@ import pytest
 
 from kbuild.elf.rules.spec import read_rules
 from kbuild.errors import UserError
-from kbuild.profile import SHIPPED, find_orders, read_profile
+from kbuild.profile import SHIPPED, find_hosts, find_orders, read_profile
 
 PROFILE = """\
 title = "t"
@@ -139,7 +139,7 @@ def test_a_flavour_is_the_profile_with_more_on_top(profile: Path) -> None:
         ("fragments = []\nslowness = 0", "slowness: expected `float` >= 1"),
         (
             "fragments = []\nslow = 2",
-            "slow: no such key; known here: name, title, fragments, orders, command_line, slowness",
+            "slow: no such key; known here: name, title, fragments, orders, hosts, command_line, slowness",
         ),
         ('fragments = []\nname = "a b"', "name: expected `str` matching regex"),
     ],
@@ -162,5 +162,18 @@ def test_flavours_have_different_names(profile: Path) -> None:
 
 
 def test_a_flavour_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(UserError, match=r"--flavour nothing: .* known: debug, kasan, fault, trace"):
+    with pytest.raises(UserError, match=r"--flavour nothing: .* known: debug, kasan, fault, trace, smp"):
         read_profile("default", "nothing")
+
+
+def test_hosts_by_glob(tmp_path: Path) -> None:
+    ours = SHIPPED / "hosts"
+    (tmp_path / "hosts").mkdir()
+    hides, mine = (tmp_path / "hosts" / f"{name}.toml" for name in ("qemu-svm", "mine"))
+    hides.touch()
+    mine.touch()
+    assert find_hosts(["qemu-svm", "qemu-*"], tmp_path)[0] == hides
+    assert len({*find_hosts(["qemu-svm", "qemu-*"], tmp_path)}) == len([*ours.glob("qemu-*.toml")])
+    assert {*find_hosts(["all"], tmp_path)} == {*ours.glob("*.toml"), mine, hides} - {ours / "qemu-svm.toml"}
+    with pytest.raises(KeyError, match="no-such"):
+        find_hosts(["qemu-svm", "no-such*"], tmp_path)

@@ -77,9 +77,43 @@ static const struct verb verbs[] = {
 	{ "traced", 2, 2, verb_traced, check_trace },
 	{ "fault", 3, MAX_ARGUMENTS, verb_fault, check_fault },
 	{ "look", 0, 0, verb_look, check_names },
+	{ "cpu", 2, 2, verb_cpu, check_cpu },
+	{ "on", 2, MAX_ARGUMENTS, verb_on, check_on },
+	{ "together", 5, MAX_ARGUMENTS, verb_together, check_together },
+	{ "suspend", 1, 1, verb_suspend, check_suspend },
 	{ "poweroff", 0, 0, NULL, check_names },
 	{ "restart", 0, 0, NULL, check_names },
 };
+
+static const char *find_verb(const struct command *command, const struct verb **verb)
+{
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+		if (strcmp(command->verb, verbs[i].name))
+			continue;
+		*verb = &verbs[i];
+		if (command->argc < verbs[i].min_args || command->argc > verbs[i].max_args)
+			return "not the arguments of this verb";
+		return verbs[i].check(command);
+	}
+	return "no such verb";
+}
+
+const char *check_inner(const struct command *command)
+{
+	const struct verb *verb = NULL;
+	const char *why = find_verb(command, &verb);
+
+	if (!why && (!verb->run || verb->run == verb_on || verb->run == verb_together))
+		return "no verb inside another one";
+	return why;
+}
+
+int run_inner(const struct command *command, struct answer *answer)
+{
+	const struct verb *verb = NULL;
+
+	return find_verb(command, &verb) ? EINVAL : verb->run(command, answer);
+}
 
 static int hex_digit(char c)
 {
@@ -159,15 +193,7 @@ static const char *parse(char *text, size_t length, struct command *command, con
 			return "too many arguments";
 		command->argv[command->argc++] = argument;
 	}
-	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
-		if (strcmp(command->verb, verbs[i].name))
-			continue;
-		*verb = &verbs[i];
-		if (command->argc < verbs[i].min_args || command->argc > verbs[i].max_args)
-			return "not the arguments of this verb";
-		return verbs[i].check(command);
-	}
-	return "no such verb";
+	return find_verb(command, verb);
 }
 
 static void refuse(const struct agent *agent, uint64_t id, const char *why)

@@ -58,7 +58,7 @@ void kmsg_drain(struct kmsg *log);
 void kmsg_step_begin(struct kmsg *log, uint64_t id);
 void kmsg_step_end(struct kmsg *log);
 
-/* verbs.c, users.c, state.c, smoke.c, disk.c, trace.c, fault.c: what runs in a process of its own. */
+/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, disk.c, trace.c, fault.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -82,6 +82,10 @@ struct answer {
 struct shared {
 	char doing[DOING_BYTES];	/* what such a process is at: told when it is killed */
 	pid_t holder;			/* of `hold`, or 0 */
+	bool guest;			/* it runs a guest, until it is told to stop */
+	bool stop;
+	int guest_error;		/* why that ended; 0: it was told to */
+	uint64_t rounds;		/* right answers of the guest so far */
 	int alive[2];			/* a pipe that nobody writes to: it has an end when the agent does */
 };
 
@@ -108,11 +112,28 @@ int verb_fault(const struct command *command, struct answer *answer);
 int verb_look(const struct command *command, struct answer *answer);
 int verb_hold(const struct command *command, struct answer *answer);
 int verb_release(const struct command *command, struct answer *answer);
+int verb_cpu(const struct command *command, struct answer *answer);
+int verb_on(const struct command *command, struct answer *answer);
+int verb_together(const struct command *command, struct answer *answer);
+int verb_suspend(const struct command *command, struct answer *answer);
 /* Why these arguments can not be meant, or NULL. */
+const char *check_cpu(const struct command *command);
+const char *check_on(const struct command *command);
+const char *check_together(const struct command *command);
+const char *check_suspend(const struct command *command);
 const char *check_hold(const struct command *command);
 const char *check_smoke(const struct command *command);
 const char *check_trace(const struct command *command);
 const char *check_fault(const struct command *command);
+
+/* agent.c: a command that is part of another one: why it can not be meant, or NULL; and doing it. */
+const char *check_inner(const struct command *command);
+int run_inner(const struct command *command, struct answer *answer);
+/*
+ * smoke.c: runs a guest that computes for ever, until shared->stop or the agent's end.
+ * Writes an int into `told` when it has given its first answer (0) or cannot run (errno).
+ */
+int run_counting(int told);
 
 /* fault.c: a system call, in which an allocation fails where `answer` says so. */
 long fault_syscall(struct answer *answer, long number, long a, long b, long c);

@@ -51,6 +51,19 @@ gdt_pointer:
 	END protected_mode
 
 	.code64
+	/* Computes for ever: one answer after the other, each from the last one, most of the time without an exit. */
+	GUEST counting
+	START
+1:	movl	$20000, %ecx
+2:	decl	%ecx
+	jnz	2b
+	movq	%rbx, %rax
+	MIX	%rbx, %rax
+	ANSWER
+	outb	%al, $GUEST_PAUSE
+	jmp	1b
+	END counting
+
 	GUEST long_mode
 	START
 	movq	%rbx, %rax

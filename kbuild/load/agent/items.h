@@ -30,6 +30,7 @@ bool add_sysfs(struct items *items, const char *what);
 bool add_objects(struct items *items, const char *what);
 bool add_workqueues(struct items *items, const char *what);
 bool add_cpuhp(struct items *items, const char *what);
+bool add_cpus(struct items *items, const char *what);
 bool add_threads(struct items *items, const char *what);
 bool add_vmalloc(struct items *items, const char *what);
 bool add_taint(struct items *items, const char *what);

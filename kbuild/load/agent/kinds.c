@@ -19,6 +19,7 @@ static const struct kind {
 	{ "thread", LOOK_STATE, add_threads },
 	{ "vmalloc", LOOK_STATE, add_vmalloc },
 	{ "cpuhp", LOOK_STATE, add_cpuhp },
+	{ "cpu", LOOK_STATE, add_cpus },
 	{ "taint", LOOK_STATE, add_taint },
 };
 

@@ -64,6 +64,27 @@ bool add_cpuhp(struct items *items, const char *what)
 	return add_lines(items, what, "/sys/devices/system/cpu/hotplug/states", add_cpuhp_state);
 }
 
+/* "0-1,3": Documentation/admin-guide/cputopology.rst. */
+bool add_cpus(struct items *items, const char *what)
+{
+	char text[256], *next = text, *range;
+
+	if (host_read_file("/sys/devices/system/cpu/online", text, sizeof(text)) <= 0)
+		return false;
+	while ((range = strsep(&next, ","))) {
+		char *end;
+		unsigned long first = strtoul(range, &end, 10), last = *end == '-' ? strtoul(end + 1, NULL, 10) : first;
+
+		for (; first <= last && last < MAX_COUNTS; first++) {
+			char item[24];
+
+			snprintf(item, sizeof(item), "%lu", first);
+			items_add(items, what, item);
+		}
+	}
+	return true;
+}
+
 /* How often something comes. */
 struct count {
 	char name[300];

@@ -5,11 +5,14 @@
  * Each kind of guest computes its answer from an input that the host draws, and
  * goes through another part of KVM for it. What each does is in docs/agent.md.
  */
+#define _GNU_SOURCE		/* sched_setaffinity */
 #include "agent.h"
 #include "vm.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +99,62 @@ static void tell_exit(const struct vcpu *vcpu, struct line *result)
 	line_number(result, "exit_reason", vcpu->run->exit_reason);
 	if (exit_detail(vcpu->run))
 		line_number(result, "exit_detail", exit_detail(vcpu->run));
+}
+
+CODE(counting);
+
+/* guest_macros.h, MIX: what the guest computes next. */
+static uint64_t next_answer(uint64_t last)
+{
+	return last * 0x9e3779b97f4a7c15 + (last << 23 | last >> 41);
+}
+
+/* One round, however often it is interrupted: a suspend stops KVM_RUN as a signal does. */
+static int count_once(struct vm *vm)
+{
+	int error;
+
+	vm->output = vm->output_bytes = 0;
+	do {
+		vm->vcpu[0].exits = 0;
+		error = vcpu_run_to_pause(vm, &vm->vcpu[0]);
+	} while (error == EINTR);
+	return error;
+}
+
+/* Where it is to run on one processor it goes back to that as soon as there is such a one again. */
+static void stay(const cpu_set_t *home)
+{
+	if (CPU_COUNT(home) == 1)
+		sched_setaffinity(0, sizeof(*home), home);
+}
+
+int run_counting(int told)
+{
+	static struct vm vm = { .fd = -1, .vcpu = { { .fd = -1 }, { .fd = -1 } }, .input = 0x1234567 };
+	struct pollfd agent = { .fd = shared->alive[0], .events = POLLIN };
+	uint64_t wanted = vm.input, after_stop = 0;
+	cpu_set_t home;
+	int error;
+
+	sched_getaffinity(0, sizeof(home), &home);
+	vm.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	error = vm.kvm < 0 ? errno : boot_long_mode(&vm, &counting, false);
+	while (!error && after_stop < 2) {
+		error = count_once(&vm);
+		wanted = next_answer(wanted);
+		if (!error && vm.output != wanted)
+			error = EPROTO;
+		if (error || poll(&agent, 1, 0) > 0)
+			break;
+		if (++shared->rounds == 1 && write(told, &error, sizeof(error)) != sizeof(error))
+			break;
+		after_stop += __atomic_load_n(&shared->stop, __ATOMIC_SEQ_CST);
+		stay(&home);
+	}
+	if (!shared->rounds && write(told, &error, sizeof(error)) < 0)
+		error = error ?: EIO;
+	return error;
 }
 
 int verb_smoke(const struct command *command, struct answer *answer)

@@ -18,6 +18,8 @@
 #include <unistd.h>
 
 #define HOLDER "kvm-hold"
+#define GUEST "guest"
+#define STOP_MS 10000		/* a guest that is told to stop answers in a thousandth of that */
 
 static bool is_of_kvm(const char *target)
 {
@@ -114,7 +116,7 @@ static int open_one(const char *what)
 
 const char *check_hold(const struct command *command)
 {
-	static const char *const known[] = { "kvm-device", "vm", "vcpu" };
+	static const char *const known[] = { "kvm-device", "vm", "vcpu", GUEST };
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (!strcmp(command->argv[0], known[i]))
@@ -125,13 +127,18 @@ const char *check_hold(const struct command *command)
 /* The process lives until it is released, or the agent is gone: then the pipe has an end. */
 static _Noreturn void hold(const char *what, const struct answer *answer, int told)
 {
-	int error = open_one(what);
+	int error;
 	char byte;
 
-	error = error < 0 ? -error : 0;
 	prctl(PR_SET_NAME, HOLDER);
 	close(answer->fd);
 	close(shared->alive[1]);
+	if (shared->guest) {
+		shared->guest_error = run_counting(told);
+		_exit(0);
+	}
+	error = open_one(what);
+	error = error < 0 ? -error : 0;
 	if (write(told, &error, sizeof(error)) != sizeof(error) || error)
 		_exit(0);
 	close(told);
@@ -147,6 +154,10 @@ int verb_hold(const struct command *command, struct answer *answer)
 
 	if (shared->holder)
 		return EBUSY;
+	shared->guest = !strcmp(command->argv[0], GUEST);
+	shared->stop = false;
+	shared->guest_error = EIO;	/* as long as it does not say otherwise: it was killed */
+	shared->rounds = 0;
 	if (pipe2(told, O_CLOEXEC))
 		return errno;
 	pid = fork();
@@ -164,19 +175,36 @@ int verb_hold(const struct command *command, struct answer *answer)
 	return error;
 }
 
+/* It has to answer once more: a guest that stands still was not harmed by nothing. */
+static int stop_guest(pid_t pid, struct pollfd *ended, struct answer *answer)
+{
+	bool late;
+
+	__atomic_store_n(&shared->stop, true, __ATOMIC_SEQ_CST);
+	late = poll(ended, 1, STOP_MS) == 0;
+	if (late) {
+		kill(pid, SIGKILL);
+		while (poll(ended, 1, -1) < 0)
+			;
+	}
+	line_number(answer->result, "output", shared->rounds);
+	return late ? ETIMEDOUT : shared->guest_error;
+}
+
 int verb_release(const struct command *command, struct answer *answer)
 {
 	struct pollfd ended = { .events = POLLIN };
 	pid_t pid = shared->holder;
 
 	(void)command;
-	(void)answer;
 	if (!pid)
 		return ESRCH;
 	ended.fd = syscall(SYS_pidfd_open, pid, 0);
 	if (ended.fd < 0)
 		return errno;
 	shared->holder = 0;
+	if (shared->guest)
+		return stop_guest(pid, &ended, answer);
 	if (kill(pid, SIGKILL))
 		return errno;
 	/* It has closed its files when it can be waited for: kernel/exit.c, do_exit(). */

@@ -27,6 +27,10 @@ class Facts:
     """Of each module of the artifacts, by its kernel's name, those that it needs itself."""
     traced: bool = True
     """The modules call the tracer (CONFIG_FUNCTION_TRACER)."""
+    smp: bool = True
+    """The kernel can have more than one CPU: else its host does not give any, whatever it has."""
+    suspends: bool = True
+    """The kernel has SUSPEND."""
     given: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The setting that the run is about: of `kvm.tdp_mmu` the value."""
 
@@ -54,6 +58,8 @@ def applies(order: Order, facts: Facts) -> str | None:
         return f"there is no {', '.join(f'{name}.ko' for name in missing)}"
     for need in order.needs:
         if not gives(need, facts.gives):
+            if need == "smp" and not facts.smp:
+                return "the kernel is for one CPU (--flavour smp builds one for more)"
             return f"it needs {need}, and the host gives {', '.join(sorted(facts.gives)) or 'nothing'}"
     for name in order.parameters:
         if not facts.has_parameter(name):

@@ -38,13 +38,16 @@ class Grammar:
 
 
 ACTIONS: Mapping[str, Grammar] = {
-    "load": Grammar(takes=("params",), expects=True),
-    "unload": Grammar(expects=True),
-    "smoke": Grammar(expects=True),
-    "hold": Grammar(expects=True),
+    "load": Grammar(takes=("params", "on_cpu"), expects=True),
+    "unload": Grammar(takes=("on_cpu",), expects=True),
+    "smoke": Grammar(takes=("on_cpu",), expects=True),
+    "hold": Grammar(takes=("on_cpu",), expects=True),
     "release": Grammar(),
     "check": Grammar(),
     "inject": Grammar(needs=("module",), takes=("params", "tolerate", "log", "why")),
+    "cpu": Grammar(takes=("on_cpu",), expects=True),
+    "suspend": Grammar(expects=True),
+    "together": Grammar(needs=("step",), expects=True),
     "reboot": Grammar(takes=("why",)),
     "repeat": Grammar(needs=("step",)),
     "trace": Grammar(needs=("step",)),
@@ -60,7 +63,7 @@ CHECKS: Mapping[str, Grammar] = {
     "memory": Grammar(),
     "drift": Grammar(takes=("why",)),
 }
-MODIFIERS = ("params", "module", "state", "refs", "holders", "present", "log", "why", "step", "tolerate")
+MODIFIERS = ("params", "on_cpu", "module", "state", "refs", "holders", "present", "log", "why", "step", "tolerate")
 """The keys beside actions that belong to some of them only."""
 
 
@@ -100,12 +103,22 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     when: When = When()
     errno: str | None = None
     """The name of the system call's errno; None: it succeeds."""
+    errnos: tuple[tuple[str, ...], ...] = ()
+    """Of `together`: what may come of its steps, all of them, in their order; `success`, or the name of an errno."""
     log: ExpectedLog = ExpectedLog()
 
     @property
     def errno_number(self) -> int:
         """The positive number, or 0."""
         return 0 if self.errno is None else errno_number(self.errno)
+
+
+SUCCEEDED = "success"
+
+
+def outcome_number(name: str) -> int:
+    """The errno that an outcome of a part stands for: 0 for `success`. Raises UserError."""
+    return 0 if name == SUCCEEDED else errno_number(name)
 
 
 SUCCESS = Expectation(why="a step with no expectation of its own succeeds")
@@ -125,6 +138,18 @@ class Tolerated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     when: When = When()
 
 
+class CpuChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A CPU that is taken away or given back: exactly one of the keys, with its number."""
+
+    offline: int | None = None
+    online: int | None = None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """As the agent takes them."""
+        return ("offline", str(self.offline)) if self.offline is not None else ("online", str(self.online))
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One step: exactly one of ACTIONS."""
 
@@ -132,13 +157,19 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A module, by its file's name without suffix."""
     unload: str | None = None
     smoke: tuple[SmokeKind, ...] | None = None
-    hold: Literal["kvm-device", "vm", "vcpu"] | None = None
-    """A process opens this and keeps it, and nothing besides."""
+    hold: Literal["kvm-device", "vm", "vcpu", "guest"] | None = None
+    """A process opens this and keeps it, and nothing besides; `guest`: it runs one, without end."""
     release: Literal[True] | None = None
     """That process ends."""
     check: Literal["footprint", "parameters", "kvm-device", "module", "log", "files", "memory", "drift"] | None = None
     inject: Literal["load", "unload"] | None = None
     """Do that with `module` again and again, and let another allocation fail each time."""
+    cpu: CpuChange | None = None
+    """Take a CPU away, or give it back."""
+    suspend: Literal["freezer", "devices", "platform", "processors", "core", "memory"] | None = None
+    """Suspend to RAM and come back: as far as that level of /sys/power/pm_test; `memory`: all the way."""
+    together: Literal[True] | None = None
+    """Begin the steps in `step` at once, each on its CPU."""
     reboot: Literal["power-off", "restart"] | None = None
     """The end of the order's guest."""
     repeat: int | None = None
@@ -148,6 +179,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     step: tuple[Step, ...] = ()
     params: dict[str, Value] = {}
     """Of a load: what is given; of `check = "parameters"`: what /sys/module/…/parameters says."""
+    on_cpu: int | None = None
+    """The CPU that does it; absent: any."""
     module: str | None = None
     """What `check` looks at, or what is loaded or unloaded by `inject`."""
     tolerate: tuple[Tolerated, ...] = ()

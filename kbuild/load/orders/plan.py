@@ -215,6 +215,11 @@ def _not_there(steps: Iterable[PlannedStep], facts: Facts) -> str | None:
         step = planned.step
         if step.trace is not None and not facts.traced and holds(step.when, facts):
             return f"step {planned.place}: the modules were built without ftrace (--flavour trace builds them with it)"
+        if step.suspend and not facts.suspends and holds(step.when, facts):
+            return f"step {planned.place}: the kernel was built without SUSPEND (--flavour smp builds one with it)"
+        for part in step.step if step.together and holds(step.when, facts) else ():
+            if part.load and kernel_name(part.load) not in facts.parameters:
+                return f"step {planned.place}: there is no {part.load}.ko"
         module = step.module or step.load
         if module is None or not holds(step.when, facts):
             continue

@@ -20,12 +20,15 @@ from kbuild.load.orders.format import (
     Order,
     Step,
     When,
+    outcome_number,
     written,
 )
 from kbuild.load.trend import MIN_SAMPLES
 
 MAX_LENGTH = 20
 """Of generated orders; how many there may be of all lengths is another limit."""
+MAX_CPU = 1023
+"""Of the agent: cpus.c."""
 MAX_STEPS = 10_000
 """Of an order, repeats counted."""
 
@@ -35,8 +38,6 @@ _MODULE = re.compile(_NAME)
 _PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUALIFIED = re.compile(rf"{_NAME}\.[A-Za-z0-9_-]{{1,64}}")
 _NEED = re.compile(r"!?[a-z0-9][a-z0-9-]*(?:\|!?[a-z0-9][a-z0-9-]*)*")
-_LATER = ("cpu",)
-"""Actions of the design that are not there yet."""
 
 Problems = Iterator[tuple[str, str]]
 """Keys, and a sentence about each."""
@@ -77,7 +78,7 @@ def _reject_unknown_actions(path: Path, key: str, steps: Any) -> None:
         at = f"{key}[{index}]"
         known = [name for name in step if name in ACTIONS]
         others = [name for name in step if name not in ACTIONS and name not in (*MODIFIERS, "when", "expect")]
-        if others and (not known or others[0] in _LATER):
+        if others and (not known):
             problem = f"action '{others[0]}' is not known here; known: {', '.join(ACTIONS)}"
             raise _error(path, f"{at}.{others[0]}", problem)
         check = step.get("check")
@@ -113,10 +114,18 @@ def _problems(order: Order) -> Problems:
         yield "step", "an order has at least one step"
     yield from _steps_problems("step", order.step)
     yield from _inject_problems(order)
+    if _uses_cpus(order.step) and "smp" not in order.needs:
+        yield "step", "'cpu', 'on_cpu' and 'together' want a host with several CPUs: write needs = ['smp']"
     if (missing := _drift_without_samples(order.step)) is not None:
         yield "step", f"'drift' comes behind {missing} of check = 'memory', repeats counted: it takes {MIN_SAMPLES}"
     if (count := _count(order.step)) > MAX_STEPS:
         yield "step", f"these are {count} steps, repeats counted; an order has at most {MAX_STEPS}"
+
+
+def _uses_cpus(steps: Iterable[Step]) -> bool:
+    return any(
+        step.cpu is not None or step.on_cpu is not None or step.together or _uses_cpus(step.step) for step in steps
+    )
 
 
 def _inject_problems(order: Order) -> Problems:
@@ -207,6 +216,7 @@ def _step_problems(step: Step) -> Problems:
         yield "", f"a step has exactly one of {', '.join(ACTIONS)}; this one has {' and '.join(actions) or 'none'}"
         return
     yield from _grammar_problems(step)
+    yield from _cpu_problems(step)
     for key, names in _names(step):
         for name in names:
             if problem := _bad_module(name):
@@ -258,6 +268,46 @@ def _step_problems(step: Step) -> Problems:
         for inner, problem in _log_problems(expectation.log):
             yield f"{key}.{inner}", problem
     yield from _steps_problems(".step", step.step)
+
+
+_PARTS = ("load", "unload", "cpu")
+"""Actions that can be done at the same time as others."""
+MAX_PARTS = 4
+
+
+def _cpu_problems(step: Step) -> Problems:
+    """Steps that are about CPUs, or done by several at once."""
+    numbers = [step.on_cpu, *((step.cpu.offline, step.cpu.online) if step.cpu else ())]
+    if any(number is not None and not 0 <= number <= MAX_CPU for number in numbers):
+        yield "", f"a CPU's number is from 0 to {MAX_CPU}"
+    if step.cpu and (step.cpu.offline is None) == (step.cpu.online is None):
+        yield ".cpu", "write either { offline = 1 } or { online = 1 }"
+    for index, expectation in enumerate(step.expect):
+        if expectation.errnos and (expectation.errno or not step.together):
+            yield f".expect[{index}].errnos", "only 'together' has several, and then no other one"
+        if step.together and not expectation.errnos:
+            yield f".expect[{index}]", "say in 'errnos' what may come of the steps: [['success', 'EEXIST']]"
+        for outcome in expectation.errnos:
+            if len(outcome) != len(step.step):
+                yield f".expect[{index}].errnos", f"there are {len(step.step)} steps, and {len(outcome)} outcomes"
+            for name in outcome:
+                try:
+                    outcome_number(name)
+                except UserError as error:
+                    yield f".expect[{index}].errnos", str(error)
+    if not step.together:
+        return
+    if not 2 <= len(step.step) <= MAX_PARTS:
+        yield ".step", f"these are {len(step.step)} steps: from 2 to {MAX_PARTS} can be done at once"
+    for index, part in enumerate(step.step):
+        if part.action not in _PARTS:
+            yield f".step[{index}]", f"only {', '.join(_PARTS)} can be done at the same time as others"
+        if part.expect:
+            yield f".step[{index}].expect[0]", "what may come of all of them is expected of 'together'"
+        if part.when != When():
+            yield f".step[{index}].when", "a part cannot be left out: put it to 'together'"
+        if part.on_cpu is None:
+            yield f".step[{index}]", "say with 'on_cpu' which CPU does it"
 
 
 def _grammar_problems(step: Step) -> Problems:
