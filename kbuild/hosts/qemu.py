@@ -71,8 +71,7 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> QemuMachine:
         PROGRAM,
         # Nothing that this machine's configuration or QEMU's defaults would add, no network above all.
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        # /dev/kvm being there says nothing about nested virtualization.
-        *("-accel", "tcg", "-cpu", spec.qemu.cpu),
+        *("-accel", spec.qemu.accel, "-cpu", spec.qemu.cpu),
         *("-smp", str(spec.cpus), "-m", str(spec.memory_mb)),
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
         *("-append", kernel_words([CONSOLE, NO_TIMER_CHECK, *image.command_line])),

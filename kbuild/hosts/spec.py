@@ -42,6 +42,8 @@ class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As for `-cpu`: a model and flags."""
     machine: Annotated[str, msgspec.Meta(pattern=r"^[\w.,+=-]+$")] = "pc"
     """As for `-machine`."""
+    accel: Literal["tcg", "kvm"] = "tcg"
+    """As for `-accel`: `kvm` is used where a guest was seen to get VMX or SVM from it (nested virtualization)."""
 
 
 class BochsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +142,15 @@ def check(spec: HostSpec) -> list[str]:
     from kbuild.hosts import bochs
 
     return bochs.missing()
+
+
+def hindrance(spec: HostSpec) -> str | None:
+    """Why this machine can be no such host, whatever is installed; None: it can. May start an emulator for a second."""
+    if spec.qemu is None or spec.qemu.accel != "kvm":
+        return None
+    from kbuild.hosts import nested, qemu
+
+    return nested.hindrance(qemu.PROGRAM, spec.qemu.cpu, "vmx" if spec.vendor == "intel" else "svm")
 
 
 def describe(spec: HostSpec) -> str:

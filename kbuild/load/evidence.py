@@ -17,6 +17,8 @@ from kbuild.load.session import End, Reply
 from kbuild.outcome import Finding, Status, finding_id, worst
 from kbuild.transcript import LogLine
 
+BLAMED = ("load", "unload", "together", "cpu", "suspend")
+"""What a module's own code is called for, by the kernel."""
 MAX_EVIDENCE = 60
 """Lines of a report that go into a finding; the transcript has all."""
 MIN_STALL_S = 10
@@ -126,7 +128,7 @@ def hang_of(
     if reply.answer is not None or reply.end not in (End.SILENT, End.SLOW):
         return None
     # A virtual machine that does not end keeps kvm.ko busy, and can be the emulator's fault.
-    return judge_hang(reply.samples, texts(), matches, records, blame=verb in ("load", "unload"))
+    return judge_hang(reply.samples, texts(), matches, records, blame=verb in BLAMED)
 
 
 def without_answer(reply: Reply, matches: Sequence[Match], hang: Hang | None = None) -> tuple[Status, str]:

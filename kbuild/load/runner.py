@@ -16,7 +16,7 @@ from kbuild import log
 from kbuild.dmesg.classify import classify
 from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
-from kbuild.hosts.spec import HostSpec, check, describe, digest
+from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.points import afterwards, moved, nearby, offset, rest, swept
@@ -115,6 +115,8 @@ class _Host:
         """By how much the numbers of an order's allocations are others in a fresh guest, as far as was seen."""
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
+        if self._waiting and (reason := hindrance(spec)):
+            self._give_up(reason, Status.SKIP)
 
     def transcripts(self) -> list[Transcript]:
         """Of all its orders, when the work is done."""

@@ -92,13 +92,19 @@ def make_tool(folder: Path) -> Iterator[Tool]:
         os.kill(pid, signal.SIGKILL)
 
 
-def build_modules(folder: Path, sources: Collection[Path], kernel_source: Path, kernel_build: Path) -> Path:
+def build_modules(
+    folder: Path,
+    sources: Collection[Path],
+    kernel_source: Path,
+    kernel_build: Path,
+    local_version: str = "-kbuild",
+) -> Path:
     """The folder, with modules of these sources, built out of the tree of the kernel under test."""
     for source in sources:
         shutil.copy(source, folder)
     objects = " ".join(f"{source.stem}.o" for source in sources)
     (folder / "Makefile").write_text(f"obj-m := {objects}\n")
-    where = [f"O={kernel_build}", f"M={folder}", "LOCALVERSION=-kbuild"]
+    where = [f"O={kernel_build}", f"M={folder}", f"LOCALVERSION={local_version}"]
     argv = ["make", "-s", "-C", str(kernel_source), *where, "modules"]
     subprocess.run(argv, check=True, capture_output=True)
     return folder

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from kbuild.configure.apt import archive, find, oldest_first
-from tests.integration.conftest import Tool
+from kbuild.configure.tree import Tree
+from kbuild.gate import build_request, requested_symbols
+from kbuild.paths import PROJECT
+from kbuild.profile import read_profile
+from tests.integration.conftest import Tool, build_modules
 
 pytestmark = pytest.mark.kernel
 
@@ -120,3 +125,59 @@ def test_two_cpus_and_sleep(shared_tool: Tool, series: str) -> None:
     assert ("qemu-svm", "suspend-to-ram") in passed
     checks = [step for one in transcripts for step in one["steps"] if step["detail"].get("what") == "footprint"]
     assert all("cpuhp" not in step["detail"].get("not looked at", "") for step in checks)
+
+
+CPU_ORDER = """\
+id = "cpu"
+title = "A CPU goes and comes back, and a module has a say in it"
+modules = ["dt_cpu"]
+needs = ["smp"]
+
+[[matrix]]
+module = "dt_cpu"
+params = { refuse = ["n", "y"], stay = ["n", "y"], stuck = ["n", "y"] }
+
+[[step]]
+load = "dt_cpu"
+
+[[step]]
+cpu = { offline = 1 }
+
+[[step]]
+cpu = { online = 1 }
+
+[[step]]
+unload = "dt_cpu"
+
+[[step]]
+check = "footprint"
+"""
+
+
+def test_a_cpu_that_does_not_come_back(shared_tool: Tool, kernel_tree: Tree, tmp_path: Path) -> None:
+    """A callback refuses it, keeps it from going, or never returns: each is an outcome of its own."""
+    assert shared_tool.run("build", "--flavour", "smp").returncode == 0
+    profile = read_profile("default", "smp")
+    objects = build_request(profile, kernel_tree, requested_symbols(profile)).objects
+    source = PROJECT / "tests/data/modules/dt_cpu.c"
+    modules = build_modules(tmp_path, [source], kernel_tree.source, objects, profile.local_version)
+    (tmp_path / "cpu.toml").write_text(CPU_ORDER)
+    words = ("--modules", modules, "--kernel", objects / "arch/x86/boot/bzImage", "--order", tmp_path / "cpu.toml")
+    done = shared_tool.run("load", *words, "--host", "qemu-svm-2cpu", "--json")
+    assert done.returncode == 10, done.stderr
+    data = json.loads(done.stdout)
+    cases = {one["order"].partition("@")[2].replace("dt_cpu.", ""): one for one in data["transcripts"]}
+    assert cases["refuse=n,stay=n,stuck=n"]["status"] == "PASS"
+
+    def ids(case: str) -> list[str]:
+        return [":".join(finding["id"].split(":")[:3]) for finding in cases[case]["findings"]]
+
+    # kernel/cpu.c, cpuhp_invoke_callback(): what a callback returns is what write(2) fails with.
+    assert ids("refuse=y,stay=n,stuck=n") == ["load:errno:cpu1-online"]
+    assert cases["refuse=y,stay=n,stuck=n"]["steps"][-1]["errno"] == "EIO"
+    assert ids("refuse=n,stay=y,stuck=n") == ["load:errno:cpu1-offline"]
+    assert cases["refuse=n,stay=y,stuck=n"]["steps"][-1]["errno"] == "EBUSY"
+    # It does not come back at all: the kernel's report of the hung task says in whose function.
+    stuck = cases["refuse=n,stay=n,stuck=y"]
+    assert stuck["status"] == "FAIL"
+    assert "load:hang:cpu1-online:dt_cpu_online" in {finding["id"] for finding in stuck["findings"]}
