@@ -29,6 +29,8 @@ MAX_EVIDENCE = 12
 """Lines of evidence shown for a finding; the record has all."""
 WITNESS_HEAD = 2
 """Of these, lines from the beginning of a witness that has more."""
+MANY_HOSTS = 4
+"""More of them have no room for their names in one line."""
 MAX_PLACES = 8
 """Further places shown for a finding that came in several."""
 
@@ -116,9 +118,11 @@ def _matrix(record: Record) -> Table:
     """Orders down, hosts across. The runs of an order that has several are one row, and counted."""
     hosts = gist.hosts(record)
     rows = table()
-    rows.add_column("\norder")
+    rows.add_column("\norder", vertical="bottom")
     for host in hosts:
-        rows.add_column(f"\n{host}")
+        # Many names beside each other are stacked, and none is cut: most differ in their ends only.
+        name = host.replace("-", "-\n") if len(hosts) > MANY_HOSTS else host
+        rows.add_column(f"\n{name}", overflow="fold")
     for order, row in gist.cells(record).items():
         rows.add_row(order, *(_cell(row.get(host, [])) for host in hosts))
     return rows

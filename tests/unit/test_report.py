@@ -87,6 +87,18 @@ def test_the_runs_of_an_order_are_one_row_and_what_ended_alike_is_told_once() ->
     assert len(text.splitlines()) < 20
 
 
+def test_names_of_many_hosts_are_stacked_and_none_is_cut() -> None:
+    names = [f"bochs-vmx-no-{what}" for what in ("ept", "shadow-vmcs", "unrestricted-guest", "pml", "npt", "vpid")]
+    transcripts = [Transcript(host=name, order="an-order-with-a-long-name", status=Status.PASS) for name in names]
+    text = shown(record(verdict=Status.PASS, transcripts=transcripts))
+    head, _, row = text.partition("an-order-with-a-long-name")
+    words = head.split()
+    assert all(words.count(f"{part}-") == len(names) for part in ("bochs", "vmx", "no"))
+    assert {"ept", "shadow-", "vmcs", "unrestricted-", "guest", "pml", "npt", "vpid"} <= {*words}
+    assert "…" not in head
+    assert row.splitlines()[0].split() == ["PASS"] * len(names)
+
+
 def test_known_findings_are_shown_with_their_reason() -> None:
     known = Known("a:b:c:d", "it is mended in 7.3")
     text = shown(record(verdict=Status.PASS, findings=[finding("one", known="a reason")], known_not_seen=[known]))
