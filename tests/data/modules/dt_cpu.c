@@ -4,27 +4,25 @@
 #include <linux/cpuhotplug.h>
 #include <linux/module.h>
 
-static bool refuse, stay, stuck;
-module_param(refuse, bool, 0644);
-MODULE_PARM_DESC(refuse, "a CPU that comes is refused");
-module_param(stay, bool, 0644);
-MODULE_PARM_DESC(stay, "a CPU that goes is kept");
-module_param(stuck, bool, 0644);
-MODULE_PARM_DESC(stuck, "a CPU that comes waits for something that nobody does");
+enum { FINE, KEEP, REFUSE, STUCK };
+
+static int how = FINE;
+module_param(how, int, 0444);
+MODULE_PARM_DESC(how, "1: a CPU that goes is kept; 2: one that comes is refused; 3: one that comes waits for ever");
 
 static DECLARE_COMPLETION(never);
 static enum cpuhp_state state;
 
 static int dt_cpu_online(unsigned int cpu)
 {
-	if (stuck)
+	if (how == STUCK)
 		wait_for_completion(&never);
-	return refuse ? -EIO : 0;
+	return how == REFUSE ? -EIO : 0;
 }
 
 static int dt_cpu_offline(unsigned int cpu)
 {
-	return stay ? -EBUSY : 0;
+	return how == KEEP ? -EBUSY : 0;
 }
 
 static int __init dt_cpu_init(void)
