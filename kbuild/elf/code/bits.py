@@ -49,6 +49,18 @@ class Bits:
         (zeros, ones), (others, same) = self.of(x, size), self.of(y, size)
         return self._made(("or", x, y, size), size, zeros & others, ones | same)
 
+    def differ(self, x: Value, y: Value, size: int) -> Value:
+        """x ^ y"""
+        (zeros, ones), (others, same) = self.of(x, size), self.of(y, size)
+        return self._made(("xor", x, y, size), size, (zeros & others) | (ones & same), (zeros & same) | (ones & others))
+
+    def merged(self, x: Value, y: Value, size: int, at: int = 0) -> Value:
+        """A register of which some bytes are written: its lowest ones, or the second."""
+        mask = MASK[size] << at
+        (zeros, ones), (others, same) = self.of(x, 8), self.of(y, size)
+        origin = ("high merged", x, y) if at else ("merged", x, y, size)
+        return self._made(origin, 8, (zeros & ~mask) | others << at, (ones & ~mask) | same << at)
+
     def shifted_right(self, x: Value, count: int, size: int) -> Value:
         """x >> count, unsigned"""
         zeros, ones = self.of(x, size)
@@ -84,6 +96,20 @@ class Bits:
             value, index = found
         return value >> index & 1
 
+    def parts(self, bit: Unknown) -> tuple[str, Value, Value] | None:
+        """Which two bits it is made of, both unknown words', and how: `and` or `or`; None: it is not."""
+        origin: Any = self._symbols.origin[bit[0]]
+        if bit[2] != 1 or not isinstance(origin, tuple) or origin[0] != "bit":
+            return None
+        (symbol, start, _), index = origin[1:]
+        word: Any = self._symbols.origin[symbol]
+        if not start and isinstance(word, tuple) and word[0] == "shr" and isinstance(word[2], int):
+            (symbol, start, _), index = word[1], index + word[2]
+            word = self._symbols.origin[symbol]
+        if start or not isinstance(word, tuple) or word[0] not in ("and", "or"):
+            return None
+        return word[0], self.bit(word[1], index), self.bit(word[2], index)
+
     def _before(self, value: Unknown, index: int) -> tuple[Value, int] | None:
         """Where a value got that bit from; None: nowhere, or changed."""
         origin: Any = self._symbols.origin[value[0]]
@@ -105,6 +131,12 @@ class Bits:
                 return (x, index) if index < 8 * x[2] else (0, 0)
             case ("high", x):
                 return x, index + 8
+            case ("merged", x, y, int(size)) if index < 8 * size:
+                return y, index
+            case ("high merged", x, y) if 8 <= index < 16:
+                return y, index - 8
+            case ("merged", x, _, int()) | ("high merged", x, _):
+                return (x, index) if isinstance(x, int) or index < 8 * x[2] else (0, 0)
             case ("bytes", pieces):
                 for count, piece in pieces:
                     if index < 8 * count:

@@ -16,7 +16,6 @@ from kbuild.elf.code.state import STACK, STACK_END, State
 from kbuild.elf.code.targets import OnStack
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Unknown, Value, union
 
-NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
 NOTHING = frozenset({"__fentry__", "__cfi_slowpath"})
 LOOKS_ON = (
     *("__asan_load", "__asan_store", "__asan_report_", "__asan_handle_no_return", "__asan_set_shadow_"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget, size_of
-from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
+from kbuild.elf.code.calls import LOST, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
     CALL,
@@ -27,7 +27,7 @@ from kbuild.elf.code.decode import (
     Code,
     Op,
 )
-from kbuild.elf.code.graph import Shape, Shapes
+from kbuild.elf.code.graph import NO_RETURN, Shape, Shapes
 from kbuild.elf.code.join import Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
@@ -172,7 +172,7 @@ class Flow:
         site = caller.ip if caller is not None else 0
         watched = self._observer.watches(entry)
         frame = self.frame = self.machine.frame = Frame(
-            entry, shape, begin - 8 * shape.pushes, parent, depth, site, begin, watched
+            entry, shape, begin - 8 * shape.saved, parent, depth, site, begin, watched
         )
         run = _Run(shape, self.budget)
         exits: list[State] = []
@@ -296,13 +296,13 @@ class Flow:
             if holds and fails:
                 other = state.copy()
                 if about is not None:
-                    other.learn(about, fails)
+                    self.machine.learn(other, about, fails)
                 run.add(op.next, other)
             elif fails:
                 run.add(op.next, state)
             if holds:
                 if fails and about is not None:
-                    state.learn(about, holds)
+                    self.machine.learn(state, about, holds)
                 self._jump(op.operands[0].number, op, state, run, exits, frame)
         elif op.flow == JUMP:
             self._jump(op.operands[0].number, op, state, run, exits, frame)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from iced_x86 import InstructionInfoFactory, Mnemonic, OpAccess, Register
+from iced_x86 import InstructionInfoFactory, OpAccess, Register
 
 from kbuild.elf.code.decode import (
     BRANCH,
@@ -28,6 +28,7 @@ from kbuild.elf.code.decode import (
     register,
 )
 from kbuild.elf.code.results import results_of
+from kbuild.elf.code.saved import saved_words
 
 _READS = frozenset({OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE})
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE})
@@ -40,6 +41,8 @@ MAX_ENTRIES = 1 << 18
 """Of all of a program's, those that are in several counted as often."""
 MAX_NESTED = 64
 """Times that a function's blocks are looked at to see which loop is in which. KVM's have 3."""
+NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
+"""Functions of the kernel behind whose call there is nothing: what stands there is the next function."""
 INDIRECT_THUNKS = (
     "__x86_indirect_thunk_",
     "__x86_indirect_call_thunk_",
@@ -62,8 +65,8 @@ class Shape:
     """Where loops begin: each way that comes back to a block goes through one of them."""
     results: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """A block's address to the registers that a result may wait in there, and that are still read behind it."""
-    pushes: int = 0
-    """Registers that it keeps for its caller, above its own objects on the stack."""
+    saved: int = 0
+    """Words in which it keeps registers for its caller, above its own objects on the stack."""
 
     def results_at(self, address: int) -> tuple[int, ...]:
         """The same of any block: also of one that is only reached through numbers that are known when it is run."""
@@ -211,18 +214,8 @@ class Shapes:
         shape.order = {address: number for number, address in enumerate(places)}
         shape.follow = following
         shape.results = results_of(self._code, following, done)
-        # Some only save them behind a first look at what is to be done: then all in one block too.
-        shape.pushes = max(map(self._pushes, done))
+        shape.saved = saved_words(self._code, entry, following)
         return shape
-
-    def _pushes(self, address: int) -> int:
-        count = 0
-        while (block := self._code.block(address)) is not None and block.ops:
-            count += sum(op.mnemonic == Mnemonic.PUSH and op.operands[0].number in PRESERVED for op in block.ops)
-            if block.ops[-1].flow != NEXT or block.follow != (block.ops[-1].next,):
-                break
-            address = block.follow[0]  # It goes on, for it was cut only because others come there.
-        return count
 
     def _successors(self, entry: int, address: int) -> list[int]:
         block = self._code.block(address)
@@ -236,13 +229,16 @@ class Shapes:
             target = last.operands[0].number
             if not self.is_tail_call(entry, target):
                 following.append(target)
-        if last.flow in (BRANCH, CALL, INDIRECT_CALL) or (last.flow == STOP and self._goes_on(last)):
+        if last.flow in (BRANCH, INDIRECT_CALL) or (last.flow in (CALL, STOP) and self._goes_on(last)):
             following.append(last.next)
         if last.flow == INDIRECT_JUMP:
             following += self.table(last)
         return following
 
     def _goes_on(self, op: Op) -> bool:
+        if op.flow == CALL:
+            called = self._program.kernel_name(op.operands[0].number)
+            return called is None or called.symbol not in NO_RETURN
         linked = self._program.module_at(op.ip)
         return linked is not None and self._code.tables(linked.name).goes_on.get(op.ip, False)
 

@@ -138,10 +138,10 @@ def _leave(machine: Machine, state: State, _op: Op) -> None:
 def _add(machine: Machine, state: State, op: Op) -> None:
     target, source = op.operands
     size = target.size
-    x = machine.get(state, target, size)
-    value = machine.add(x, machine.get(state, source, size), size)
+    y = machine.get(state, source, size)
+    value = machine.add(machine.get(state, target, size), y, size)
     machine.put(state, target, value)
-    state.flags = ("result", value, 0, size)
+    state.flags = ("sum", value, y, size)
 
 
 def _subtract(machine: Machine, state: State, op: Op) -> None:
@@ -198,7 +198,7 @@ def _combined(machine: Machine, name: str, x: Value, y: Value, size: int) -> Val
     """Bit by bit, at least one of them unknown."""
     if name == "and":
         return machine.bits.both(x, y, size)
-    return machine.bits.either(x, y, size) if name == "or" else machine.derived(size, name, x, y, size)
+    return machine.bits.either(x, y, size) if name == "or" else machine.bits.differ(x, y, size)
 
 
 def _few(state: State, value: Value) -> list[int]:
@@ -323,6 +323,30 @@ def _subtract_borrow(machine: Machine, state: State, op: Op) -> None:
     if target == source:
         state.know(value, ((0, 0), (MASK[target.size],) * 2))
     machine.put(state, target, value)
+    state.flags = None
+
+
+def _bit_scan(name: str, index: Callable[[int], int]) -> Handler:
+    def handler(machine: Machine, state: State, op: Op) -> None:
+        target, source = op.operands
+        size = target.size
+        x, before = machine.get(state, source, size), machine.get(state, target, size)
+        value: Value
+        if isinstance(x, int):
+            value = index(x) if x else before  # so both vendors do it, and the kernel's fls64() counts on that
+        else:
+            value = machine.derived(size, name, x, before, size)
+            if isinstance(before, int):
+                state.know(value, union(((0, 8 * size - 1),), ((before, before),)))
+        machine.put(state, target, value)
+        state.flags = ("and", x, x, size)
+
+    return handler
+
+
+def _read_from_guest(machine: Machine, state: State, op: Op) -> None:
+    """VMREAD: what the CPU keeps of a guest; how it went is in the flags."""
+    machine.put(state, op.operands[0], machine.unknown(op.operands[0].size or 8, "environment"))
     state.flags = None
 
 
@@ -515,6 +539,8 @@ HANDLERS: dict[int, Handler] = {
     Mnemonic.BTS: _bit_change("or", operator.or_),
     Mnemonic.BTR: _bit_change("and", operator.and_),
     Mnemonic.BTC: _bit_change("xor", operator.xor),
+    Mnemonic.BSF: _bit_scan("lowest bit", lambda x: (x & -x).bit_length() - 1),
+    Mnemonic.BSR: _bit_scan("highest bit", lambda x: x.bit_length() - 1),
     Mnemonic.IMUL: _multiply,
     Mnemonic.MUL: _multiply_wide,
     Mnemonic.SHRD: _shift_right_double,
@@ -524,6 +550,7 @@ HANDLERS: dict[int, Handler] = {
     Mnemonic.RDTSC: _environment(RAX, RDX),
     Mnemonic.XGETBV: _environment(RAX, RDX),
     Mnemonic.CPUID: _environment(RAX, RBX, RCX, RDX),
+    Mnemonic.VMREAD: _read_from_guest,
     **dict.fromkeys(
         (
             *(Mnemonic.NOP, Mnemonic.ENDBR64, Mnemonic.PAUSE, Mnemonic.CLI, Mnemonic.STI, Mnemonic.LFENCE),

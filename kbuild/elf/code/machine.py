@@ -54,6 +54,7 @@ SETTLED = frozenset({"boot_cpu_data", "x86_hyper_type", "nr_cpu_ids", "__per_cpu
 """Data of the kernel that stays as it is once it has booted (arch/x86/kernel/setup.c, cpu/common.c, setup_percpu.c)."""
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
 _EXTENDED = ("zero-extended", "sign-extended")
+_CLEAR, _SET = ((0, 0),), ((1, 1),)
 
 
 class Machine:
@@ -130,7 +131,23 @@ class Machine:
 
     def ranges(self, state: State, value: Unknown) -> Ranges:
         """What it can be, as the state knows or its bits tell."""
-        return state.known.get(value) or self.bits.ranges(value) or EVERYTHING[value[2]]
+        known = state.known.get(value)
+        if known is None and value[2] == 1 and (parts := self.bits.parts(value)) is not None:
+            name, *both = parts
+            some = [((bit, bit),) if isinstance(bit, int) else state.known.get(bit) for bit in both]
+            wins, other = (_CLEAR, _SET) if name == "and" else (_SET, _CLEAR)
+            known = wins if wins in some else other if some == [other, other] else None
+        return known or self.bits.ranges(value) or EVERYTHING[value[2]]
+
+    def learn(self, state: State, value: Unknown, ranges: Ranges) -> None:
+        """A branch tells what a value can be; of a bit that two words have to have in common it tells of both."""
+        state.learn(value, ranges)
+        if value[2] == 1 and ranges in (_CLEAR, _SET) and (parts := self.bits.parts(value)) is not None:
+            name, *both = parts
+            if (name == "and") == (ranges == _SET):
+                for bit in both:
+                    if not isinstance(bit, int):
+                        state.learn(bit, ranges)
 
     def part(self, value: Value, size: int) -> Value:
         """The low bytes of a register."""
@@ -392,12 +409,13 @@ class Machine:
                 return
             old, size = self.register(state, operand.number), operand.size
             if operand.high:
-                state.registers[operand.number] = self.derived(8, "high merged", old, value)
+                state.registers[operand.number] = self.bits.merged(old, value, 1, 8)
             elif isinstance(old, int) and isinstance(value, int):
                 state.registers[operand.number] = (old & ~MASK[size]) | value
             else:
-                merged = self.derived(8, "merged", old, value, size)
-                self._low[merged[0]] = (size, value)
+                merged = self.bits.merged(old, value, size)
+                if not isinstance(merged, int):
+                    self._low[merged[0]] = (size, value)
                 state.registers[operand.number] = merged
         elif operand.kind == MEMORY:
             self.store(state, self.address(state, operand), operand.size, value)
@@ -417,6 +435,9 @@ class Machine:
                 return FLAG, FLAG, None
             # The carry is the bit: set where the operand and the bit's mask have it in common.
             kind, condition = "and", "ne" if condition == "b" else "e"
+        if kind == "sum":
+            # There is a carry where the sum is less than what was added.
+            kind, y = ("sub", y) if condition in ("b", "ae") else ("result", 0)
         if kind == "and":
             if x == y:
                 y = 0
@@ -509,7 +530,7 @@ class Machine:
         for used in info.used_registers():
             if used.access in _WRITES and (found := register(used.register)) is not None:
                 # An argument has been put there, if unknown: None would say that there is none.
-                state.registers[found[0]] = self.unknown(8, "written") if found[0] in ARGUMENTS else None
+                state.registers[found[0]] = self.unknown(8, str(op.raw)) if found[0] in ARGUMENTS else None
         for operand in op.operands:
             if operand.kind == MEMORY and isinstance(address := self.address(state, operand), int):
                 self._tell(state, "read", address, address + max(operand.size, 1))
@@ -524,7 +545,7 @@ class Machine:
         if address is None:
             return
         if target is not None and target.size in MASK:
-            self.store(state, address, target.size, self.unknown(target.size, "written"))
+            self.store(state, address, target.size, self.unknown(target.size, str(op.raw)))
         elif isinstance(address, int):
             end = address + (target.size if target and target.size else MAX_WRITTEN)
             self._touch(state, address, end)

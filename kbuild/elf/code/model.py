@@ -230,6 +230,11 @@ class _Model:
                 return (self.number(x) >> 8) & 0xFF
             case ("bit", x, int(index)):
                 return (self.number(x) >> index) & 1
+            case ("lowest bit" | "highest bit" as name, x, before, int(size)):
+                number = self.number(x) & MASK[size]
+                if not number:
+                    return self.number(before) & MASK[size]
+                return (number if name == "highest bit" else number & -number).bit_length() - 1
             case ("compare", x, y, str(condition), int(size)):
                 return int(is_within(self.number(x), satisfying(condition, self.number(y), size)))
             case ("set", str(condition), (kind, x, y, int(size))):
@@ -244,6 +249,8 @@ class _Model:
         number, other = self.number(x) & MASK[size], self.number(y) & MASK[size]
         if kind == "bit":
             kind, condition = "and", "ne" if condition == "b" else "e"
+        if kind == "sum":
+            kind = "sub" if condition in ("b", "ae") else "result"
         if kind != "sub":
             number, other = number & other if kind == "and" else number, 0
         if condition in ("s", "ns"):
@@ -338,13 +345,17 @@ class _Model:
                 yield from self._invert(x, ~wanted)
             case ("negate", x, int()):
                 yield from self._invert(x, -wanted)
-            case ("merged", _, y, int()):
-                yield from self._invert(y, wanted)
+            case ("merged", x, y, int(width)):
+                yield from self._invert_both(x, wanted, y, wanted & MASK[width])
             case ("high merged", x, y):
                 yield from self._invert(x, wanted)
                 yield from self._invert(y, wanted >> 8)
             case ("bytes", pieces):
                 yield from self._invert_pieces(pieces, wanted)
+            case ("lowest bit" | "highest bit", x, before, int(width)):
+                if wanted < 8 * width:
+                    yield from self._invert(x, 1 << wanted)
+                yield from self._invert_both(x, 0, before, wanted)
             case ("bit", x, int(index)):
                 yield from self._invert(x, (self.number(x) & ~(1 << index)) | (wanted & 1) << index)
             case ("high", x):

@@ -25,7 +25,7 @@ Place = int | tuple[int, int]
 Entry = tuple[int, Value]
 """Size and value of what was written to memory."""
 Flags = tuple[str, Value, Value, int]
-"""Kind (`sub`, `and`, `result`), operands, size."""
+"""Kind (`sub`, `sum`, `and`, `bit`, `result`), operands (of a sum it and what was added), size."""
 WORD = 8
 """Bytes that are mostly written together."""
 _ZERO = ((0, 0),)

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from iced_x86 import Mnemonic
 
-from kbuild.elf.code.calls import LOST, NO_RETURN, Call, Calls
+from kbuild.elf.code.calls import LOST, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
     CALL,
@@ -28,7 +28,7 @@ from kbuild.elf.code.decode import (
     Op,
 )
 from kbuild.elf.code.flow import MAX_DEPTH, Observer
-from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.graph import NO_RETURN, Shapes
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.nearness import FAR, TAIL, Nearness
 from kbuild.elf.code.patches import ways
@@ -182,7 +182,7 @@ class Walk:
         """Enter a function: its return address is put on the stack."""
         given = state.registers[:]
         top = state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), MASK[8] - 7, 8)
-        kept = 8 * self._shapes.of(entry).pushes
+        kept = 8 * self._shapes.of(entry).saved
         depth = parent.depth + 1 if parent else 0
         begin = top if isinstance(top, int) else 0
         watched = self._observer.watches(entry)
@@ -241,7 +241,7 @@ class Walk:
     def _suppose(self, state: State, about: Unknown | None, ranges: Ranges) -> None:
         """Of what can be one way or the other, from here on it is one."""
         if about is not None:
-            state.learn(about, ranges)
+            self._machine.learn(state, about, ranges)
         else:
             self._machine.blind(state)
 
