@@ -126,7 +126,7 @@ def inspect_set(modules: ModuleSet, rules: Rules | None = None, *, flow: bool = 
     if rules is not None and rules.resources:
         from kbuild.elf.resources.find import find_resources
 
-        findings += tuple(find_resources(modules, rules.resources))
+        findings += tuple(find_resources(modules, rules.resources, rules.vendor.leaves))
     asked = None if rules is None else scope(modules, rules)
     return Inspection(modules, findings, tuple(trees) if flow else None, asked)
 

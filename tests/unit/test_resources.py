@@ -46,6 +46,7 @@ static noinline int create(void) {
 	return cache ? 0 : -12;
 }
 static noinline void destroy(void) { kmem_cache_destroy(cache); }
+static noinline int both(int a, int b) { return a & b; }
 int init_module(void) { %s }
 void cleanup_module(void) { %s }
 """
@@ -89,6 +90,12 @@ ERROR, EXIT = ("kmem_cache_create-c-error", "FAIL"), ("kmem_cache_create-c-exit"
         ),
         ("int r = create(); if (r) return r; r = something(); if (r < 0) destroy(); return r;", "destroy();", set()),
         ("int r = create(); if (r) return r; return something() < 0 ? -5 : 0;", "destroy();", {ERROR}),
+        # Either of two calls has made it.
+        ("if (something()) { use(&device); create(); } else { use(&ops); create(); } return 0;", GIVE_BACK, set()),
+        ("if (something()) { use(&device); create(); } else { use(&ops); create(); } return 0;", "", {EXIT}),
+        # Behind a carry, behind a highest bit.
+        (f"{CACHE} return (unsigned long)cache + 0x80000000UL < 0x80000000UL ? -5 : 0;", GIVE_BACK, {ERROR}),
+        (f"{CACHE} long v = something(); return v && __builtin_clzl(v) == 58 ? -5 : 0;", GIVE_BACK, {ERROR}),
         # NULL may be released, and on some ways only that.
         ("if (something()) create(); return 0;", GIVE_BACK, set()),
         ("if (something()) create(); return 0;", f"if (cache) {GIVE_BACK}", set()),
@@ -213,6 +220,12 @@ def test_a_way_is_told(findings: Callable[[str, str], list[Finding]]) -> None:
     [
         # What is not known is not blamed.
         ("create(); use(&cache); return 0;", GIVE_BACK),
+        # A way is one only if all that it takes for granted can be so at once.
+        (
+            "int a = something(), b = something(); if (a & 8) return 0; create();"
+            " if (both(a, b) & 8) { use(&device); return -5; } return 0;",
+            "destroy();",
+        ),
         (
             'for (int i = 0; i < 4; i++) if (!(table[i] = kmem_cache_create("c", i, 0, 0, NULL))) return 0; return 0;',
             "for (int i = 0; i < 4; i++) kmem_cache_destroy(table[i]);",

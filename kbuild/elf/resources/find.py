@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kbuild import log
 from kbuild.elf.code.decode import Code
@@ -12,6 +12,7 @@ from kbuild.elf.code.runs import Job, Run, Runs, Start, uncollected
 from kbuild.elf.code.state import State
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import STAGE
+from kbuild.elf.image import ModuleImage, module_key
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.names import plain_name, stem
 from kbuild.elf.places import Places
@@ -26,6 +27,8 @@ from kbuild.outcome import Finding, Status, finding_id
 
 MAX_CLOSELY = 16
 """Things of one module that are looked at closely."""
+MAX_TOGETHER = 4
+"""Of these, at once: each may double the states."""
 MAX_KINDS = 32
 """Of what init has left, each with a run of exit behind it."""
 TOO_MUCH = "there is too much to look at"
@@ -44,28 +47,32 @@ class Kept:
     """What stood in the way, where there is none."""
 
 
-def find_resources(modules: ModuleSet, table: Sequence[Resource], only: Collection[str] | None = None) -> list[Finding]:
+def find_resources(modules: ModuleSet, table: Sequence[Resource], leaves: Collection[str] = ()) -> list[Finding]:
     """A finding for each thing that a module's init acquires, and something of it does not release.
 
-    `only`: the modules that are asked; None: all. Raises UserError for a damaged module.
+    `leaves`: modules whose code is not followed where others call it. Raises UserError for a damaged module.
     """
+    images = modules.modules.values()
+    keys = set(map(module_key, leaves))
+    apart = [image for image in images if module_key(image.name) in keys]
+    others = ModuleSet.of((image for image in images if image not in apart), modules.kernel)
     with log.timed("resources", modules=len(modules.modules)) as extra:
         try:
             with uncollected():
-                found = list(_findings(modules, table, only))
+                found = [*_findings(others, table, others.modules.values()), *_findings(modules, table, apart)]
         except MalformedError as error:
             raise UserError(f"resources cannot be looked for in these modules: {error}") from None
         extra["found"] = len(found)
     return found
 
 
-def _findings(modules: ModuleSet, table: Sequence[Resource], only: Collection[str] | None) -> Iterator[Finding]:
+def _findings(modules: ModuleSet, table: Sequence[Resource], asked_of: Collection[ModuleImage]) -> Iterator[Finding]:
     used = {one.name for image in modules.modules.values() for one in image.imports}
     things = Things(table)
-    if not any(things.about(name)[0] for name in used):
+    if not asked_of or not any(things.about(name)[0] for name in used):
         return
     runs = Runs(Code(Program(modules)))
-    names = [name for name in runs.program.modules if only is None or name in only]
+    names = [image.name for image in asked_of]
     asked = [_Asked(runs, name, Things(table)) for name in names if runs.entry(name, "init") is not None]
     done = runs.settle([one.job for one in asked])
     teller = _Teller(runs.program)
@@ -93,17 +100,30 @@ class _Asked:
         """What stays held; `init` is of `job`."""
         suspects = self._suspects(Look(init, self._ledger))
         closely = [*suspects][:MAX_CLOSELY]
-        try:
-            yield from self._closely({number: suspects[number] for number in closely})
-        except TooManyError:
-            for number in [*closely]:
-                try:
-                    yield from self._closely({number: suspects[number]})
-                except TooManyError:
-                    closely.remove(number)
+        for at in range(0, len(closely), MAX_TOGETHER):
+            yield from self._some({number: suspects[number] for number in closely[at : at + MAX_TOGETHER]})
         for number in suspects.keys() - {*closely}:
-            for how in sorted(suspects[number]):
-                yield Kept(self._things.every[number], how, None, TOO_MUCH)
+            yield from self._too_much(number, suspects[number])
+
+    def _some(self, suspects: Mapping[int, Collection[str]]) -> Iterator[Kept]:
+        """Look at some things closely: at all of them at once, or at fewer of them, as long as that is too much.
+
+        Things that are acquired together are beside each other, and do not make more states than one of them does.
+        """
+        try:
+            yield from self._closely(suspects)
+        except TooManyError:
+            numbers = [*suspects]
+            if len(numbers) == 1:
+                yield from self._too_much(numbers[0], suspects[numbers[0]])
+                return
+            half = len(numbers) // 2
+            for part in (numbers[:half], numbers[half:]):
+                yield from self._some({number: suspects[number] for number in part})
+
+    def _too_much(self, number: int, ends: Collection[str]) -> Iterator[Kept]:
+        for how in sorted(ends):
+            yield Kept(self._things.every[number], how, None, TOO_MUCH)
 
     def _suspects(self, look: Look) -> dict[int, Collection[str]]:
         """Things that may stay held, and at which ends: in order. States are joined whatever they hold."""
@@ -126,6 +146,8 @@ class _Asked:
         ledger = Ledger(self._things, "init", suspects)
         run = self._runs.run(Job(self.module, "init", ledger))
         assert run is not None, "it was there before"
+        if len(suspects) > 1 and run.flow.trouble.given_up is not None:
+            raise TooManyError
         look = Look(run, ledger)
         exits = self._exits(look) if any(EXIT in ends for ends in suspects.values()) else []
         for number, ends in suspects.items():
@@ -164,7 +186,7 @@ class _Asked:
         for one in held:
             way = seeker.of_exit(init, one) if how == EXIT else seeker.of_init(one)
             if way is not None:
-                return Kept(thing, how, way, "")
+                return Kept(self._on(way, number), how, way, "")
         if held:
             return Kept(thing, how, None, seeker.why)
         if any(number in one.ledger.unclear[how] for one in looks):
@@ -172,6 +194,13 @@ class _Asked:
         if any(one.run.flow.trouble.given_up is not None for one in (init, *looks)):
             return Kept(thing, how, None, TOO_MUCH)
         return None
+
+    def _on(self, way: Way, number: int) -> Thing:
+        """A thing as it is acquired on a way through init."""
+        sites = {step.site for step in way[0]}
+        chains = [*self._things.chains[number]]
+        chain = next((one for one in chains if sites.issuperset(one)), chains[0])
+        return replace(self._things.every[number], chain=chain)
 
 
 class _Teller:

@@ -187,7 +187,7 @@ class Ledger(Question):
             stem(call.name.symbol),
             name if isinstance(name, int) else None,
         )
-        number = self.things.number(thing)
+        number = self._which(state, thing)
         if number is None:
             return
         again = self.is_held(state, number)
@@ -199,6 +199,19 @@ class Ledger(Question):
         if again:
             # In a loop, or by the same call once more: there are several, and only the last one is known.
             self._lose(state, number)
+
+    def _which(self, state: State, thing: Thing) -> int | None:
+        """Which one it is; None: there are too many.
+
+        What one of several calls acquires, and no two on the same way, is one thing: who releases it gives that.
+        """
+        for number in self.things.alike(thing):
+            if self.things.every[number].chain == thing.chain:
+                return number
+            if not self.is_held(state, number) and not state.facts >> number & 1 and not self.mark(state, number):
+                self.things.chains[number][thing.chain] = None
+                return number
+        return self.things.number(thing)
 
     def entered(self, state: State, call: Call) -> None:
         if call.name is None or call.name.offset:

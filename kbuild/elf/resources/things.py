@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from kbuild.elf.code.calls import Call
 from kbuild.elf.names import stem
@@ -15,7 +15,7 @@ MAX_THINGS = 4096
 
 @dataclass(frozen=True)
 class Thing:
-    """Something that is acquired: always at the same place, by the same calls."""
+    """Something that is acquired: always at the same place."""
 
     resource: Resource
     chain: tuple[int, ...]
@@ -35,7 +35,10 @@ class Things:
         self._table = tuple(table)
         self._known: dict[str, tuple[tuple[Resource, ...], tuple[Resource, ...]]] = {}
         self._numbers: dict[Thing, int] = {}
+        self._alike: dict[Thing, list[int]] = {}
         self.every: list[Thing] = []
+        self.chains: list[dict[tuple[int, ...], None]] = []
+        """Of each, all calls that lead to it, those of `Thing.chain` first."""
         self.of: dict[str, list[int]] = {}
         """By the resource's id."""
 
@@ -59,6 +62,10 @@ class Things:
         others = (one for one in self._table if one.success == "positive" and resource.success == "zero")
         return any(set(one.acquire) & set(resource.acquire) for one in others)
 
+    def alike(self, thing: Thing) -> Sequence[int]:
+        """Numbers of those that are acquired by the same call, whoever leads to it, in order."""
+        return self._alike.get(replace(thing, chain=thing.chain[-1:]), ())
+
     def number(self, thing: Thing) -> int | None:
         """Its number; None: there are too many."""
         number = self._numbers.get(thing)
@@ -66,4 +73,6 @@ class Things:
             number = self._numbers[thing] = len(self.every)
             self.every.append(thing)
             self.of.setdefault(thing.resource.id, []).append(number)
+            self._alike.setdefault(replace(thing, chain=thing.chain[-1:]), []).append(number)
+            self.chains.append({thing.chain: None})
         return number
