@@ -45,8 +45,9 @@ def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str
     data = to_json(after, layout=wanted.layout, structs=wanted.structs)
     if wanted.hazards:
         from kbuild.elf.hazards.find import find_hazards
+        from kbuild.elf.rules.check import followed
 
-        data["hazards"] = find_hazards(after.modules)
+        data["hazards"] = find_hazards(followed(after.modules, asked or Rules()))
     if wanted.against is not None:
         from kbuild.elf.differences import compare
 
@@ -56,7 +57,7 @@ def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str
         if wanted.hazards:
             from kbuild.elf.hazards.find import differences
 
-            was = find_hazards(before.modules)
+            was = find_hazards(followed(before.modules, asked or Rules()))
             data["differences"]["hazards"] = differences(was["found"], data["hazards"]["found"])
     return data
 

@@ -29,6 +29,8 @@ MAX_CLOSELY = 16
 """Things of one module that are looked at closely."""
 MAX_TOGETHER = 4
 """Of these, at once: each may double the states."""
+MAX_WORK = 8
+"""What all of that may cost, in times of what a run of init may."""
 MAX_KINDS = 32
 """Of what init has left, each with a run of exit behind it."""
 TOO_MUCH = "there is too much to look at"
@@ -47,19 +49,23 @@ class Kept:
     """What stood in the way, where there is none."""
 
 
-def find_resources(modules: ModuleSet, table: Sequence[Resource], leaves: Collection[str] = ()) -> list[Finding]:
+def find_resources(
+    modules: ModuleSet, table: Sequence[Resource], leaves: Collection[str] = (), only: str | None = None
+) -> list[Finding]:
     """A finding for each thing that a module's init acquires, and something of it does not release.
 
-    `leaves`: modules whose code is not followed where others call it. Raises UserError for a damaged module.
+    `leaves`: modules whose code is not followed where others call it; `only`: the one that is asked, None: all are.
+    Raises UserError for a damaged module.
     """
     images = modules.modules.values()
     keys = set(map(module_key, leaves))
     apart = [image for image in images if module_key(image.name) in keys]
     others = ModuleSet.of((image for image in images if image not in apart), modules.kernel)
+    first, second = ([one for one in some if only in (None, one.name)] for some in (others.modules.values(), apart))
     with log.timed("resources", modules=len(modules.modules)) as extra:
         try:
             with uncollected():
-                found = [*_findings(others, table, others.modules.values()), *_findings(modules, table, apart)]
+                found = [*_findings(others, table, first), *_findings(modules, table, second)]
         except MalformedError as error:
             raise UserError(f"resources cannot be looked for in these modules: {error}") from None
         extra["found"] = len(found)
@@ -93,6 +99,8 @@ class _Asked:
         self._things = things
         self._ledger = Ledger(things, "init")
         self.job = Job(module, "init", self._ledger)
+        self._work = 0.0
+        """What has been done closely, in the same."""
         self._violated: set[object] = set()
         """What was told of with a way, by what tells it from others for a reader."""
 
@@ -114,8 +122,9 @@ class _Asked:
             yield from self._closely(suspects)
         except TooManyError:
             numbers = [*suspects]
-            if len(numbers) == 1:
-                yield from self._too_much(numbers[0], suspects[numbers[0]])
+            if len(numbers) == 1 or self._work > MAX_WORK:
+                for number in numbers:
+                    yield from self._too_much(number, suspects[number])
                 return
             half = len(numbers) // 2
             for part in (numbers[:half], numbers[half:]):
@@ -143,9 +152,10 @@ class _Asked:
         """Look at some things, with states kept apart by which are held. If it raises TooManyError, then first."""
         if not suspects:
             return
+        if self._work > MAX_WORK:
+            raise TooManyError
         ledger = Ledger(self._things, "init", suspects)
-        run = self._runs.run(Job(self.module, "init", ledger))
-        assert run is not None, "it was there before"
+        run = self._run(Job(self.module, "init", ledger))
         if len(suspects) > 1 and run.flow.trouble.given_up is not None:
             raise TooManyError
         look = Look(run, ledger)
@@ -172,10 +182,18 @@ class _Asked:
         looks: list[Look] = []
         for marks, ends in kinds.items():
             ledger = Ledger(self._things, "exit", init.ledger.apart, init.ledger.handles)
-            run = self._runs.run(Job(self.module, "exit", ledger, Start.after(init.run, ends, marks)))
-            assert run is not None, "there is one"
+            run = self._run(Job(self.module, "exit", ledger, Start.after(init.run, ends, marks)))
             looks.append(Look(run, ledger, marks))
+            if ledger.apart and self._work > MAX_WORK:
+                raise TooManyError
         return looks
+
+    def _run(self, job: Job) -> Run:
+        """An entry that is there."""
+        run = self._runs.run(job)
+        assert run is not None
+        self._work += run.flow.budget.work / run.flow.budget.allowed
+        return run
 
     def _told(self, number: int, how: str, init: Look, exits: Sequence[Look]) -> Kept | None:
         """One thing, by which states were kept apart, at one end; None: it is released."""
