@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from kbuild.transcript import Transcript
 
 WIDTH = 72
+MAX_FINDINGS = 40
+"""Told of those that count, and of each list of others; findings that say the same are one."""
 MAX_EVIDENCE = 24
 """Lines of evidence told of a finding."""
 MAX_PLACES = 8
@@ -51,6 +53,15 @@ def _head(record: Record) -> Iterator[str]:
 def _section(title: str, body: Iterable[str]) -> list[str]:
     lines = list(body)
     return [f"{title}:", *lines] if lines else []
+
+
+def _listed(entries: Iterable[str]) -> Iterator[str]:
+    """Each entry in lines of its own, and no more of them than anybody reads."""
+    every = list(entries)
+    for entry in every[:MAX_FINDINGS]:
+        yield from _wrapped(clean.one_line(entry), "  ", "    ")
+    if len(every) > MAX_FINDINGS:
+        yield f"  and {len(every) - MAX_FINDINGS} more, which are in the record"
 
 
 def _judged(record: Record) -> Iterator[str]:
@@ -117,10 +128,11 @@ def _rules(record: Record) -> Iterator[str]:
 
 
 def _failures(record: Record, folder: Path) -> Iterator[list[str]]:
-    for group in gist.groups(gist.counting(record)):
-        yield [*_failure(group, folder)]
-    for runs in gist.alike(gist.untold(record)):
-        yield [*_untold(runs, folder)]
+    found = [[*_failure(group, folder)] for group in gist.groups(gist.counting(record))]
+    found += [[*_untold(runs, folder)] for runs in gist.alike(gist.untold(record))]
+    yield from found[:MAX_FINDINGS]
+    if len(found) > MAX_FINDINGS:
+        yield [f"And {len(found) - MAX_FINDINGS} more, which are in the record."]
 
 
 def _failure(group: Sequence[Finding], folder: Path) -> Iterator[str]:
@@ -148,20 +160,20 @@ def _untold(runs: Sequence[Transcript], folder: Path) -> Iterator[str]:
 
 def _known(record: Record) -> Iterator[str]:
     known = Counter((one.id, one.known) for one in record.findings if one.known)
-    for (name, reason), count in known.items():
-        often = f" ({count} times)" if count > 1 else ""
-        yield from _wrapped(clean.one_line(f"{name}{often}: {reason}"), "  ", "    ")
-    for unseen in record.known_not_seen:
-        said = f"did not occur, although it is declared: {unseen.finding} ({unseen.reason})"
-        yield from _wrapped(clean.one_line(said), "  ", "    ")
+    told = [f"{name}{f' ({count} times)' if count > 1 else ''}: {why}" for (name, why), count in known.items()]
+    unseen = record.known_not_seen
+    told += [f"did not occur, although it is declared: {one.finding} ({one.why})" for one in unseen]
+    return _listed(told)
 
 
 def _skipped(record: Record) -> Iterator[str]:
+    told = []
     for runs in gist.alike(one for one in record.transcripts if one.status == Status.SKIP):
         what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {gist.order_of(runs[0])}"
-        yield from _wrapped(clean.one_line(f"{what} on {runs[0].host}: {runs[0].reason}"), "  ", "    ")
+        told.append(f"{what} on {runs[0].host}: {runs[0].reason}")
     for why, count in Counter(gist.why(one) for one in record.findings if one.status == Status.SKIP).items():
-        yield from _wrapped(clean.one_line(f"{count} {'rule' if count == 1 else 'rules'}: {why}"), "  ", "    ")
+        told.append(f"{count} {'rule' if count == 1 else 'rules'}: {why}")
+    return _listed(told)
 
 
 def _evidence(record: Record, folder: Path) -> Iterator[str]:

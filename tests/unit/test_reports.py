@@ -290,6 +290,15 @@ def test_reports_stay_small_whatever_a_guest_says(form: Any) -> None:
     assert len(render_as(form, what, Path("/nowhere"))) < 12 << 20
 
 
+@pytest.mark.parametrize("form", ["text", "html"])
+def test_no_more_findings_are_told_than_anybody_reads(form: Any) -> None:
+    many = [answer(f"module-{number}", Status.FAIL, f"violated {number}") for number in range(500)]
+    skipped = [Transcript(host=f"host-{n}", order="a", status=Status.SKIP, reason="no svm") for n in range(1000)]
+    text = render_as(form, record(*skipped, findings=many, verdict=Status.FAIL), Path("/nowhere"))
+    assert re.search(r"And \d+ more, which are in the record", text)
+    assert text.count("no svm") < 600
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("make", [hostile, record], ids=["hostile", "empty"])
 def test_no_report_has_what_moves_a_terminal(form: Any, make: Callable[[], Record]) -> None:

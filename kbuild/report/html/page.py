@@ -25,6 +25,9 @@ _HERE = Path(__file__).parent
 MAX_EVIDENCE = 200
 MAX_SHOWN = 24
 """Lines of evidence that are seen without unfolding; registers are not among them."""
+MAX_FINDINGS = 150
+"""That count, findings that say the same being one."""
+MAX_KNOWN = 500
 MAX_PLACES = 12
 MAX_SITES = 2000
 
@@ -34,6 +37,7 @@ def render_html(record: Record, folder: Path) -> str:
     style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
     code = _read(folder / "code.json") or {}
     verdict, status = gist.verdict_of(record)
+    groups = gist.groups(gist.counting(record))
     return (
         _environment()
         .get_template("page.html")
@@ -50,10 +54,11 @@ def render_html(record: Record, folder: Path) -> str:
             facts=_facts(record),
             hosts=gist.hosts(record),
             matrix=orders.matrix(record),
-            findings=[_finding(group) for group in gist.groups(gist.counting(record))],
+            findings=[_finding(group) for group in groups[:MAX_FINDINGS]],
+            left=max(len(groups) - MAX_FINDINGS, 0),
             untold=gist.alike(gist.untold(record)),
-            known=_known(record),
-            skipped=gist.alike(one for one in record.transcripts if one.status == Status.SKIP),
+            known=_known(record)[:MAX_KNOWN],
+            skipped=gist.alike(one for one in record.transcripts if one.status == Status.SKIP)[:MAX_KNOWN],
             informing=[one for one in record.findings if one.known is None and one.status == Status.DONE],
             rules=rules.table(record),
             timelines=orders.timelines(record, folder),
