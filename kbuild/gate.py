@@ -236,20 +236,15 @@ class _Gate:
         return judged and (kind not in ASKED_KINDS or any(map(known.matches, self.run.record.findings)))
 
     def _mark(self, findings: Iterable[Finding]) -> list[Finding]:
-        """The findings with those marked that are known for this kernel."""
-        marked, not_seen = mark_known([*findings], self.known, *self._kernel_and_day)
+        """The findings with those marked that are known for this kernel. What was not seen yet is noted."""
+        marked, not_seen = self._known(findings)
         self.not_seen = [one for one in self.not_seen if one in not_seen]
         return marked
 
-    @property
-    def _kernel_and_day(self) -> tuple[str, datetime.date]:
+    def _known(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Known]]:
+        """The same, and what of the known is none of them."""
         kernel = self.run.record.kernel or self.run.record.tree["version"]
-        return kernel, datetime.datetime.now(datetime.UTC).date()
-
-    def _keep(self, transcript: Transcript) -> None:
-        """An order came to its end: that is on record, should the run not come to its own."""
-        marked, _ = mark_known(transcript.findings, self.known, *self._kernel_and_day)
-        self.run.add(msgspec.structs.replace(transcript, findings=marked))
+        return mark_known([*findings], self.known, kernel, datetime.datetime.now(datetime.UTC).date())
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[Stage]:
@@ -414,7 +409,8 @@ class _Gate:
                 spec.id: _facts(spec.for_kernel(size)) for spec in files.hosts if spec.id in record.hosts
             }
             answers = answers_in(record.findings)
-            record.transcripts = [self._judge(compare(one, answers)) for one in transcripts()]
+            compared = (compare(one, answers) for one in transcripts())
+            record.transcripts = [_judged(one, self._mark(one.findings)) for one in compared]
             record.findings += [finding for one in record.transcripts for finding in one.findings]
             stage.status = worst(one.status for one in record.transcripts)
             passed = sum(one.status == Status.PASS for one in record.transcripts)
@@ -450,9 +446,10 @@ class _Gate:
             run=self.run.record.id,
             folder=make_folder(self.run.folder / "hosts"),
             again=again,
-            keep=self._keep,
+            keep=self.run.add,
             resources=read_rules((SHIPPED / "rules/resources.toml",)).resources,
             cancellation=self.cancellation,
+            known=lambda transcript: _judged(transcript, self._known(transcript.findings)[0]),
         )
 
     def _agent(self) -> Path:
@@ -462,17 +459,6 @@ class _Gate:
             agent = self.run.keep(build_agent(cache_home() / "agent"), "agent")
         self.run.record.agent = file_digest(agent)
         return agent
-
-    def _judge(self, transcript: Transcript) -> Transcript:
-        """The transcript with what is known marked: then it does not count here either.
-
-        Each step that did not go as expected has a finding, so the findings alone say the outcome.
-        """
-        if not transcript.findings:
-            return transcript
-        findings = self._mark(transcript.findings)
-        status = verdict((f for f in findings if f.status != Status.DONE), [Status.PASS])
-        return msgspec.structs.replace(transcript, findings=findings, status=status)
 
     def _shipped(self, orders: Sequence[Order]) -> tuple[Path, KernelImage, list[Path]]:
         """Files that were built elsewhere: a kernel, and of the modules with it those that the orders are about."""
@@ -541,6 +527,17 @@ def write_configuration(wanted: BuildRequest, *, reuse: bool = False) -> Configu
     """
     source, objects = wanted.tree.source, wanted.objects
     return configure(source, objects, wanted.symbols, make_variables=wanted.variables, predict=True, reuse=reuse)
+
+
+def _judged(transcript: Transcript, findings: list[Finding]) -> Transcript:
+    """The transcript with its findings as they are marked: what is known does not count here either.
+
+    Each step that did not go as expected has a finding, so the findings alone say the outcome.
+    """
+    if not findings:
+        return transcript
+    status = verdict((f for f in findings if f.status != Status.DONE), [Status.PASS])
+    return msgspec.structs.replace(transcript, findings=findings, status=status)
 
 
 def _tree_facts(tree: Tree) -> dict[str, str]:

@@ -89,6 +89,8 @@ class LoadRequest:
     resources: tuple[Resource, ...] = ()
     """What init acquires: to say whose something is that was left behind."""
     cancellation: Cancellation = field(default_factory=Cancellation)
+    known: Callable[[Transcript], Transcript] = lambda transcript: transcript
+    """Marks what is known in a transcript that is told while others go on. Called in several threads."""
 
     @cached_property
     def traced(self) -> bool:

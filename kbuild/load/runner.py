@@ -102,6 +102,8 @@ class _Host:
         self._boots = len(self._not_booted)
         self._orders = plans
         self._transcripts = {plan.id: self._skipped(plan) for plan in self._orders if plan.skip}
+        self._shown = {**self._transcripts}
+        """The same with what is known marked, as they are told on the way."""
         self._waiting = deque(order for order in self._orders if order.id not in self._transcripts)
         self._left = Counter(order.order for order in self._waiting)
         self._stopped: list[tuple[Plan, int]] = []
@@ -199,17 +201,20 @@ class _Host:
 
     def _keep(self, transcript: Transcript) -> None:
         order, _, run = transcript.order.partition(RUN_OF)
-        self._request.keep(transcript)
+        shown = self._request.known(transcript)
+        self._request.keep(shown)
         with self._lock:
             self._transcripts[transcript.order] = transcript
+            self._shown[transcript.order] = shown
             self._left[order] -= 1
             self._counted(transcript.order)
             last = self._left[order] == 0
-            runs = [one for plan in self._orders if plan.order == order and (one := self._transcripts.get(plan.id))]
+            runs = [one for plan in self._orders if plan.order == order and (one := self._shown.get(plan.id))]
         # Of an order with many runs it is worth a line which went wrong first, and how it went in the end.
         wrong = [one for one in runs if one.status not in (Status.PASS, Status.SKIP)]
-        if (not run and last) or (transcript in wrong and len(wrong) <= MAX_TOLD):
-            self._reporter.order(transcript.host, transcript.order, transcript.status, transcript.reason)
+        if (not run and last) or (shown in wrong and len(wrong) <= MAX_TOLD):
+            reason = shown.reason if shown.status != Status.PASS else None  # of what is known here
+            self._reporter.order(shown.host, shown.order, shown.status, reason)
         if run and last:
             counts = Counter(one.status for one in runs)
             how = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
