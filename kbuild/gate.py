@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
 import msgspec
 
@@ -94,6 +95,8 @@ class GateRequest:
     rules: tuple[str, ...] = ()
     """Only these; empty: the profile's."""
     no_known: bool = False
+    boot_ahead: bool = True
+    """Let hosts boot while make works."""
     cache_gb: float | str | None = None
     """How large the cache may become, in gigabytes; None: as large as `cache_limit` says."""
     verbosity: int = 0
@@ -106,34 +109,91 @@ def gate(request: GateRequest, reporter: Reporter) -> Run:
     after the record has said how far the run came.
     """
     log.configure(request.verbosity)
-    if request.patches and (request.package or request.modules):
-        raise UserError(
-            f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
-        )
     limit = cache_limit(request.cache_gb)
-    profile = _profile(request)
-    run = Run(request.task, request.command)
-    run.record.profile, run.record.flavour = str(profile.path), profile.flavour
     started = time.time()
-    judging = _Gate(request, profile, run, reporter)
-    try:
-        with os_errors():
-            log.configure(request.verbosity, run.log_file)
-        with log.context(run=run.record.id), os_errors():
-            log.get().info("run", command=request.command, folder=str(run.folder))
-            judging.go()
-            log.get().info("run.end", verdict=run.record.verdict, peak_memory_kb=_peak_memory_kb())
-    except KeyboardInterrupt:
-        run.interrupt()
-        raise
-    except KbuildError as error:
-        run.fail(error)
-        if isinstance(error, UserError):
-            raise
+    judging = Judging(request, reporter)
+    with judging:
+        judging.build()
+        judging.judge()
     if judging.added:
-        with log.context(run=run.record.id):
+        with log.context(run=judging.run.record.id):
             trim(limit, spare_since=started)
-    return run
+    return judging.run
+
+
+class Judging:
+    """A run in two parts, so that one kernel can be built while another one is loaded: `build()`, then `judge()`.
+
+    To be used as a context, which ends what hosts have begun. Each part may be called in a thread of its own, one after
+    the other. What stops the run is recorded; then `judge()` does nothing, and UserError and KeyboardInterrupt are
+    raised on.
+    """
+
+    def __init__(self, request: GateRequest, reporter: Reporter) -> None:
+        """Raises UserError before anything is done where the input is wrong."""
+        if request.patches and (request.package or request.modules):
+            raise UserError(
+                f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
+            )
+        profile = _profile(request)
+        self.run = Run(request.task, request.command)
+        self.run.record.profile, self.run.record.flavour = str(profile.path), profile.flavour
+        self._gate = _Gate(request, profile, self.run, reporter)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._recorded(), os_errors():
+            self._stack.enter_context(log.kept(self.run.record.id, self.run.log_file))
+            log.get().info("run", command=self.run.record.command, folder=str(self.run.folder))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what hosts have begun, and the run's log."""
+        with self._stack:
+            self._gate.stack.close()
+
+    @property
+    def added(self) -> bool:
+        """Whether the cache became larger."""
+        return self._gate.added
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to judge."""
+        return self.run.record.ended is not None
+
+    def build(self) -> None:
+        """What needs the tree: until the artifacts are in the run's folder."""
+        with self._recorded(), os_errors():
+            self._gate.make()
+
+    def judge(self) -> None:
+        """Inspect and load, as far as the task goes, and give the verdict."""
+        if self.over:
+            return
+        with self._recorded(), os_errors():
+            self._gate.judge()
+            log.get().info("run.end", verdict=self.run.record.verdict, peak_memory_kb=_peak_memory_kb())
+
+    def cancel(self) -> None:
+        """End what hosts are at, from another thread."""
+        self._gate.cancellation.cancel()
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        with log.context(run=self.run.record.id):
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.run.interrupt()
+                raise
+            except KbuildError as error:
+                self.run.fail(error)
+                if isinstance(error, UserError):
+                    raise
 
 
 def _peak_memory_kb() -> int:
@@ -193,30 +253,32 @@ class _Gate:
         """Where hosts boot while the build is made."""
         self.stack = ExitStack()
         self.cancellation = Cancellation()
+        self.files: _LoadFiles | None = None
+        self.made: tuple[Path, KernelImage, list[Path]] | None = None
+        """The bzImage, what is known of the kernel, and the modules."""
 
-    def go(self) -> None:
-        """Judge, as far as the task goes, and give the verdict."""
-        with self.stack:
-            self._go()
-
-    def _go(self) -> None:
-        record = self.run.record
+    def make(self) -> None:
+        """The kernel and its modules: built, or as they were shipped."""
         keep_profile(self.run, self.profile)
-        record.tools |= versions()
-        wanted = self._read_load_files() if self.request.task in ("gate", "load") else None
+        self.run.record.tools |= versions()
+        self.files = self._read_load_files() if self.request.task in ("gate", "load") else None
         if self.request.package or self.request.modules or self.request.task == "load":
-            kernel, image, paths = self._shipped(wanted.orders if wanted else ())
-        elif (files := self._build(wanted)) is not None:
-            kernel, paths = files["bzImage"], [path for name, path in files.items() if name.endswith(".ko")]
-            image = read_kernel(bzimage=kernel, vmlinux=files["vmlinux"], symvers=files["Module.symvers"])
-        else:
-            wanted = None
-        if wanted is not None:
+            self.made = self._shipped(self.files.orders if self.files else ())
+        elif (made := self._build(self.files)) is not None:
+            kernel, paths = made["bzImage"], [path for name, path in made.items() if name.endswith(".ko")]
+            image = read_kernel(bzimage=kernel, vmlinux=made["vmlinux"], symvers=made["Module.symvers"])
+            self.made = kernel, image, paths
+
+    def judge(self) -> None:
+        """What the task asks of them, and the verdict."""
+        record = self.run.record
+        if self.files is not None and self.made is not None:
+            kernel, image, paths = self.made
             modules = ModuleSet.of(map(read_module, paths), image)
-            with self._loading(kernel, modules, wanted) as transcripts:
+            with self._loading(kernel, modules, self.files) as transcripts:
                 if self.request.task == "gate":
-                    self._inspect(kernel, modules, wanted.rules)  # while hosts boot
-                self._load(kernel, wanted, transcripts)
+                    self._inspect(kernel, modules, self.files.rules)  # while hosts boot
+                self._load(kernel, self.files, transcripts)
         record.known_not_seen = [one for one in self.not_seen if self._looked_for(one)]
         # That files were read is no answer: where all orders were skipped, nothing was judged.
         judged_so = [status for status in self.results if status != Status.DONE]
@@ -291,7 +353,7 @@ class _Gate:
                 as_before = self._configure(stage, wanted, result)
             if request.task == "configure":
                 return None
-            if result is None and as_before and load_files:
+            if result is None and as_before and load_files and request.boot_ahead:
                 self._boot_ahead(wanted, load_files)
             with self._stage("build") as stage:
                 if result is None:

@@ -26,25 +26,27 @@ Event = MutableMapping[str, Any]
 class _Sink:
     """The end of the processor chain: one JSON line to the run's log, one readable line to the user."""
 
-    def __init__(self, level: int, stream: IO[str], run_log: Path | None) -> None:
+    def __init__(self, level: int, stream: IO[str]) -> None:
         self._level = level
         self._stream = stream
-        self._file = run_log.open("a", buffering=1, encoding="utf-8") if run_log else None
+        self.files: dict[str, IO[str]] = {}
+        """Logs of the runs that are at work, by their ids."""
         self._console = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)
 
     def __call__(self, logger: Any, method: str, event: Event) -> str:
-        if self._file is not None:
+        own = self.files.get(event.get("run", ""))
+        for file in [own] if own else [*self.files.values()]:
             # A full disk or a removed folder is found and said by whoever writes the record; the
             # log is not worth losing the run for.
             with contextlib.suppress(OSError):
-                self._file.write(json.dumps(event, default=str) + "\n")
+                file.write(json.dumps(event, default=str) + "\n")
         if getattr(logging, method.upper(), logging.INFO) >= self._level:
             shown = {key: value for key, value in event.items() if key != "run"}
             print(self._console(logger, method, shown), file=self._stream, flush=True)
         raise structlog.DropEvent
 
 
-def configure(verbosity: int = 0, run_log: Path | None = None, stream: IO[str] | None = None) -> None:
+def configure(verbosity: int = 0, stream: IO[str] | None = None) -> None:
     """Set up logging for this process. `verbosity`: -1 errors only, 0 warnings, 1 all stages, 2 everything."""
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
     structlog.configure(
@@ -53,11 +55,23 @@ def configure(verbosity: int = 0, run_log: Path | None = None, stream: IO[str] |
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _Sink(level, stream or sys.stderr, run_log),
+            _Sink(level, stream or sys.stderr),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         cache_logger_on_first_use=False,
     )
+
+
+@contextlib.contextmanager
+def kept(run: str, file: Path) -> Iterator[None]:
+    """Write each event of a run to a file, as JSON lines: those with `run` bound to its id, and those of no run."""
+    files = structlog.get_config()["processors"][-1].files
+    with file.open("a", buffering=1, encoding="utf-8") as log_file, context(run=run):
+        files[run] = log_file
+        try:
+            yield
+        finally:
+            del files[run]
 
 
 def get() -> structlog.typing.FilteringBoundLogger:

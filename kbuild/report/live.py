@@ -70,6 +70,7 @@ class Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        self._stages: set[str] = set()
         self._lock = threading.Lock()
 
     def _say(self, status: Status, text: str) -> None:
@@ -81,6 +82,7 @@ class Bars:
     def begin(self, stage: str) -> None:
         """A bar that shows that something goes on."""
         with self._lock:
+            self._stages.add(stage)
             self._tasks[stage] = self._progress.add_task(stage, total=None, what="")
 
     def progress(self, stage: str, done: int, expected: int | None, what: str, left: float | None) -> None:
@@ -115,8 +117,8 @@ class Bars:
     def end(self, stage: Stage) -> None:
         """Its line; bars that belong to it go."""
         with self._lock:
-            gone = list(self._tasks) if stage.name == "load" else [stage.name]
-            for name in gone:
+            hosts = [name for name in self._tasks if name not in self._stages] if stage.name == "load" else []
+            for name in [*hosts, stage.name]:
                 if name in self._tasks:
                     self._progress.remove_task(self._tasks.pop(name))
             if stage.status is not None:
