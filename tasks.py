@@ -328,6 +328,70 @@ LOADING = {
 }
 
 
+SERIES = {
+    "range": "BASE..TIP of the checkout: each commit is judged against the one before it",
+    "mbox": "patches as a mailing list has them, on their base-commit, --rev or HEAD of the checkout",
+    "packages": "kernel packages of Debian's archive, a glob such as 'linux-image-6.12.*-amd64'",
+    "stop": "end at the first commit that is to blame for a FAIL",
+    "rules": "only these rule files: names in profiles/rules/ or paths (may be repeated)",
+    "rev": "where the patches of --mbox go, in place of their base-commit",
+}
+
+
+@task(iterable=["order", "host", "rules"], help={**TREE, **LOADING, **VERBOSE, **JSON, **SERIES})
+def series(
+    ctx: Context,
+    order: list[str],
+    host: list[str],
+    rules: list[str],
+    tree: str | None = None,
+    range: str | None = None,  # noqa: A002
+    mbox: str | None = None,
+    packages: str | None = None,
+    rev: str | None = None,
+    profile: str | None = None,
+    flavour: str | None = None,
+    stop: bool = False,
+    no_known: bool = False,
+    refresh: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
+    """Judge each commit of a range or mbox, or each version of a package, and say which one is to blame for what."""
+
+    def work() -> int:
+        from kbuild.outcome import Status, exit_status, to_json
+        from kbuild.report.series import render, teller
+        from kbuild.series.ask import SeriesRequest
+        from kbuild.series.ask import series as judge
+
+        question = _request(
+            task="gate",
+            tree=tree or ctx.kbuild.tree,
+            rev=rev,
+            profile=profile or ctx.kbuild.profile,
+            flavour=flavour,
+            refresh=refresh,
+            orders=tuple(order),
+            hosts=tuple(host),
+            rules=tuple(rules),
+            no_known=no_known,
+            cache_gb=ctx.kbuild.cache_gb,
+            verbosity=_verbosity(verbose, quiet),
+        )
+        asked = SeriesRequest(gate=question, range=range, mbox=mbox, packages=packages, stop=stop)
+        with _reporter(quiet) as reporter:
+            record = judge(asked, reporter, teller(quiet))
+        if json:
+            sys.stdout.buffer.write(to_json(record) + b"\n")
+        else:
+            render(record)
+        return exit_status(record.verdict or Status.ERROR)
+
+    _run(work)
+
+
 @task(iterable=["order", "host", "report"], help={**ARTIFACTS, **LOADING, **PROFILE, **REPORT, **VERBOSE, **JSON})
 def load(
     ctx: Context,
@@ -609,7 +673,7 @@ def clean(
     _run(work)
 
 
-ns = Collection(bench, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, test)
+ns = Collection(bench, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, series, test)
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).
 ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default", "cache_gb": None}})

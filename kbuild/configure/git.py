@@ -68,13 +68,13 @@ def is_checkout(folder: Path) -> bool:
     return (folder / ".git").exists()
 
 
-def commit_of(folder: Path, rev: str) -> str:
-    """The full id of a commit. Raises UserError where there is none."""
+def commit_of(folder: Path, rev: str, option: str = "--rev") -> str:
+    """The full id of a commit that was given with an option. Raises UserError where there is none."""
     if rev.startswith("-"):
-        raise UserError(f"--rev {rev}: not a commit")
+        raise UserError(f"{option} {rev}: not a commit")
     done = call("-C", folder, "rev-parse", "--verify", "--quiet", f"{rev}^{{commit}}", check=False)
     if done.status:
-        raise UserError(f"--rev {rev}: no such commit in {folder}")
+        raise UserError(f"{option} {rev}: no such commit in {folder}")
     return done.output.strip()
 
 

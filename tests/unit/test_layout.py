@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "kbuild"
 # What lies beside the stages, then the stages in the order of the design; each may import what stands before it.
 ORDER = [
     ["versions", "outcome", "errors", "paths", "log", "command", "toml", "traces", "transcript"],
-    ["profile", "record", "progress", "setting"],
+    ["profile", "record", "seriesrecord", "progress", "setting"],
     ["configure"],
     ["build"],
     ["elf"],
@@ -26,6 +26,7 @@ ORDER = [
     ["runs"],
     ["detail"],
     ["gate"],
+    ["series"],
     ["report"],
 ]
 # Reports read records, never live objects: they may import the record's types and nothing of a stage.

@@ -1,0 +1,162 @@
+"""What a series is asked for, and its entries: commits of a range, patches of an mbox, versions of packages."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kbuild import log
+from kbuild.cache.limit import cache_limit, trim
+from kbuild.configure import git
+from kbuild.configure.apt import find, oldest_first
+from kbuild.errors import UserError
+from kbuild.gate import GateRequest
+from kbuild.outcome import Status
+from kbuild.profile import read_profile
+from kbuild.progress import Prefixed, Reporter
+from kbuild.series.apply import apply
+from kbuild.series.commits import commits_of
+from kbuild.series.judge import Judge, entries_of
+from kbuild.series.mail import read_mbox
+from kbuild.seriesrecord import Entry, SeriesRecord, begin, holding, key_of
+
+SHORT = 12
+"""Digits of a commit's id that are shown."""
+_IMAGE = re.compile(r"linux-image-(\d+\.\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesRequest:
+    """Which entries, and what to ask of each."""
+
+    gate: GateRequest
+    """The question; `tree` and `rev` as the user gave them."""
+    range: str | None = None
+    mbox: str | None = None
+    packages: str | None = None
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The entries, and where they come from."""
+
+    source: str
+    entries: list[Entry]
+    request: Callable[[Entry], GateRequest]
+
+
+def series(request: SeriesRequest, reporter: Reporter, tell: Callable[[SeriesRecord, Entry], None]) -> SeriesRecord:
+    """Judge each entry against the one before it. One that did not come to its end is gone on with.
+
+    `tell` is called when an entry begins and when it is over. Raises UserError where the input is wrong.
+    """
+    log.configure(request.gate.verbosity)
+    limit = cache_limit(request.gate.cache_gb)
+    asked = _ask(request)
+    key = key_of(_question(request, asked))
+    with holding(key) as ours:
+        if not ours:
+            raise UserError(f"{asked.source}: another inv series is at it with the same options; wait for its end")
+        made = begin(key, request.gate.command, asked.source, asked.entries)
+        started = time.time()
+        Judge(
+            made,
+            asked.request,
+            lambda entry: Prefixed(reporter, short(entry)),
+            lambda entry: tell(made.record, entry),
+            request.stop,
+        ).run()
+        trim(limit, spare_since=started)
+    return made.record
+
+
+def short(entry: Entry) -> str:
+    """An entry's name for a line."""
+    return entry.id[:SHORT] if re.fullmatch(r"[0-9a-f]{40}", entry.id) else entry.id
+
+
+def _ask(request: SeriesRequest) -> _Asked:
+    given = [name for name in ("range", "mbox", "packages") if getattr(request, name)]
+    if len(given) != 1:
+        what = f"--{' and --'.join(given)} are given" if given else "none is given"
+        raise UserError(f"series: give one of --range BASE..TIP, --mbox FILE and --packages GLOB; {what}")
+    if request.packages:
+        return _packages(request, request.packages)
+    return _range(request, request.range) if request.range else _mbox(request, request.mbox or "")
+
+
+def _checkout(request: SeriesRequest, option: str) -> Path:
+    folder = Path(request.gate.tree).expanduser().resolve()
+    if request.gate.tree.startswith("debian:") or not git.is_checkout(folder):
+        raise UserError(
+            f"{option}: --tree {request.gate.tree} is no git checkout; give the one that the commits are for"
+        )
+    return folder
+
+
+def _range(request: SeriesRequest, asked: str) -> _Asked:
+    folder = _checkout(request, f"--range {asked}")
+    if request.gate.rev:
+        raise UserError(f"--rev {request.gate.rev}: --range says which commits")
+    base, commits = commits_of(folder, asked)
+    entries = entries_of((base.id, base.subject), [(one.id, one.subject) for one in commits])
+    return _Asked(f"{asked} of {request.gate.tree}", entries, _of_tree(request, str(folder)))
+
+
+def _of_tree(request: SeriesRequest, tree: str) -> Callable[[Entry], GateRequest]:
+    return lambda entry: replace(request.gate, tree=tree, rev=entry.id, boot_ahead=False)
+
+
+def _mbox(request: SeriesRequest, name: str) -> _Asked:
+    mailbox = read_mbox(name)
+    if request.gate.tree.startswith("debian:"):
+        # A package's source has no commits to put patches on.
+        on = f"commit {mailbox.base[:SHORT]} (its base-commit)" if mailbox.base else "a commit that nobody names"
+        raise UserError(f"--mbox {name}: it stands on {on}: give --tree CHECKOUT, and perhaps --rev COMMIT")
+    applied = apply(_checkout(request, f"--mbox {name}"), mailbox, request.gate.rev)
+    entries = entries_of((applied.base.id, applied.base.subject), [(one.id, one.subject) for one in applied.commits])
+    for mail in mailbox.mails[len(applied.commits) :]:
+        failed = applied.failed is mail
+        entries.append(
+            Entry(
+                id=f"patch {mail.number}",
+                subject=mail.subject,
+                status=Status.FAIL if failed else Status.SKIP,
+                reason=f"does not apply to {applied.base.id[:SHORT]} and the patches before it"
+                if failed
+                else "comes after a patch that does not apply",
+                evidence=list(applied.rejected) if failed else [],
+            )
+        )
+    return _Asked(f"{name} on {applied.base.id[:SHORT]}", entries, _of_tree(request, str(applied.repository)))
+
+
+def _packages(request: SeriesRequest, glob: str) -> _Asked:
+    match = _IMAGE.match(glob)
+    if not match:
+        raise UserError(f"--packages {glob}: begin with a series, such as linux-image-6.12.*-amd64")
+    apt, _ = find(f"linux-image-{match[1]}-none", match[1])
+    names = [one for one in apt.names(f"linux-image-{match[1]}") if fnmatch.fnmatchcase(one, glob)]
+    # What depends on another package has no files, and what is not signed yet is the same kernel again.
+    names = [one for one in names if not one.endswith(("-dbg", "-unsigned")) and re.search(r"-\d+\.\d+\.\d", one)]
+    versions = {f"{name}={version}": version for name in names for version in apt.versions(name)}
+    if not versions:
+        raise UserError(f"--packages {glob}: the archive has no such kernel package")
+    order = {version: number for number, version in enumerate(oldest_first(set(versions.values())))}
+    ids = sorted(versions, key=lambda one: (order[versions[one]], one))
+    entries = entries_of(None, [(one, one.partition("=")[0]) for one in ids])
+    return _Asked(glob, entries, lambda entry: replace(request.gate, package=entry.id))
+
+
+def _question(request: SeriesRequest, asked: _Asked) -> list[str]:
+    """All that an answer depends on, but for this tool and the machine."""
+    gate = request.gate
+    profile = read_profile(gate.profile, gate.flavour)
+    parts = [profile.path.read_text("utf-8"), str(gate.flavour), str(gate.no_known), str(request.stop), gate.tree]
+    parts += [*gate.orders, "", *gate.hosts, "", *gate.rules, ""]
+    return parts + [one.id for one in asked.entries]

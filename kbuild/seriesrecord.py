@@ -1,0 +1,156 @@
+"""A series on disk: one file, replaced as a whole after each step, so that a series that was killed can go on."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kbuild import log
+from kbuild.errors import HarnessError, UserError
+from kbuild.outcome import Status, to_json, worst
+from kbuild.paths import locked, make_folder, state_home, write_atomically
+
+FORMAT = 1
+FILE = "series.json"
+
+
+class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """A commit, or a version of a package."""
+
+    id: str
+    """A commit's full id, or `PACKAGE=VERSION`."""
+    subject: str
+    base: bool = False
+    """What the series stands on: it is judged to be compared with, and to blame for nothing."""
+    run: str | None = None
+    """The id of its run, from the moment at which it began."""
+    verdict: Status | None = None
+    """The run's; None until it has come to its end."""
+    status: Status | None = None
+    """What counts for the series: what it is to blame for, not what was there before it."""
+    same_as: str | None = None
+    """The entry whose modules are the same, and whose inspection and loads stand for its own."""
+    blamed: list[str] = []
+    """Ids of findings that count, and that the one before it does not have."""
+    mended: list[str] = []
+    """Ids of findings that counted in the one before it, and are gone."""
+    cells: dict[str, Status] = {}
+    """The outcome of each stage, and of the orders on each host (`HOST`)."""
+    changes: dict[str, Any] | None = None
+    """What differs in the modules, against the one before it: `kbuild.elf.differences`."""
+    reason: str | None = None
+    """Why there is no run, or no verdict."""
+    evidence: list[str] = []
+    """Lines that show it: the rejected hunks of a patch that does not apply."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to be done for it."""
+        return self.status is not None
+
+
+class SeriesRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What a series' file says."""
+
+    format: int = FORMAT
+    id: str
+    key: str
+    """Equal for equal questions: the same commits, judged by the same profile in the same way."""
+    command: str
+    source: str
+    """What was asked for, for a person: `v6.1..HEAD of ~/linux`."""
+    started: str
+    ended: str | None = None
+    verdict: Status | None = None
+    entries: list[Entry] = []
+
+
+def series_home() -> Path:
+    """The folder of all series."""
+    return state_home() / "series"
+
+
+class Series:
+    """A series that is going on, and its file."""
+
+    def __init__(self, record: SeriesRecord) -> None:
+        self.record = record
+        self.folder = series_home() / record.id
+
+    def save(self) -> None:
+        """Write it as it is now."""
+        write_atomically(self.folder / FILE, msgspec.json.format(to_json(self.record), indent=1))
+
+    def finish(self) -> None:
+        """The end, and the verdict: that of the entries but for what was there before them."""
+        self.record.verdict = worst(one.status for one in self.record.entries if one.status and not one.base)
+        self.record.ended = _now()
+        self.save()
+
+
+def key_of(parts: Sequence[str]) -> str:
+    """A digest of all that makes two series the same."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def begin(key: str, command: str, source: str, entries: list[Entry]) -> Series:
+    """A series that was begun with the same key and did not come to its end, or a new one."""
+    home = make_folder(series_home())
+    for record in _all(home):
+        if record.key == key and record.ended is None and [one.id for one in record.entries] == [e.id for e in entries]:
+            log.get().warning("going on with a series that did not come to its end", series=record.id)
+            return Series(record)
+    now = datetime.datetime.now(datetime.UTC)
+    record = SeriesRecord(
+        id=f"{now:%Y%m%d-%H%M%S}-{now.microsecond >> 4:04x}-series",
+        key=key,
+        command=command,
+        source=source,
+        started=now.isoformat(),
+        entries=entries,
+    )
+    series = Series(record)
+    make_folder(series.folder)
+    series.save()
+    return series
+
+
+def holding(key: str) -> Any:
+    """A lock on all series of this key: two at once would each write what the other one has."""
+    return locked(make_folder(series_home()) / f"{key}.lock", blocking=False)
+
+
+def read_series(name: str) -> SeriesRecord:
+    """The series of that id, of a unique beginning of it, or in that folder; `latest` is the last that was begun.
+
+    Raises UserError where there is none, or it cannot be read.
+    """
+    home = series_home()
+    names = sorted(path.parent.name for path in home.glob(f"*/{FILE}"))
+    found = names[-1:] if name == "latest" else [one for one in names if one.startswith(name)]
+    folder = Path(name).expanduser() if (Path(name).expanduser() / FILE).is_file() else None
+    if folder is None and len(found) != 1:
+        what = f"{len(found)} series begin so" if found else "there is no such series"
+        raise UserError(f"{name}: {what}; see {home}")
+    file = (folder or home / found[0]) / FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=SeriesRecord)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+
+
+def _all(home: Path) -> Iterator[SeriesRecord]:
+    """Newest first; what cannot be read is passed over."""
+    for path in sorted(home.glob(f"*/{FILE}"), reverse=True):
+        with suppress(OSError, msgspec.MsgspecError, HarnessError):
+            yield msgspec.json.decode(path.read_bytes(), type=SeriesRecord)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
