@@ -328,6 +328,28 @@ LOADING = {
 }
 
 
+def _question(ctx: Context, **options: Any) -> Callable[[], GateRequest]:
+    """What to ask of each commit: a gate's options, as Invoke gave them."""
+
+    def question() -> GateRequest:
+        return _request(
+            task="gate",
+            tree=options["tree"] or ctx.kbuild.tree,
+            rev=options.get("rev"),
+            profile=options["profile"] or ctx.kbuild.profile,
+            flavour=options["flavour"],
+            refresh=options.get("refresh", False),
+            orders=tuple(options["order"]),
+            hosts=tuple(options["host"]),
+            rules=tuple(options["rules"]),
+            no_known=options["no_known"],
+            cache_gb=ctx.kbuild.cache_gb,
+            verbosity=_verbosity(options["verbose"], options["quiet"]),
+        )
+
+    return question
+
+
 SERIES = {
     "range": "BASE..TIP of the checkout: each commit is judged against the one before it",
     "mbox": "patches as a mailing list has them, on their base-commit, --rev or HEAD of the checkout",
@@ -359,6 +381,7 @@ def series(
     json: bool = False,
 ) -> None:
     """Judge each commit of a range or mbox, or each version of a package, and say which one is to blame for what."""
+    question = _question(**locals())
 
     def work() -> int:
         from kbuild.outcome import Status, exit_status, to_json
@@ -366,21 +389,7 @@ def series(
         from kbuild.series.ask import SeriesRequest
         from kbuild.series.ask import series as judge
 
-        question = _request(
-            task="gate",
-            tree=tree or ctx.kbuild.tree,
-            rev=rev,
-            profile=profile or ctx.kbuild.profile,
-            flavour=flavour,
-            refresh=refresh,
-            orders=tuple(order),
-            hosts=tuple(host),
-            rules=tuple(rules),
-            no_known=no_known,
-            cache_gb=ctx.kbuild.cache_gb,
-            verbosity=_verbosity(verbose, quiet),
-        )
-        asked = SeriesRequest(gate=question, range=range, mbox=mbox, packages=packages, stop=stop)
+        asked = SeriesRequest(gate=question(), range=range, mbox=mbox, packages=packages, stop=stop)
         with _reporter(quiet) as reporter:
             record = judge(asked, reporter, teller(quiet))
         if json:
@@ -388,6 +397,60 @@ def series(
         else:
             render(record)
         return exit_status(record.verdict or Status.ERROR)
+
+    _run(work)
+
+
+BISECT = {
+    "good": "a commit that does not have the finding",
+    "bad": "a later one that has it",
+    "finding": "its id, or a glob of ids; without it, whatever counts in the bad commit and not in the good one",
+    "tree": "a git checkout; it is only read",
+    "rules": SERIES["rules"],
+}
+
+
+@task(iterable=["order", "host", "rules"], help={**PROFILE, **LOADING, **VERBOSE, **JSON, **BISECT})
+def bisect(
+    ctx: Context,
+    order: list[str],
+    host: list[str],
+    rules: list[str],
+    good: str | None = None,
+    bad: str | None = None,
+    finding: str | None = None,
+    tree: str | None = None,
+    profile: str | None = None,
+    flavour: str | None = None,
+    no_known: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
+    """Find the commit at which a finding appears, with git's bisect; what does not build is skipped."""
+    question = _question(**locals())
+
+    def work() -> int:
+        from kbuild.errors import UserError
+        from kbuild.outcome import Status, exit_status, to_json
+        from kbuild.report.series import render, teller
+        from kbuild.series.bisect import BisectRequest
+        from kbuild.series.bisect import bisect as search
+
+        if good is None or bad is None:
+            raise UserError("bisect: give --good COMMIT and --bad COMMIT, and --finding ID where one is looked for")
+        asked = BisectRequest(gate=question(), good=good, bad=bad, finding=finding)
+        with _reporter(quiet) as reporter:
+            record, first = search(asked, reporter, teller(quiet))
+        if json:
+            sys.stdout.buffer.write(to_json({"series": record, "first_bad": first}) + b"\n")
+        else:
+            render(record)
+            what = (
+                f"first bad commit: {first.id} {first.subject}" if first else "the commits that are left do not build"
+            )
+            print(what)
+        return exit_status(Status.DONE if first else Status.ERROR)
 
     _run(work)
 
@@ -673,7 +736,9 @@ def clean(
     _run(work)
 
 
-ns = Collection(bench, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, series, test)
+ns = Collection(
+    bench, bisect, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, series, test
+)
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).
 ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default", "cache_gb": None}})

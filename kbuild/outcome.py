@@ -113,8 +113,12 @@ class Known(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def matches(self, finding: Finding) -> bool:
         """Whether it is this finding."""
+        return self.matches_id(finding.id)
+
+    def matches_id(self, name: str) -> bool:
+        """Whether a finding of this id is it."""
         pattern = re.escape(self.finding).replace(r"\*", "[^:]*").replace(r"\?", "[^:]")
-        return re.fullmatch(pattern, finding.id) is not None
+        return re.fullmatch(pattern, name) is not None
 
     @property
     def why(self) -> str:

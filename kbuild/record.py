@@ -207,6 +207,7 @@ class Run:
 
     def interrupt(self) -> None:
         """The end of a run that was interrupted: what is known is kept, if the disk takes it. No verdict is given."""
+        self.record.verdict = None
         self.record.interrupted = self.record.stages[-1].name if self.record.stages else "start"
         self.record.ended = self._now()
         with contextlib.suppress(HarnessError):

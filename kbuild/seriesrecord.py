@@ -89,7 +89,11 @@ class Series:
 
     def finish(self) -> None:
         """The end, and the verdict: that of the entries but for what was there before them."""
-        self.record.verdict = worst(one.status for one in self.record.entries if one.status and not one.base)
+        self.finish_as(worst(one.status for one in self.record.entries if one.status and not one.base))
+
+    def finish_as(self, verdict: Status) -> None:
+        """The end, with that verdict."""
+        self.record.verdict = verdict
         self.record.ended = _now()
         self.save()
 

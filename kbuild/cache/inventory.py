@@ -140,6 +140,8 @@ def _others(cache: Path) -> Iterator[Entry]:
     for index in (cache / "runs").glob("*.sqlite"):
         yield Entry(Kind.OTHERS, f"runs/{index.name}", index, (index,), (index.with_suffix(".lock"),))
     yield from _leftovers(cache / "runs")
+    for folder in _folders(cache / "series"):
+        yield Entry(Kind.OTHERS, f"series/{folder.name}", folder, (folder,), (folder.with_suffix(".lock"),))
     yield from _leftovers(cache / "apt")
     yield from _leftovers(cache / "explain")
 

@@ -58,7 +58,7 @@ def series(request: SeriesRequest, reporter: Reporter, tell: Callable[[SeriesRec
     log.configure(request.gate.verbosity)
     limit = cache_limit(request.gate.cache_gb)
     asked = _ask(request)
-    key = key_of(_question(request, asked))
+    key = key_of([*question(request.gate), str(request.stop), *(one.id for one in asked.entries)])
     with holding(key) as ours:
         if not ours:
             raise UserError(f"{asked.source}: another inv series is at it with the same options; wait for its end")
@@ -90,26 +90,26 @@ def _ask(request: SeriesRequest) -> _Asked:
     return _range(request, request.range) if request.range else _mbox(request, request.mbox or "")
 
 
-def _checkout(request: SeriesRequest, option: str) -> Path:
-    folder = Path(request.gate.tree).expanduser().resolve()
-    if request.gate.tree.startswith("debian:") or not git.is_checkout(folder):
-        raise UserError(
-            f"{option}: --tree {request.gate.tree} is no git checkout; give the one that the commits are for"
-        )
+def checkout_of(gate: GateRequest, option: str) -> Path:
+    """The git checkout that was asked for. Raises UserError for what is none."""
+    folder = Path(gate.tree).expanduser().resolve()
+    if gate.tree.startswith("debian:") or not git.is_checkout(folder):
+        raise UserError(f"{option}: --tree {gate.tree} is no git checkout; give the one that the commits are for")
     return folder
 
 
 def _range(request: SeriesRequest, asked: str) -> _Asked:
-    folder = _checkout(request, f"--range {asked}")
+    folder = checkout_of(request.gate, f"--range {asked}")
     if request.gate.rev:
         raise UserError(f"--rev {request.gate.rev}: --range says which commits")
     base, commits = commits_of(folder, asked)
     entries = entries_of((base.id, base.subject), [(one.id, one.subject) for one in commits])
-    return _Asked(f"{asked} of {request.gate.tree}", entries, _of_tree(request, str(folder)))
+    return _Asked(f"{asked} of {request.gate.tree}", entries, of_tree(request.gate, str(folder)))
 
 
-def _of_tree(request: SeriesRequest, tree: str) -> Callable[[Entry], GateRequest]:
-    return lambda entry: replace(request.gate, tree=tree, rev=entry.id, boot_ahead=False)
+def of_tree(gate: GateRequest, tree: str) -> Callable[[Entry], GateRequest]:
+    """What to ask of each entry that is a commit of a checkout."""
+    return lambda entry: replace(gate, tree=tree, rev=entry.id, boot_ahead=False)
 
 
 def _mbox(request: SeriesRequest, name: str) -> _Asked:
@@ -118,7 +118,7 @@ def _mbox(request: SeriesRequest, name: str) -> _Asked:
         # A package's source has no commits to put patches on.
         on = f"commit {mailbox.base[:SHORT]} (its base-commit)" if mailbox.base else "a commit that nobody names"
         raise UserError(f"--mbox {name}: it stands on {on}: give --tree CHECKOUT, and perhaps --rev COMMIT")
-    applied = apply(_checkout(request, f"--mbox {name}"), mailbox, request.gate.rev)
+    applied = apply(checkout_of(request.gate, f"--mbox {name}"), mailbox, request.gate.rev)
     entries = entries_of((applied.base.id, applied.base.subject), [(one.id, one.subject) for one in applied.commits])
     for mail in mailbox.mails[len(applied.commits) :]:
         failed = applied.failed is mail
@@ -133,7 +133,7 @@ def _mbox(request: SeriesRequest, name: str) -> _Asked:
                 evidence=list(applied.rejected) if failed else [],
             )
         )
-    return _Asked(f"{name} on {applied.base.id[:SHORT]}", entries, _of_tree(request, str(applied.repository)))
+    return _Asked(f"{name} on {applied.base.id[:SHORT]}", entries, of_tree(request.gate, str(applied.repository)))
 
 
 def _packages(request: SeriesRequest, glob: str) -> _Asked:
@@ -153,10 +153,8 @@ def _packages(request: SeriesRequest, glob: str) -> _Asked:
     return _Asked(glob, entries, lambda entry: replace(request.gate, package=entry.id))
 
 
-def _question(request: SeriesRequest, asked: _Asked) -> list[str]:
-    """All that an answer depends on, but for this tool and the machine."""
-    gate = request.gate
+def question(gate: GateRequest) -> list[str]:
+    """All that an answer to a commit depends on, but for this tool and the machine."""
     profile = read_profile(gate.profile, gate.flavour)
-    parts = [profile.path.read_text("utf-8"), str(gate.flavour), str(gate.no_known), str(request.stop), gate.tree]
-    parts += [*gate.orders, "", *gate.hosts, "", *gate.rules, ""]
-    return parts + [one.id for one in asked.entries]
+    parts = [profile.path.read_text("utf-8"), str(gate.flavour), str(gate.no_known), gate.tree]
+    return [*parts, *gate.orders, "", *gate.hosts, "", *gate.rules, ""]

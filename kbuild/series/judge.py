@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Judge:
     """Called when an entry begins, and when it is over."""
     stop: bool = False
     """End at the first entry that is to blame for a FAIL."""
+    _cancelled: bool = False
     _essences: dict[str, str] = field(default_factory=dict)
     """Of the modules of a kernel, to the id of the first entry that has them."""
     _inspections: dict[str, Inspection] = field(default_factory=dict)
@@ -61,16 +62,28 @@ class Judge:
                 if loading:
                     loading[1].result()
             except BaseException:
+                self._cancelled = True
                 if loading:
                     loading[0].cancel()
                 raise
         for entry in entries:
             if not entry.over:
-                entry.status, entry.reason = (
-                    Status.SKIP,
-                    entry.reason or "an earlier one is to blame, and --stop was given",
-                )
+                entry.status = Status.SKIP
+                entry.reason = entry.reason or "an earlier one is to blame, and --stop was given"
         self.series.finish()
+
+    def one(self, entry: Entry) -> Record:
+        """Judge one entry, alone. Returns its run's record."""
+        if entry.verdict is None or entry.run is None:
+            self.tell(entry)
+            judging = self._build(entry)
+            self._finish(entry, judging)
+            entry.verdict, entry.cells = judging.run.record.verdict, _cells(judging.run.record)
+            entry.reason = judging.run.record.error
+            self.series.save()
+        else:
+            self._remember(entry)
+        return read_record(entry.run or "")
 
     def _build(self, entry: Entry) -> Judging:
         judging = Judging(self.request(entry), self.reporter(entry))
@@ -79,6 +92,11 @@ class Judge:
         try:
             judging.__enter__()
             judging.build()
+        except UserError:
+            # Of what the series stands on the user is told; that a later commit cannot be configured is its own doing.
+            if entry.base:
+                judging.close()
+                raise
         except BaseException:
             judging.close()
             raise
@@ -86,19 +104,23 @@ class Judge:
 
     def _judge(self, entry: Entry, judging: Judging) -> None:
         """In the loader's thread: what is left of an entry's run, and what it means for the series."""
-        with closing(judging):
+        self._finish(entry, judging)
+        if self._cancelled:
+            judging.run.interrupt()
+            return
+        self._conclude(entry, judging.run.record)
+        self.series.save()
+        self.tell(entry)
+
+    def _finish(self, entry: Entry, judging: Judging) -> None:
+        """The rest of an entry's run, or what was found of the same modules before."""
+        with closing(judging), suppress(UserError):
             twin = self._twin(entry, judging.run)
             if twin is not None and not judging.over:
                 _take_over(judging.run, read_record(twin.run or ""))
                 entry.same_as = twin.id
             else:
                 judging.judge()
-        record = judging.run.record
-        if record.ended is None or record.interrupted:
-            return
-        self._conclude(entry, record)
-        self.series.save()
-        self.tell(entry)
 
     def _twin(self, entry: Entry, run: Run) -> Entry | None:
         """The entry before this one that has the same kernel and, but for what changes with each build, its modules."""
@@ -150,7 +172,7 @@ class Judge:
         )
         own = [one.status for one in new.values()]
         if record.verdict in (None, Status.MISS) or record.error:
-            own.append(record.verdict or Status.MISS)
+            own.append(record.verdict or Status.ERROR)  # none: it could not be configured, or its files are damaged
         entry.status = worst(own) if own else Status.PASS
         if entry.base:
             entry.blamed, entry.status = [], record.verdict or Status.MISS

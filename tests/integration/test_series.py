@@ -210,6 +210,19 @@ def test_the_same_from_an_mbox(shared_tool: Tool, checkout: Path, tmp_path: Path
     as_the_thread_says(judged(shared_tool, checkout, "--mbox", mbox))
 
 
+def test_bisect_finds_the_third(shared_tool: Tool, checkout: Path) -> None:
+    ends = ("--good", "main~4", "--bad", "main~1", "--finding", ANSWERS[0])
+    options = ("--rules", "mmu-setup-thread", "--order", "vendor-alone", "--host", "qemu-svm", "--json")
+    done = shared_tool.run("bisect", "--tree", checkout, *ends, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["first_bad"]["subject"] == PATCHES[2][0]
+    for good, bad, why in (("main~5", "main~1", "is in it already"), ("main~4", "main~3", "is not in it")):
+        ends = ("--good", good, "--bad", bad, "--finding", ANSWERS[0])
+        done = shared_tool.run("bisect", "--tree", checkout, *ends, *options)
+        assert done.returncode == 3
+        assert why in done.stderr
+
+
 def test_a_patch_that_does_not_apply_is_that_patch_s_fail(shared_tool: Tool, checkout: Path, tmp_path: Path) -> None:
     mbox = tmp_path / "thread.mbox"
     mbox.write_bytes(mails(checkout).replace(b"\tr = ops->hardware_setup();", b"\tr = ops->hardware_setup(0);"))
