@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from kbuild.hosts.base import BootImage, Machine, Snapshot
 from kbuild.hosts.disk import make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
+from kbuild.load.faults.ahead import Ahead
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply, Session
 from kbuild.load.state import State
@@ -49,6 +50,8 @@ class Boot:
     orders: int = 0
     """That were run in it so far."""
     prepared: Prepared | None = None
+    ahead: dict[int, Ahead] = field(default_factory=dict)
+    """Points of a sweep that the agent has done by itself, and that are not judged yet."""
     snapshot: Snapshot | None = None
     """Where there is one, `machine` has ended, and each order gets a machine from it."""
 

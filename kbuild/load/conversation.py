@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.format import SUCCESS, Expectation
 from kbuild.load.protocol import Result, Verb
@@ -25,11 +27,22 @@ class Conversation:
         self.before = before
         self._seen: State | None = before
         """The host's state, as long as nothing was done to it since it was read."""
+        self._left: State | None = None
+        """A state that is not the one before, and that stayed so for as long as is waited."""
+        self.ahead: deque[tuple[Verb, Reply]] = deque()
+        """What the agent has done by itself: the next commands need not be sent."""
+        self.passed = False
+        """It has gone on since then, and cannot be asked any more of how it was."""
 
     def command(self, verb: Verb, *arguments: str) -> Reply:
         """Send a command, and give what came with its answer to the steps that it belongs to."""
         if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM):
             self._seen = None
+        if self.ahead:
+            done, reply = self.ahead.popleft()
+            assert done is verb, f"{verb}, and the agent did {done}"
+            return reply
+        assert not self.passed, f"{verb} comes too late"
         reply = self._session.command(verb, *arguments)
         self._ledger.attach(reply)
         return reply
@@ -62,8 +75,15 @@ class Conversation:
         """The host's state, which should be as before the order, and gets a moment to become so."""
         if self._seen is not None and self._seen.hash == self.before.hash:
             return self._seen, self.nothing()
-        self._seen, reply = self._look(Verb.STATE, why, self.before.hash)
+        # What has stayed once stays: it is not waited for again.
+        self._seen, reply = self._look(Verb.STATE, why, self._left or self.before)
+        if self._seen.hash != self.before.hash:
+            self._left = self._seen
         return self._seen, reply
+
+    def is_still(self, state: State, why: str) -> bool:
+        """Whether the host's state is this one, now or in a moment."""
+        return self._look(Verb.STATE, why, state)[0].hash == state.hash
 
     def whole(self, why: str) -> tuple[State, Reply]:
         """The host's state, whatever it is to be."""
@@ -74,10 +94,10 @@ class Conversation:
         """The part of the host's state that is read fast: modules and device nodes."""
         return (self._seen, self.nothing()) if self._seen is not None else self._look(Verb.MODULES, why)
 
-    def _look(self, verb: Verb, why: str, *arguments: str) -> tuple[State, Reply]:
-        reply = self.command(verb, *arguments)
+    def _look(self, verb: Verb, why: str, expected: State | None = None) -> tuple[State, Reply]:
+        reply = self.command(verb, *([expected.hash] if expected else []))
         got = self.answered(reply, "check", why)
-        state = self.before if got.same else parse_state(reply.items)
+        state = expected if got.same and expected else parse_state(reply.items)
         if got.hash != state.hash:
             reason = f"{why}: a part of the host's state was lost on the way"
             result = StepResult(number=self._ledger.next_number, action="check", status=Status.ERROR, reason=reason)

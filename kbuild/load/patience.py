@@ -20,6 +20,10 @@ class Patience:
         self._machine = machine
         self.limit = limit
         self.silent = silent
+        self.start()
+
+    def start(self) -> None:
+        """From here on all of it counts anew: a part of the command is done."""
         self._start = self._heard = self._now()
 
     def _now(self) -> tuple[float, float]:

@@ -44,6 +44,7 @@ class Verb(StrEnum):
     TRACED = "traced"
     SECTIONS = "sections"
     FAULT = "fault"
+    SWEEP = "sweep"
     LOOK = "look"
     CPU = "cpu"
     ON = "on"
@@ -125,6 +126,50 @@ class LogRecord(_Message, frozen=True, tag="log"):
     """It goes on with the line of the same caller's previous record."""
     cut: Count = 0
     """Bytes that are left out at the end of `text`."""
+    part: Count = 0
+    """Of a command in parts."""
+
+
+class Text(_Message, frozen=True, tag="text"):
+    """A line of the log of a command in parts: what all its records have that consist of it."""
+
+    id: Id
+    number: Annotated[int, msgspec.Meta(ge=0, le=4095)]
+    level: Annotated[int, msgspec.Meta(ge=0, le=7)]
+    text: str
+    facility: Count = 0
+    caller: str | None = None
+    cont: bool = False
+    cut: Count = 0
+
+
+class Said(_Message, frozen=True, tag="said"):
+    """Records of one part of a command, one after the other, by the numbers of their texts."""
+
+    id: Id
+    part: Count
+    seq: Count
+    """Of the first one."""
+    us: Count
+    texts: tuple[Count, ...]
+
+    def records(self, texts: Mapping[int, Text]) -> list[LogRecord]:
+        """As if each had come by itself. Raises KeyError for a number that stands for nothing."""
+        return [
+            LogRecord(
+                id=self.id,
+                seq=self.seq + at,
+                us=self.us,
+                level=(line := texts[number]).level,
+                text=line.text,
+                facility=line.facility,
+                caller=line.caller,
+                cont=line.cont,
+                cut=line.cut,
+                part=self.part,
+            )
+            for at, number in enumerate(self.texts)
+        ]
 
 
 class Lost(_Message, frozen=True, tag="lost"):
@@ -132,6 +177,7 @@ class Lost(_Message, frozen=True, tag="lost"):
 
     id: Id
     records: Count
+    part: Count = 0
 
 
 class Items(_Message, frozen=True, tag="items"):
@@ -166,6 +212,8 @@ class Result(_Message, frozen=True, tag="result"):
     lost: Count | None = None
     parts: tuple[str, ...] = ()
     """Of `together`, for each command: `17 240 1250` is its errno, when it began, and how long it took, in µs."""
+    part: Count = 0
+    """Of a command in parts: this is the result of one of them. 0: of the whole command."""
     left: Count | None = None
     """Allocations that were still to come before the one that was to fail; 0: it has failed."""
 
@@ -191,7 +239,7 @@ class Bye(_Message, frozen=True, tag="bye"):
     """The last line before power-off."""
 
 
-Message = Hello | LogRecord | Lost | Items | Result | Died | Refused | Bye
+Message = Hello | LogRecord | Text | Said | Lost | Items | Result | Died | Refused | Bye
 
 
 class Broken(msgspec.Struct, frozen=True):

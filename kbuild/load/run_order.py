@@ -70,8 +70,7 @@ class OrderRun:
         try:
             self.do()
             if not self.off:
-                after, _ = self._talk.settled("state after the order")
-                self.clean = not self._talk.before.difference(after)
+                self.clean = self._is_clean()
         except StopError:
             self.stopped_at = self._ledger.at.place if self._ledger.at else None
             self._recorder.stop()
@@ -79,6 +78,10 @@ class OrderRun:
         if self._machine.cannot and transcript.status in (Status.PASS, Status.SKIP):
             return msgspec.structs.replace(transcript, status=Status.SKIP, reason=self._machine.cannot)
         return transcript
+
+    def _is_clean(self) -> bool:
+        after, _ = self._talk.settled("state after the order")
+        return not self._talk.before.difference(after)
 
     def do(self) -> None:
         """The order's steps, and the end of what they loaded."""

@@ -19,7 +19,8 @@ from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
-from kbuild.load.faults.points import afterwards, moved, nearby, offset, rest, swept
+from kbuild.load.faults.ahead import AT_ONCE
+from kbuild.load.faults.points import afterwards, follows, moved, offset, rest, swept
 from kbuild.load.faults.run import SweepRun
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.orders.conditions import Facts
@@ -114,7 +115,7 @@ class _Host:
         self._sites: set[tuple[str, str]] = set()
         """Orders that are swept, each with the call sites that it came to so far."""
         self._shift: dict[str, int] = {}
-        """By how much the numbers of an order's allocations are others in a fresh guest, as far as was seen."""
+        """By how much the numbers of an order's pages are others in a fresh guest, as far as was seen."""
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
         if self._waiting and (reason := hindrance(spec)):
@@ -178,6 +179,22 @@ class _Host:
             new = (order, site) not in self._sites
             self._sites.add((order, site))
             return new
+
+    def _following(self, order: Plan) -> list[Plan]:
+        """The points behind this one, which the agent may do with it in one go; nobody else takes them meanwhile."""
+        found: list[Plan] = []
+        with self._lock:
+            while len(found) + 1 < AT_ONCE and self._waiting and follows(self._waiting[0], [order, *found][-1]):
+                found.append(self._waiting.popleft())
+            if found:
+                self._counting.add(_together(order))
+        return found
+
+    def _give_back(self, order: Plan, following: Sequence[Plan]) -> None:
+        """Those that were not come to."""
+        with self._lock:
+            self._waiting.extendleft(reversed(following))
+            self._counted(_together(order))
 
     def _waiting_again(self, order: Plan) -> None:
         with self._lock:
@@ -298,7 +315,7 @@ class _Host:
                 if order is not first:
                     self._put_back(order)
                 raise
-            order = self._next() if started.snapshot else None
+            order = (self._next() or self._wait()) if started.snapshot else None
 
     def _follow(self, guest: Boot, place: Place, order: Plan, before: State, *, alone: bool) -> Plan | None:
         """Run an order, and give the next one that may share its guest: one that finds it as the first one did.
@@ -307,28 +324,43 @@ class _Host:
         So it is where an order that is swept has made the guest ready for its points.
         """
         self._reporter.order(place.label, order.id, None, None)
-        clean = self._run_order(guest, order, before)
+        clean = self._run_points(guest, order, before) if order.point else self._run_order(guest, order, before)
         if not clean or guest.session.ended is not None or self._request.cancellation.requested():
             return None
         same = alone or guest.prepared is not None
         return self._next(lambda other: not other.alone and (not same or other.order == order.order))
 
-    def _run_order(self, started: Boot, order: Plan, before: State) -> bool:
+    def _run_points(self, started: Boot, order: Plan, before: State) -> bool:
+        """Run a point, and those behind it that the agent has done by itself then. Whether the host is as before."""
+        following = self._following(order)
+        try:
+            clean = self._run_order(started, order, before, following)
+            while following and following[0].point in started.ahead:
+                clean = self._run_order(started, following.pop(0), before)
+        finally:
+            started.ahead.clear()
+            self._give_back(order, following)
+        return clean
+
+    def _run_order(self, started: Boot, order: Plan, before: State, following: Sequence[Plan] = ()) -> bool:
         """Whether the host is as before."""
-        # What the kernel warns of once a boot has to show again in each order that shares one.
-        started.start.log += started.session.command(Verb.REARM).earlier
+        if not started.ahead:
+            # What the kernel warns of once a boot has to show again in each order that shares one.
+            started.start.log += started.session.command(Verb.REARM).earlier
         started.orders += 1
-        if order.after and not order.tried:
+        if order.after and order.kind == "pages" and not order.tried:
             order = moved(order, self._shift.get(order.order, 0))
         with log.context(order=order.id), log.timed("order") as extra:
             kind = SweepRun if swept(order) else OrderRun
             run = kind(self._request, self._spec, self._knowledge, started, order, before)
+            if isinstance(run, SweepRun):
+                run.following = following
             transcript = run.run()
-            if isinstance(run, SweepRun) and run.missed and (other := nearby(order)):
-                self._waiting_again(other)
+            if isinstance(run, SweepRun) and run.again:
+                self._waiting_again(run.again)
                 return False
-            if order.after:
-                self._shift[order.order] = self._shift.get(order.order, 0) + offset(order)
+            if isinstance(run, SweepRun) and order.kind == "pages" and order.after and not run.missed:
+                self._shift[order.order] = self._shift.get(order.order, 0) + offset(run.tried)
             self._add(order, run.more, first=True)
             if isinstance(run, SweepRun) and run.site and rest(order) and self._is_new(order.order, run.site):
                 self._add(order, [afterwards(order, run.site)], first=False)
@@ -415,3 +447,8 @@ class _Host:
             folder=str(started.folder.relative_to(self._request.folder)),
             reproduce=again,
         )
+
+
+def _together(order: Plan) -> str:
+    """Stands for points that are being done, in what brings more runs."""
+    return f"{order.id} and following"

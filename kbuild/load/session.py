@@ -26,6 +26,8 @@ from kbuild.load.protocol import (
     Lost,
     Refused,
     Result,
+    Said,
+    Text,
     Verb,
     encode,
 )
@@ -37,6 +39,8 @@ MAX_BROKEN = 20
 """Broken lines that are kept of one command; more are counted."""
 MAX_RECORDS = 20_000
 """Log records that are kept of one command, whatever comes over the line; the agent itself sends 5,000."""
+MAX_PARTS = 1_000
+"""Parts of one command, far more than any has."""
 MAX_SLOWNESS = 10.0
 """A boot that took longer than so many times the usual has another reason than a slow machine."""
 QUIET_BOOTS = 3
@@ -76,6 +80,10 @@ class Reply:
     earlier: list[LogRecord] = field(default_factory=list)
     """Records that came with this command and belong to an earlier one; with number 0 to the boot."""
     lost: int = 0
+    parts: list[Result] = field(default_factory=list)
+    """Of a command in parts: what came of each."""
+    lost_in: set[int] = field(default_factory=set)
+    """Its parts in which records were lost."""
     items: list[Items] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     broken_more: int = 0
@@ -115,6 +123,8 @@ class Session:
         self._number = 0
         self._line = b""
         self._first_look = 0.0
+        self._texts: dict[int, Text] = {}
+        """Of the command in parts that is under way."""
         self.hello: Hello | None = None
         self.ended: End | None = None
         """Once set, the machine answers no more commands."""
@@ -157,6 +167,7 @@ class Session:
     def command(self, verb: Verb, *arguments: str) -> Reply:
         """Send a command and wait for its end."""
         self._number += 1
+        self._texts.clear()
         reply = Reply(self._number)
         self._line = encode(self._number, verb, *arguments)
         log.get().debug("agent.command", line=self._line.decode().strip())
@@ -182,6 +193,7 @@ class Session:
         panicked = False
         tail = b""
         look_at = 0.0
+        parts = 0
         while not complete(reply) and reply.end is None:
             waits = max(look_at - time.monotonic(), 0.0) if reply.samples else patience.left
             chunks = self._machine.receive(min(max(waits, 0.0), POLL_S))
@@ -201,6 +213,9 @@ class Session:
                     self._exit(reply, chunk, panicked)
             if chunks:
                 patience.heard()
+            if len(reply.parts) > parts:
+                parts = len(reply.parts)
+                patience.start()
             if complete(reply) or reply.end is not None:
                 break
             if patience.left > 0:
@@ -256,6 +271,12 @@ class Session:
                     self.said_bye = True
                 case Broken():
                     _keep(reply, message)
+                case Text() if message.id == reply.number:
+                    self._texts[message.number] = message
+                case Said() if message.id == reply.number and self._texts.keys() >= {*message.texts}:
+                    room = max(0, MAX_RECORDS - len(reply.log) - len(reply.earlier))
+                    reply.log += message.records(self._texts)[:room]
+                    _lose(reply, max(0, len(message.texts) - room), message.part)
                 case LogRecord() if len(reply.log) + len(reply.earlier) >= MAX_RECORDS:
                     reply.lost += 1
                 case LogRecord() if message.id == reply.number:
@@ -264,7 +285,7 @@ class Session:
                     reply.earlier.append(message)
                 case Lost():
                     # Of what the kernel said before the first command nothing is judged.
-                    reply.lost += message.records if message.id else 0
+                    _lose(reply, message.records if message.id else 0, message.part)
                 case Items() if message.id == reply.number:
                     reply.items.append(message)
                 case Refused(id=0) if reply.answer is None and reply.resent == MAX_RESENT:
@@ -277,10 +298,18 @@ class Session:
                 case Refused(id=0):
                     # Of a command that lost its end of line: the agent told of both parts, and each was sent again.
                     log.get().info("agent.refused-late", why=message.why)
-                case Result() | Died() | Refused() if message.id == reply.number and reply.answer is None:
+                case Result(part=part) if part and message.id == reply.number and len(reply.parts) < MAX_PARTS:
+                    reply.parts.append(message)
+                case Result(part=0) | Died() | Refused() if message.id == reply.number and reply.answer is None:
                     reply.answer = message
                 case _:
                     _keep(reply, Broken(str(message).encode()[:200], f"answers another command than {reply.number}"))
+
+
+def _lose(reply: Reply, records: int, part: int) -> None:
+    reply.lost += records
+    if records:
+        reply.lost_in.add(part)
 
 
 def _keep(reply: Reply, broken: Broken) -> None:

@@ -11,7 +11,7 @@ from kbuild.errors import JudgeError, UserError
 from kbuild.load.faults.inject import tolerated_at
 from kbuild.load.faults.points import MAX_POINTS, MAX_TRIED, afterwards, nearby, points, rest, swept, wanted
 from kbuild.load.faults.site import site_of
-from kbuild.load.orders.conditions import Facts
+from kbuild.load.orders.conditions import Facts, holds
 from kbuild.load.orders.plan import Plan, make_plans
 from kbuild.load.orders.read import read_order
 from kbuild.outcome import Status
@@ -153,6 +153,8 @@ def test_what_follows_a_failure_is_sought_around_its_number(tmp_path: Path) -> N
     [
         ('module = "{vendor}"\n', "", "needs 'module'"),
         ('inject = "load"', 'inject = "unload"', "nothing to tolerate"),
+        ('load = "kvm"', 'load = "kvm"\nwhen.fault = "kvm_init/*"', "behind 'inject' only"),
+        ('site = "kvm_init/debugfs_*"', 'site = "x"\nwhen.fault = "x"', "behind 'inject' only"),
         ('load = "kvm"', 'check = "kvm-device"', "before 'inject' there are only loads and unloads"),
         ('check = "footprint"', 'inject = "load"\nmodule = "kvm"', "one 'inject' at most"),
         ('check = "footprint"', 'reboot = "restart"', "nothing can follow"),
@@ -166,6 +168,15 @@ def test_what_a_sweep_cannot_mean_is_refused_with_its_line(tmp_path: Path, old: 
     with pytest.raises(UserError, match=problem) as refused:
         plan(tmp_path, SWEEP.replace(old, new))
     assert "sweep.toml:" in str(refused.value)
+
+
+def test_a_step_behind_a_failure_may_depend_on_whose_it_was(tmp_path: Path) -> None:
+    asked = plan(tmp_path, SWEEP.replace('check = "footprint"', 'check = "footprint"\nwhen.fault = "kvm_init/misc_*"'))
+    point = points(asked, 1)[0]
+    for site, expected in (("kvm_init/misc_register", True), ("load_module/mod_sysfs_setup", False)):
+        after = afterwards(point, site)
+        assert holds(rest(after)[0].step.when, after.facts) is expected
+    assert not holds(rest(point)[0].step.when, point.facts)
 
 
 def test_points_become_a_table_of_sites(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@
 #define CHECK_BYTES 9		/* eight digits and a blank */
 /* The host writes a line in one go: after a pause inside, the rest has been lost. */
 #define PAUSE_MS 500
+/* A part of a command that takes as long may never end: what there is is told. */
+#define HELD_MS 200
 
 struct agent {
 	int in, out;
@@ -75,7 +77,8 @@ static const struct verb verbs[] = {
 	{ "trace", 1, 2, verb_trace, check_trace },
 	{ "sections", 1, 1, verb_sections, check_names },
 	{ "traced", 2, 2, verb_traced, check_trace },
-	{ "fault", 3, MAX_ARGUMENTS, verb_fault, check_fault },
+	{ "fault", 4, MAX_ARGUMENTS, verb_fault, check_fault },
+	{ "sweep", 5, MAX_ARGUMENTS, verb_sweep, check_sweep },
 	{ "look", 0, 0, verb_look, check_names },
 	{ "cpu", 2, 2, verb_cpu, check_cpu },
 	{ "on", 2, MAX_ARGUMENTS, verb_on, check_on },
@@ -229,6 +232,7 @@ static _Noreturn void work(const struct agent *agent, const struct command *comm
 	error = verb->run(command, &answer);
 	line_number(&result, "us", host_us() - start);
 	line_number(&result, "errno", error);
+	shared->last = true;
 	line_send(&result, fd);
 	_exit(0);
 }
@@ -245,10 +249,19 @@ static int wait_for(pid_t pid)
 	return ended == pid && WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
+/* What is not the result need not wait any longer. */
+static void send_held(const struct agent *agent, struct line *held)
+{
+	if (held->used && !shared->last)
+		line_send(held, agent->out);
+	if (!shared->last)
+		held->used = 0;
+}
+
 /*
  * Passes on what the process says and what the kernel says meanwhile. The
  * latest line is held back: if it is the result, the log comes before it.
- * Returns false if there is none.
+ * Returns whether it is.
  */
 static bool relay(struct agent *agent, int fd, struct line *held)
 {
@@ -260,17 +273,22 @@ static bool relay(struct agent *agent, int fd, struct line *held)
 
 	held->used = 0;
 	for (;;) {
+		int ready = poll(polls, 2, agent->log.said ? HELD_MS : -1);
 		ssize_t n;
 
-		if (poll(polls, 2, -1) < 0)
+		if (ready < 0)
 			continue;
 		if (polls[1].revents)
 			kmsg_drain(&agent->log);
+		if (ready == 0) {
+			kmsg_flush(&agent->log);
+			send_held(agent, held);
+		}
 		if (!polls[0].revents)
 			continue;
 		n = read(fd, next.text, sizeof(next.text));
 		if (n <= 0)
-			return held->used > 0;
+			return held->used && shared->last;
 		if (held->used)
 			line_send(held, agent->out);
 		/* line_send() ends the line again. */
@@ -290,8 +308,18 @@ static void run(struct agent *agent, const struct command *command, const struct
 		refuse(agent, command->id, "no pipe: out of memory?");
 		return;
 	}
+	if (verb->run == verb_sweep) {
+		agent->log.said = said_begin(agent->out, command->id);
+		if (!agent->log.said) {
+			refuse(agent, command->id, "out of memory");
+			close(fds[0]);
+			close(fds[1]);
+			return;
+		}
+	}
 	kmsg_step_begin(&agent->log, command->id);
 	doing("");
+	shared->last = false;
 	pid = fork();
 	if (pid == 0) {
 		close(fds[0]);
@@ -302,7 +330,10 @@ static void run(struct agent *agent, const struct command *command, const struct
 	close(fds[0]);
 	signal = pid > 0 ? wait_for(pid) : 0;
 	kmsg_step_end(&agent->log);
+	said_end(agent->log.said);
+	agent->log.said = NULL;
 	if (signal || !answered) {
+		send_held(agent, &line);
 		line_begin(&line, "died");
 		line_number(&line, "id", command->id);
 		line_number(&line, "signal", signal);

@@ -35,11 +35,14 @@ void line_string(struct line *line, const char *key, const char *string);
 void line_list_begin(struct line *line, const char *key);
 /* False, and nothing added, for lack of room. */
 bool line_list_add(struct line *line, const char *string);
+bool line_list_add_number(struct line *line, uint64_t value);
 void line_list_end(struct line *line);
 /* Ends the line and writes it; false when nobody can read it any more. */
 bool line_send(struct line *line, int fd);
 
 /* kmsg.c: the kernel's log. */
+struct said;
+
 struct kmsg {
 	int fd;			/* -1: this kernel has no /dev/kmsg */
 	int out;		/* where log lines go */
@@ -48,8 +51,9 @@ struct kmsg {
 	bool counting;	/* next is known: a gap before it is a loss */
 	uint64_t lost;		/* overwritten or left out, not yet said */
 	unsigned int worst_level;	/* records with a higher level number are not sent */
-	unsigned int records;	/* sent for this command */
+	unsigned int records;	/* sent for this command, or this part of it */
 	size_t bytes;
+	struct said *said;	/* of a command in parts; else NULL */
 };
 
 void kmsg_open(struct kmsg *log, int out, bool since_boot);
@@ -57,8 +61,34 @@ void kmsg_open(struct kmsg *log, int out, bool since_boot);
 void kmsg_drain(struct kmsg *log);
 void kmsg_step_begin(struct kmsg *log, uint64_t id);
 void kmsg_step_end(struct kmsg *log);
+/* Of a command in parts: send what is held back. */
+void kmsg_flush(struct kmsg *log);
+/* In the process that does the command: what the kernel says from here on belongs to this part. */
+void kmsg_part(uint64_t id, uint64_t part);
 
-/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, disk.c, trace.c, fault.c: what runs in a process of its own. */
+/*
+ * said.c: the log of a command in parts. Each text is sent once, and then by its number: reports of failed allocations
+ * have most of their lines in common, and a serial line is what a sweep would wait for most.
+ */
+struct record {
+	unsigned int level, facility;
+	uint64_t seq, us;
+	bool continues;
+	char caller[24];
+	char *text;
+	size_t length;
+};
+
+/* NULL: no memory. */
+struct said *said_begin(int out, uint64_t id);
+/* Returns how many bytes were sent. */
+size_t said_add(struct said *said, const struct record *record);
+void said_flush(struct said *said);
+void said_part(struct said *said, uint64_t part);
+uint64_t said_part_now(const struct said *said);
+void said_end(struct said *said);
+
+/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, disk.c, trace.c, fault.c, sweep.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -74,6 +104,7 @@ struct answer {
 	bool emulated;		/* the machine is the agent's alone */
 	const char *fail_nth;	/* which allocation of the system call is to fail; or NULL */
 	int fault_fd;		/* its task's /proc/…/fail-nth */
+	bool same;		/* the state that was looked at is the one that was expected */
 };
 
 /* What the agent and the processes that do its commands have in common. */
@@ -86,6 +117,7 @@ struct shared {
 	bool stop;
 	int guest_error;		/* why that ended; 0: it was told to */
 	uint64_t rounds;		/* right answers of the guest so far */
+	bool last;			/* the line that it sends now is its last one */
 	int alive[2];			/* a pipe that nobody writes to: it has an end when the agent does */
 };
 
@@ -109,6 +141,7 @@ int verb_trace(const struct command *command, struct answer *answer);
 int verb_sections(const struct command *command, struct answer *answer);
 int verb_traced(const struct command *command, struct answer *answer);
 int verb_fault(const struct command *command, struct answer *answer);
+int verb_sweep(const struct command *command, struct answer *answer);
 int verb_look(const struct command *command, struct answer *answer);
 int verb_hold(const struct command *command, struct answer *answer);
 int verb_release(const struct command *command, struct answer *answer);
@@ -125,6 +158,9 @@ const char *check_hold(const struct command *command);
 const char *check_smoke(const struct command *command);
 const char *check_trace(const struct command *command);
 const char *check_fault(const struct command *command);
+const char *check_sweep(const struct command *command);
+/* Of both: what is to fail, and in whose load or unload. */
+const char *check_fault_target(const char *kind, const char *name);
 
 /* agent.c: a command that is part of another one: why it can not be meant, or NULL; and doing it. */
 const char *check_inner(const struct command *command);
@@ -135,7 +171,11 @@ int run_inner(const struct command *command, struct answer *answer);
  */
 int run_counting(int told);
 
-/* fault.c: a system call, in which an allocation fails where `answer` says so. */
+/* verbs.c: a module's name, as the kernel has it, from that of its file. */
+void module_name(const char *file, char *name, size_t size);
+
+/* fault.c: makes any allocation of a kind one that can fail; then a system call, in which one fails where `answer` says so. */
+int fault_set_up(const char *kind, struct answer *answer);
 long fault_syscall(struct answer *answer, long number, long a, long b, long c);
 
 /* host.c: what the agent runs on. */

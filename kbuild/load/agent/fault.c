@@ -17,19 +17,43 @@
 #define LOOK_BYTES 4096
 #define MAX_DEPTH 12
 
+/* Of a cache that is there from the boot on. */
+#define SOME_CACHE "/sys/kernel/slab/kmalloc-64/failslab"
+
 /*
- * mm/failslab.c and mm/page_alloc.c (later mm/fail_page_alloc.c): by default
- * neither an allocation that may sleep fails nor one of a single page, and
- * these are nearly all that a module's init makes.
+ * mm/failslab.c and mm/page_alloc.c (later mm/fail_page_alloc.c): by default neither an allocation that may sleep fails
+ * nor one of a single page, and these are nearly all that a module's init makes.
+ *
+ * Objects of the slab allocator have the same numbers in each load, but for nodes of radix trees: whether one is needed
+ * depends on the number that kernfs has come to (fs/kernfs/dir.c, __kernfs_new_node(), idr_alloc_cyclic()). And pages
+ * depend on how full the slabs are. So there are two kinds, and what moves does not move the others. With cache-filter
+ * only caches with SLAB_FAILSLAB count, which `slub_debug=A;-,radix_tree_node` gives to all but one.
  */
-static const struct {
+struct setting {
 	const char *path, *value;
-} settings[] = {
+};
+
+static const struct setting objects[] = {
 	{ DEBUGFS "failslab/ignore-gfp-wait", "N" },
+	{ DEBUGFS "failslab/cache-filter", "Y" },
+	{ DEBUGFS "fail_page_alloc/min-order", "100" },
+	{ NULL, NULL },
+};
+
+/* And of the slab allocator's what may not sleep, for that is how a radix tree asks. */
+static const struct setting pages[] = {
+	{ DEBUGFS "failslab/ignore-gfp-wait", "Y" },
+	{ DEBUGFS "failslab/cache-filter", "N" },
 	{ DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N" },
 	{ DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N" },
 	{ DEBUGFS "fail_page_alloc/min-order", "0" },
+	{ NULL, NULL },
 };
+
+static const struct setting *of_kind(const char *kind)
+{
+	return !strcmp(kind, "objects") ? objects : !strcmp(kind, "pages") ? pages : NULL;
+}
 
 static int write_file(const char *path, const char *value)
 {
@@ -66,39 +90,60 @@ long fault_syscall(struct answer *answer, long number, long a, long b, long c)
 	return result;
 }
 
-const char *check_fault(const struct command *command)
+const char *check_fault_target(const char *kind, const char *name)
 {
-	char *end;
-	unsigned long nth = strtoul(command->argv[0], &end, 10);
-
-	if (*end || !nth || nth > INT32_MAX)
-		return "not a number from 1 to 2147483647";
-	if (strcmp(command->argv[1], "load") && strcmp(command->argv[1], "unload"))
-		return "neither load nor unload";
-	if (strchr(command->argv[2], '/') || command->argv[2][0] == '.')
+	if (!of_kind(kind))
+		return "neither objects nor pages";
+	if (strchr(name, '/') || name[0] == '.')
 		return "not a plain name";
 	return NULL;
 }
 
-int verb_fault(const struct command *command, struct answer *answer)
+const char *check_fault(const struct command *command)
 {
-	struct command inner = { .id = command->id, .verb = command->argv[1], .argc = command->argc - 2 };
+	char *end;
+	unsigned long nth = strtoul(command->argv[1], &end, 10);
+
+	if (*end || !nth || nth > INT32_MAX)
+		return "not a number from 1 to 2147483647";
+	if (strcmp(command->argv[2], "load") && strcmp(command->argv[2], "unload"))
+		return "neither load nor unload";
+	return check_fault_target(command->argv[0], command->argv[3]);
+}
+
+int fault_set_up(const char *kind, struct answer *answer)
+{
+	char flagged[8];
 	int error;
 
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-		error = write_file(settings[i].path, settings[i].value);
+	for (const struct setting *one = of_kind(kind); one->path; one++) {
+		error = write_file(one->path, one->value);
 		if (error) {
-			line_string(answer->result, "where", settings[i].path);
+			line_string(answer->result, "where", one->path);
 			return error;
 		}
+	}
+	if (host_read_file(SOME_CACHE, flagged, sizeof(flagged)) <= 0 || flagged[0] != '1') {
+		line_string(answer->result, "where", SOME_CACHE);
+		return EOPNOTSUPP;
 	}
 	answer->fault_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 	if (answer->fault_fd < 0) {
 		line_string(answer->result, "where", "/proc/thread-self/fail-nth");
 		return errno;
 	}
-	answer->fail_nth = command->argv[0];
-	memcpy(inner.argv, command->argv + 2, sizeof(inner.argv[0]) * inner.argc);
+	return 0;
+}
+
+int verb_fault(const struct command *command, struct answer *answer)
+{
+	struct command inner = { .id = command->id, .verb = command->argv[2], .argc = command->argc - 3 };
+	int error = fault_set_up(command->argv[0], answer);
+
+	if (error)
+		return error;
+	answer->fail_nth = command->argv[1];
+	memcpy(inner.argv, command->argv + 3, sizeof(inner.argv[0]) * inner.argc);
 	error = strcmp(inner.verb, "load") ? verb_unload(&inner, answer) : verb_load(&inner, answer);
 	answer->fail_nth = NULL;
 	return error;

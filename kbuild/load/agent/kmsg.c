@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,15 +16,6 @@
 #define MARK "kvm-kbuild: step "
 #define LEVEL_WARNING 4
 #define LEVEL_DEBUG 7
-
-struct record {
-	unsigned int level, facility;
-	uint64_t seq, us;
-	bool continues;
-	char caller[24];
-	char *text;
-	size_t length;
-};
 
 static int hex_digit(char c)
 {
@@ -108,6 +100,8 @@ static void send_lost(struct kmsg *log)
 	line_begin(&line, "lost");
 	line_number(&line, "id", log->id);
 	line_number(&line, "records", log->lost);
+	if (log->said)
+		line_number(&line, "part", said_part_now(log->said));
 	line_send(&line, log->out);
 	log->lost = 0;
 }
@@ -117,6 +111,11 @@ static void send_record(struct kmsg *log, const struct record *record)
 	struct line line;
 	size_t cut;
 
+	log->records++;
+	if (log->said) {
+		log->bytes += said_add(log->said, record);
+		return;
+	}
 	line_begin(&line, "log");
 	line_number(&line, "id", log->id);
 	line_number(&line, "seq", record->seq);
@@ -132,7 +131,6 @@ static void send_record(struct kmsg *log, const struct record *record)
 	if (cut)
 		line_number(&line, "cut", cut);
 	line_send(&line, log->out);
-	log->records++;
 	log->bytes += line.used;
 }
 
@@ -141,6 +139,27 @@ static bool is_mark(const struct record *record)
 	/* Facility 0 is the kernel's own: what user space writes never has it. */
 	return record->facility && record->length > strlen(MARK) &&
 	       !memcmp(record->text, MARK, strlen(MARK));
+}
+
+/* A mark that kmsg_part() made of the command that is under way: the part, else 0. */
+static uint64_t part_of(const struct kmsg *log, const struct record *record)
+{
+	char wanted[64], *end;
+	size_t length = snprintf(wanted, sizeof(wanted), MARK "%llu part ", (unsigned long long)log->id);
+	uint64_t part;
+
+	if (record->length <= length || memcmp(record->text, wanted, length))
+		return 0;
+	part = strtoull(record->text + length, &end, 10);
+	return end == record->text + record->length ? part : 0;
+}
+
+static void next_part(struct kmsg *log, uint64_t part)
+{
+	send_lost(log);
+	said_part(log->said, part);
+	log->records = 0;
+	log->bytes = 0;
 }
 
 static bool is_full(const struct kmsg *log)
@@ -167,8 +186,12 @@ static void drain(struct kmsg *log, const char *until)
 		log->next = record.seq + 1;
 		log->counting = true;
 		if (is_mark(&record)) {
+			uint64_t part = log->said ? part_of(log, &record) : 0;
+
 			if (until && record.length == strlen(until) && !memcmp(record.text, until, record.length))
 				return;
+			if (part)
+				next_part(log, part);
 		} else if (record.level > log->worst_level) {
 			continue;
 		} else if (is_full(log)) {
@@ -231,5 +254,22 @@ void kmsg_step_end(struct kmsg *log)
 		drain(log, NULL);
 	mark(log, "end", text, sizeof(text));
 	drain(log, text);
+	kmsg_flush(log);
 	send_lost(log);
+}
+
+void kmsg_flush(struct kmsg *log)
+{
+	if (log->said)
+		said_flush(log->said);
+}
+
+void kmsg_part(uint64_t id, uint64_t part)
+{
+	static int fd = -1;
+
+	if (fd < 0)
+		fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+	if (fd >= 0)
+		dprintf(fd, MARK "%llu part %llu\n", (unsigned long long)id, (unsigned long long)part);
 }

@@ -106,6 +106,18 @@ bool line_list_add(struct line *line, const char *string)
 	return false;
 }
 
+bool line_list_add_number(struct line *line, uint64_t value)
+{
+	char digits[24];
+
+	if (line->used + sizeof(digits) > sizeof(line->text) - LINE_ROOM)
+		return false;
+	snprintf(digits, sizeof(digits), "%s%llu", line->text[line->used - 1] == '[' ? "" : ",",
+		 (unsigned long long)value);
+	put(line, digits);
+	return true;
+}
+
 void line_list_end(struct line *line)
 {
 	put(line, "]");

@@ -24,16 +24,20 @@ static void join_parameters(const struct command *command, char *text, size_t si
 	}
 }
 
+void module_name(const char *file, char *name, size_t size)
+{
+	snprintf(name, size, "%.*s", (int)strcspn(file, "."), file);
+	for (; *name; name++)
+		if (*name == '-')
+			*name = '_';
+}
+
 /* "0xffffffffa0000000": of a section of a module that was just loaded. */
 static void report_section(const char *file, const char *section, const char *key, struct line *result)
 {
 	char name[256], path[512], address[32];
-	size_t length = strcspn(file, ".");
 
-	snprintf(name, sizeof(name), "%.*s", (int)length, file);
-	for (char *at = name; *at; at++)
-		if (*at == '-')
-			*at = '_';
+	module_name(file, name, sizeof(name));
 	snprintf(path, sizeof(path), "/sys/module/%s/sections/%s", name, section);
 	if (host_read_file(path, address, sizeof(address)) > 0)
 		line_number(result, key, strtoull(address, NULL, 16));

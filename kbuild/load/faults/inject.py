@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from kbuild.load.conversation import Conversation, StopError
 from kbuild.load.evidence import records_of
+from kbuild.load.faults.ahead import OUT_OF_MEMORY, Ahead, split
 from kbuild.load.faults.points import wanted
 from kbuild.load.faults.site import NOT_TOLD, Site, site_of
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.conditions import Facts, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, Tolerated
-from kbuild.load.orders.plan import Plan
-from kbuild.load.protocol import Result, Verb, errno_name, errno_number
+from kbuild.load.orders.plan import Kind, Plan
+from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.session import Reply
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult
 
 NEVER = (1 << 31) - 1
 """More allocations than any load makes: with it, they are counted."""
-OUT_OF_MEMORY = errno_number("ENOMEM")
 
 
 @dataclass
@@ -41,11 +41,11 @@ class Injection:
     footprint: Callable[[], None]
     """Hold the host against what it was before."""
 
-    def count(self) -> int:
-        """Do it without a failure. Returns how many allocations there are; the host is as before."""
+    def count(self, kind: Kind) -> int:
+        """Do it without a failure. Returns how many allocations of a kind there are; the host is as before."""
         if self.step.inject == "unload":
             self.call(Verb.LOAD, "")
-        reply, got = self._inject(NEVER)
+        reply, got = self._inject(NEVER, kind)
         total = NEVER - (got.left if got.left is not None else NEVER)
         reason = None
         if got.errno or got.left is None:
@@ -53,8 +53,8 @@ class Injection:
         status = Status.ERROR if reason else Status.PASS
         if got.where:
             status = Status.SKIP
-            reason = f"this kernel lets no allocation fail on request: build it with --flavour fault ({got.where})"
-        self._keep(reply, got, {"allocations": str(total)}, status, reason)
+            reason = f"this kernel lets no allocation fail on request: it takes --flavour fault ({got.where})"
+        self._keep(reply, got, {kind: str(total)}, status, reason)
         if reason:
             raise StopError
         if self.step.inject == "load":
@@ -69,7 +69,7 @@ class Injection:
         unload = self.step.inject == "unload"
         if unload:
             self.call(Verb.LOAD, "")
-        reply, got = self._inject(number)
+        reply, got = self._inject(number, self.plan.kind)
         site = site_of(records_of(reply)) if got.left == 0 else None
         name = site.name if site else NOT_TOLD
         self.ledger.fault = name if got.left == 0 else ""
@@ -88,34 +88,48 @@ class Injection:
         if not unload:
             self.call(Verb.LOAD, "the next load after a failure")
             self.call(Verb.UNLOAD, "the next load after a failure")
-            self.footprint()
+            if not self.talk.passed:
+                self.footprint()
         return site or Site(NOT_TOLD, ())
+
+    def ahead(self, first: int, last: int) -> dict[int, Ahead]:
+        """Have the agent do these points by itself, as far as each leaves everything as it was."""
+        reply = self.talk.command(
+            Verb.SWEEP, self.plan.kind, str(first), str(last), self.talk.before.hash, *self._words
+        )
+        return split(reply, first, last)
 
     def fail(self, number: int) -> bool:
         """Let that allocation fail and leave the host as it is then, but for the module.
 
-        False where it is another call site: in a fresh guest the same number may be another allocation.
+        False where it is another call site: in another guest the same number may be another allocation.
         """
         if self.step.inject == "unload":
             self.call(Verb.LOAD, "")
-        reply, got = self._inject(number)
+        reply, got = self._inject(number, self.plan.kind)
         site = site_of(records_of(reply)) if got.left == 0 else None
+        name = site.name if site else NOT_TOLD
+        hit = got.left == 0 and name == self.plan.after
         self.ledger.fault = self.plan.after
-        self._keep(reply, got, {"site": site.name if site else NOT_TOLD}, Status.PASS, None)
+        self._keep(reply, got, {"site": name} if hit else {"another site": name}, Status.PASS, None)
         self._undo(got)
-        return got.left == 0 and (site.name if site else NOT_TOLD) == self.plan.after
+        return hit
 
     @property
     def _what(self) -> str:
         return f"{self.step.inject} {self.step.module}"
 
-    def _inject(self, number: int) -> tuple[Reply, Result]:
+    @property
+    def _words(self) -> tuple[str, ...]:
+        """What is loaded, with its parameters."""
+        return self.file, *(f"{name}={value}" for name, value in self.step.given.items())
+
+    def _inject(self, number: int, kind: Kind) -> tuple[Reply, Result]:
         assert self.step.inject is not None
         assert self.step.module is not None
         loads = self.step.inject == "load"
-        given = [f"{name}={value}" for name, value in self.step.given.items()]
-        words = (self.file, *given) if loads else (self.step.module,)
-        reply = self.talk.command(Verb.FAULT, str(number), self.step.inject, *words)
+        words = self._words if loads else (self.step.module,)
+        reply = self.talk.command(Verb.FAULT, kind, str(number), self.step.inject, *words)
         got = self.talk.answered(reply, "inject", self.step.module)
         if got.errno == 0:
             self.note(Verb.LOAD if loads else Verb.UNLOAD)
@@ -141,7 +155,7 @@ class Injection:
         return Status.FAIL, f"{self._what}: succeeds though memory is short in {site}, which nothing declares", {}
 
     def _keep(self, reply: Reply, got: Result, detail: dict[str, str], status: Status, reason: str | None) -> None:
-        point = {"allocation": str(self.plan.point)} if self.plan.point else {}
+        point = {"allocation": self.plan.allocation} if self.plan.point else {}
         expectation = Expectation(why=self.step.why or SUCCESS.why, log=self.step.log)
         result = StepResult(
             number=self.ledger.next_number,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kbuild.errors import JudgeError
-from kbuild.load.orders.plan import Plan, PlannedStep
+from kbuild.load.orders.plan import Kind, Plan, PlannedStep
 from kbuild.outcome import RUN_OF
 
 MAX_POINTS = 20_000
 """Of one sweep; a load of kvm.ko has some hundreds."""
 MAX_TRIED = 40
 """Numbers that are tried for what follows a failure at a call site."""
-_NUMBERS = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+_NUMBERS = re.compile(r"(page-)?(\d{1,9})(?:-(\d{1,9}))?")
 
 
 def swept(plan: Plan) -> PlannedStep | None:
@@ -23,40 +23,52 @@ def swept(plan: Plan) -> PlannedStep | None:
     return next((planned for planned in plan.steps if planned.step.inject), None)
 
 
-def points(plan: Plan, total: int) -> list[Plan]:
-    """A run for each allocation of a load that makes `total` of them, or for those that are asked for.
+def points(plan: Plan, totals: Mapping[Kind, int]) -> list[Plan]:
+    """A run for each allocation of a load that makes so many of each kind, or for those that are asked for.
 
-    They are asked for as `17`, `17-40`, or a glob over call sites, whose points only a run can tell. Raises JudgeError
-    for more than any load makes.
+    They are asked for as `17`, `17-40`, `page-3`, or a glob over call sites, whose points only a run can tell. Raises
+    JudgeError for more than any load makes.
     """
-    if total > MAX_POINTS:
+    if (total := sum(totals.values())) > MAX_POINTS:
         raise JudgeError(f"{plan.id}: {total} allocations were counted, and at most {MAX_POINTS} are tried")
     named = {glob for glob in plan.only if not _NUMBERS.fullmatch(glob)}
     spans = [_span(found) for glob in plan.only if (found := _NUMBERS.fullmatch(glob))]
     return [
-        dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{number}", point=number)
+        dataclasses.replace(point, id=f"{plan.order}{RUN_OF}{point.allocation}")
+        for kind, total in totals.items()
         for number in range(1, total + 1)
-        if not plan.only or named or any(number in span for span in spans)
+        if not plan.only or named or any(kind == of and number in span for of, span in spans)
+        for point in (dataclasses.replace(plan, point=number, kind=kind),)
     ]
+
+
+def follows(plan: Plan, other: Plan) -> bool:
+    """Whether `plan` is the next point of a load behind `other`."""
+    if plan.point is None or other.point is None or plan.after or other.after:
+        return False
+    planned = swept(plan)
+    next_one = (other.order, other.kind, other.point + 1)
+    return planned is not None and planned.step.inject == "load" and (plan.order, plan.kind, plan.point) == next_one
 
 
 def afterwards(plan: Plan, site: str) -> Plan:
     """The run that does once what is to follow a failure at this call site; `plan` is the first point that hit it."""
-    return dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{site}", after=site)
+    facts = dataclasses.replace(plan.facts, fault=site)
+    return dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{site}", after=site, facts=facts)
 
 
-def offset(plan: Plan) -> int:
-    """By how much the number that `plan` tries is off the first one: 0, 1, -1, 2, -2, …"""
-    return (plan.tried + 1) // 2 * (1 if plan.tried % 2 else -1)
+def offset(tried: int) -> int:
+    """By how much the number that is tried then is off the first one: 0, 1, -1, 2, -2, …"""
+    return (tried + 1) // 2 * (1 if tried % 2 else -1)
 
 
 def nearby(plan: Plan) -> Plan | None:
     """What to try when `plan`, which follows a failure, came to another call site: the next number around the first.
 
-    A guest in which other loads failed before has other caches filled, so that numbers are some off.
+    Of pages: a guest in which other loads failed before has other slabs filled, so that numbers are some off.
     """
     other = dataclasses.replace(plan, tried=plan.tried + 1)
-    return moved(other, offset(other) - offset(plan)) if other.tried <= MAX_TRIED else None
+    return moved(other, offset(other.tried) - offset(plan.tried)) if other.tried <= MAX_TRIED else None
 
 
 def moved(plan: Plan, by: int) -> Plan:
@@ -77,6 +89,6 @@ def rest(plan: Plan) -> Sequence[PlannedStep]:
     return steps[next(at for at, planned in enumerate(steps) if planned.step.inject) + 1 :]
 
 
-def _span(found: re.Match[str]) -> range:
-    first = int(found[1])
-    return range(first, int(found[2] or first) + 1)
+def _span(found: re.Match[str]) -> tuple[Kind, range]:
+    first = int(found[2])
+    return "pages" if found[1] else "objects", range(first, int(found[3] or first) + 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from kbuild.load.boot import Prepared
 from kbuild.load.faults.inject import Injection
-from kbuild.load.faults.points import points, rest, swept
+from kbuild.load.faults.points import nearby, points, rest, swept
 from kbuild.load.orders.format import SUCCESS
-from kbuild.load.orders.plan import PlannedStep
+from kbuild.load.orders.plan import KINDS, Kind, Plan, PlannedStep
 from kbuild.load.protocol import Verb
 from kbuild.load.run_order import OrderRun
 from kbuild.outcome import Status
@@ -20,8 +22,14 @@ class SweepRun(OrderRun):
 
     site: str | None = None
     """Of the call that failed, when a point has been run."""
+    again: Plan | None = None
+    """What follows a failure could not be done here, for others failed, and left something: to be tried elsewhere."""
+    tried = 0
+    """Numbers around the one that was to fail."""
     missed = False
-    """What follows a failure was to be done, and it was another call site that failed."""
+    """No allocation at the call site was come to."""
+    following: Sequence[Plan] = ()
+    """The points behind this one, which the agent may do with it in one go."""
     _only_counted: str | None = None
 
     def run(self) -> Transcript:
@@ -31,7 +39,7 @@ class SweepRun(OrderRun):
         if transcript.status not in (Status.PASS, Status.SKIP):
             return transcript
         if self.missed:
-            reason = f"in {self._plan.tried + 1} fresh guests other allocations failed than one in {self._plan.after}"
+            reason = f"with {self.tried + 1} numbers other allocations failed than one in {self._plan.after}"
             return msgspec.structs.replace(transcript, status=Status.ERROR, reason=reason)
         if reasons := [*skipped, *([self._only_counted] if self._only_counted else [])]:
             return msgspec.structs.replace(transcript, status=Status.SKIP, reason=reasons[0])
@@ -45,28 +53,58 @@ class SweepRun(OrderRun):
         self._ledger.at = planned
         injection = self._injection(planned)
         if self._plan.after:
-            assert self._plan.point is not None
-            self.missed = not injection.fail(self._plan.point)
-            if not self.missed:
-                self._steps(rest(self._plan))
+            self._follow(injection)
         elif self._plan.point is None:
-            total = injection.count()
-            self.more = points(self._plan, total)
+            totals: dict[Kind, int] = {kind: injection.count(kind) for kind in KINDS}
+            self.more = points(self._plan, totals)
             if self._plan.only or not self.more:
-                self._only_counted = f"counted what to choose from: {total} allocations"
-        elif site := injection.point(self._plan.point):
-            self.site = site.name
+                counted = " and ".join(f"{total} {kind}" for kind, total in totals.items())
+                self._only_counted = f"counted what to choose from: {counted}"
+        else:
+            if self._plan.point and planned.step.inject == "load":
+                self._take_ahead(injection, self._plan.point)
+            if site := injection.point(self._plan.point):
+                self.site = site.name
+
+    def _follow(self, injection: Injection) -> None:
+        """Come to a failure at the call site, and do what is to follow it.
+
+        Numbers around the one that is known are tried, as long as those that fail leave the guest as it was.
+        """
+        assert self._boot.prepared is not None
+        plan: Plan | None = self._plan
+        while plan is not None:
+            assert plan.point is not None
+            self.tried = plan.tried
+            if injection.fail(plan.point):
+                self._steps(rest(self._plan))
+                return
+            plan = nearby(plan)
+            if plan and not self._talk.is_still(self._boot.prepared.state, "state after another failure"):
+                self.again = plan
+                return
+        self.missed = True
+
+    def _take_ahead(self, injection: Injection, point: int) -> None:
+        """Let the agent do this point and the following ones by itself, unless it has."""
+        if point not in self._boot.ahead:
+            self._boot.ahead = injection.ahead(point, point + len(self.following))
+        self._talk.ahead = self._boot.ahead.pop(point)
+        self._talk.passed = bool(self._boot.ahead)
+
+    def _is_clean(self) -> bool:
+        return self._talk.passed or super()._is_clean()
 
     def _prepare(self, planned: PlannedStep) -> None:
         key = self._plan.order
         if (prepared := self._boot.prepared) is None or prepared.order != key:
             self._steps(self._plan.steps[: self._plan.steps.index(planned)])
             self._load_needed(planned)
-            if self._plan.after:
-                return  # the rest of the order is held against the host as it was before all of it
             state, _ = self._talk.whole("state before the first failure")
             prepared = Prepared(key, state, {*self._loaded}, [*self._added])
             self._boot.prepared = prepared
+        if self._plan.after:
+            return  # the rest of the order is held against the host as it was before all of it
         self._loaded, self._added = {*prepared.loaded}, [*prepared.added]
         self._talk.before = prepared.state
 

@@ -80,7 +80,7 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     given: dict[str, Value] = {}
     """`kvm.tdp_mmu`: the order's matrix gives that parameter this value."""
     fault: str | None = None
-    """The call site at which a failure was injected."""
+    """Behind `inject`: a glob over call sites, which the allocation that failed is at."""
 
 
 class ExpectedLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import itertools
 from collections.abc import Collection, Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +20,10 @@ from kbuild.outcome import RUN_OF
 IGNORED_PARAMETER = "parameter-ignored"
 """The signature of what the loader says of a parameter that a module does not have."""
 
+Kind = Literal["objects", "pages"]
+"""Of allocations that are made to fail: objects of the slab allocator, each with its number; and pages, whose numbers
+depend on how full slabs are (agent/fault.c)."""
+KINDS: tuple[Kind, ...] = ("objects", "pages")
 MAX_RUNS = 5000
 """Of one order on one host: an hour in QEMU."""
 
@@ -52,7 +57,9 @@ class Plan:
     only: tuple[str, ...] = ()
     """Of one that is swept: the points that are asked for, or the call sites; empty: all."""
     point: int | None = None
-    """The allocation that fails, from 1; None: all are counted."""
+    """The allocation that fails, from 1, of those of its kind; None: all are counted."""
+    kind: Kind = "objects"
+    """Of that allocation."""
     after: str = ""
     """The call site after whose failure the rest of the order is done."""
     tried: int = 0
@@ -67,6 +74,11 @@ class Plan:
     def order(self) -> str:
         """The order's id."""
         return self.id.partition(RUN_OF)[0]
+
+    @property
+    def allocation(self) -> str:
+        """The one that fails, as a run is named by it."""
+        return f"{'page-' if self.kind == 'pages' else ''}{self.point}"
 
     @property
     def run(self) -> str:

@@ -141,9 +141,17 @@ def _inject_problems(order: Order) -> Problems:
                 yield f"step[{at}].step", "'inject' is a repetition already, and no part of another one"
         if places and at < places[0] and step.action not in ("load", "unload"):
             yield f"step[{at}].{step.action}", "before 'inject' there are only loads and unloads"
+    for at, step in enumerate(order.step[: places[0] + 1 if places else None]):
+        if _asks_of_fault(step):
+            yield f"step[{at}]", "'fault' is known behind 'inject' only, where it is what has failed"
     for at, step in enumerate(order.step[:-1]):
         if step.reboot:
             yield f"step[{at}].reboot", "nothing can follow: this is the end of the order's guest"
+
+
+def _asks_of_fault(step: Step) -> bool:
+    conditions = [step.when, *(one.when for one in step.expect), *(one.when for one in step.tolerate)]
+    return any(when.fault is not None for when in conditions) or any(map(_asks_of_fault, step.step))
 
 
 def _generate_problems(asked: Generate) -> Problems:
