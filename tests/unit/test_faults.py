@@ -9,7 +9,7 @@ import pytest
 from kbuild.dmesg.record import Record
 from kbuild.errors import JudgeError, UserError
 from kbuild.load.faults.inject import tolerated_at
-from kbuild.load.faults.points import MAX_POINTS, MAX_TRIED, afterwards, nearby, points, rest, swept, wanted
+from kbuild.load.faults.points import MAX_POINTS, MAX_TRIED, afterwards, follows, nearby, points, rest, swept, wanted
 from kbuild.load.faults.site import site_of
 from kbuild.load.orders.conditions import Facts, holds
 from kbuild.load.orders.plan import Plan, make_plans
@@ -117,25 +117,44 @@ def test_a_log_without_a_report_names_no_site() -> None:
 def test_there_is_a_point_for_each_allocation_or_for_those_that_are_asked_for(tmp_path: Path) -> None:
     whole = plan(tmp_path)
     assert whole.skip is None
-    assert [one.id for one in points(whole, 3)] == ["sweep@1", "sweep@2", "sweep@3"]
-    some = plan(tmp_path, only=("2", "4-5"))
-    assert [one.point for one in points(some, 100)] == [2, 4, 5]
-    assert points(some, 1) == []
+    every = points(whole, {"objects": 3, "pages": 2})
+    assert [one.id for one in every] == ["sweep@1", "sweep@2", "sweep@3", "sweep@page-1", "sweep@page-2"]
+    assert [one.kind for one in every] == ["objects"] * 3 + ["pages"] * 2
+    some = plan(tmp_path, only=("2", "4-5", "page-2"))
+    assert [one.allocation for one in points(some, {"objects": 100, "pages": 9})] == ["2", "4", "5", "page-2"]
+    assert points(some, {"objects": 1, "pages": 1}) == []
     named = plan(tmp_path, only=("kvm_init/*",))
-    assert len(points(named, 100)) == 100, "only a run can tell whose they are"
+    assert len(points(named, {"objects": 90, "pages": 10})) == 100, "only a run can tell whose they are"
     assert wanted(named, "kvm_init/misc_register")
     assert not wanted(named, "load_module/mod_sysfs_setup")
     assert wanted(some, "anything")
 
 
 def test_more_than_any_load_makes_is_not_believed(tmp_path: Path) -> None:
-    assert len(points(plan(tmp_path), MAX_POINTS)) == MAX_POINTS
+    assert len(points(plan(tmp_path), {"objects": MAX_POINTS})) == MAX_POINTS
     with pytest.raises(JudgeError, match="20001 allocations were counted"):
-        points(plan(tmp_path), MAX_POINTS + 1)
+        points(plan(tmp_path), {"objects": MAX_POINTS, "pages": 1})
+
+
+def test_the_agent_does_points_in_one_go_that_follow_each_other(tmp_path: Path) -> None:
+    first, second, third, page = points(plan(tmp_path), {"objects": 3, "pages": 1})
+    assert follows(second, first)
+    assert follows(third, second)
+    assert not follows(third, first)
+    assert not follows(page, third), "another kind"
+    assert not follows(afterwards(second, "a/b"), first)
+    unload = (
+        SWEEP.replace('inject = "load"', 'inject = "unload"')
+        .replace("[[step.tolerate]]", "")
+        .replace('site = "kvm_init/debugfs_*"\nsource = "virt/kvm/kvm_main.c, kvm_init_debug()"\n', "")
+        .replace('reason = "debugfs is for who looks on"\n', "")
+    )
+    first, second = points(plan(tmp_path, unload), {"objects": 2})
+    assert not follows(second, first), "an unload is done command by command"
 
 
 def test_what_follows_a_failure_is_sought_around_its_number(tmp_path: Path) -> None:
-    point = points(plan(tmp_path), 100)[49]
+    point = points(plan(tmp_path), {"objects": 100})[49]
     after = afterwards(point, "kvm_init/misc_register")
     assert after.id == "sweep@kvm_init/misc_register"
     assert after.alone
@@ -172,7 +191,7 @@ def test_what_a_sweep_cannot_mean_is_refused_with_its_line(tmp_path: Path, old: 
 
 def test_a_step_behind_a_failure_may_depend_on_whose_it_was(tmp_path: Path) -> None:
     asked = plan(tmp_path, SWEEP.replace('check = "footprint"', 'check = "footprint"\nwhen.fault = "kvm_init/misc_*"'))
-    point = points(asked, 1)[0]
+    point = points(asked, {"objects": 1})[0]
     for site, expected in (("kvm_init/misc_register", True), ("load_module/mod_sysfs_setup", False)):
         after = afterwards(point, site)
         assert holds(rest(after)[0].step.when, after.facts) is expected

@@ -19,7 +19,7 @@ from kbuild.hosts.base import Chunk, Limits, Machine
 from kbuild.hosts.cpu import CpuSample, Place
 from kbuild.load.evidence import crash_in, records_of, without_answer
 from kbuild.load.patience import WALL_TIMES
-from kbuild.load.protocol import Died, Hello, Items, LogRecord, Lost, Refused, Result, Verb
+from kbuild.load.protocol import Died, Hello, Items, LogRecord, Lost, Refused, Result, Said, Text, Verb
 from kbuild.load.session import MAX_BROKEN, MAX_RESENT, MAX_SLOWNESS, SAMPLES, End, Session, scaled
 from kbuild.outcome import Status
 
@@ -132,6 +132,25 @@ def test_records_belong_to_the_command_that_made_them() -> None:
     second = talk.command(Verb.UNLOAD, "kvm")
     assert [record.text for record in second.log] == ["second"]
     assert [(record.id, record.text) for record in second.earlier] == [(1, "late")]
+
+
+def test_texts_that_come_once_stand_for_all_their_records() -> None:
+    texts = [Text(id=1, number=number, level=4, text=text, caller="T1") for number, text in enumerate(("a", "b"))]
+    said = [Said(id=1, part=1, seq=10, us=5, texts=(0, 1, 0)), Said(id=1, part=6, seq=20, us=6, texts=(1,))]
+    lost = Lost(id=1, records=2, part=6)
+    parts = [Result(id=1, errno=12, us=5, part=1, left=0), Result(id=1, errno=0, us=5, part=6)]
+    talk, _ = session(says(*texts, *said, lost, *parts, DONE), says(Said(id=2, part=1, seq=30, us=7, texts=(0,))))
+    reply = talk.command(Verb.SWEEP, "objects", "1", "2", "0", "kvm-amd.ko")
+    assert [(one.seq, one.part, one.text) for one in reply.log] == [
+        (10, 1, "a"),
+        (11, 1, "b"),
+        (12, 1, "a"),
+        (20, 6, "b"),
+    ]
+    assert (reply.parts, reply.answer) == (parts, DONE)
+    assert (reply.lost, reply.lost_in) == (2, {6})
+    again = talk.command(Verb.SWEEP, "objects", "3", "4", "0", "kvm-amd.ko")
+    assert [one.why for one in again.broken], "a number means nothing in another command"
 
 
 def test_what_the_agent_and_the_console_tell_is_taken_once() -> None:
