@@ -20,7 +20,7 @@ from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.ahead import AT_ONCE
-from kbuild.load.faults.points import afterwards, follows, moved, offset, rest, swept
+from kbuild.load.faults.points import AROUND, afterwards, follows, moved, rest, swept
 from kbuild.load.faults.run import SweepRun
 from kbuild.load.knowledge import Knowledge
 from kbuild.load.orders.conditions import Facts
@@ -360,7 +360,7 @@ class _Host:
                 self._waiting_again(run.again)
                 return False
             if isinstance(run, SweepRun) and order.kind == "pages" and order.after and not run.missed:
-                self._shift[order.order] = self._shift.get(order.order, 0) + offset(run.tried)
+                self._shift[order.order] = self._shift.get(order.order, 0) + AROUND[run.tried]
             self._add(order, run.more, first=True)
             if isinstance(run, SweepRun) and run.site and rest(order) and self._is_new(order.order, run.site):
                 self._add(order, [afterwards(order, run.site)], first=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 from kbuild.paths import PROJECT
 
 MARK = "KVM_KBUILD_TEST"
+Changes = Mapping[str, Mapping[str, str]]
+"""Of files of the kernel: what is there once, and what comes in its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,37 @@ def make_tool(folder: Path) -> Iterator[Tool]:
     yield tool
     for pid in tool.processes():
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def patched(kernel_source: Path, tmp_path: Path) -> Callable[[Changes], Path]:
+    """Writes a patch that makes these changes to the kernel under test."""
+
+    def write(changes: Changes) -> Path:
+        lines: list[str] = []
+        for path, some in changes.items():
+            old = new = (kernel_source / path).read_text()
+            for before, after in some.items():
+                assert new.count(before) == 1, (path, before)
+                new = new.replace(before, after)
+            lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
+        patch = tmp_path / "design.patch"
+        patch.write_text("".join(lines))
+        return patch
+
+    return write
+
+
+@pytest.fixture
+def built(shared_tool: Tool, patched: Callable[[Changes], Path]) -> Callable[[Changes], Path]:
+    """Builds a kernel with such changes, and gives the folder that it and its modules are in."""
+
+    def build(changes: Changes) -> Path:
+        done = shared_tool.run("build", "--patch", patched(changes))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return shared_tool.latest() / "artifacts"
+
+    return build
 
 
 def build_modules(

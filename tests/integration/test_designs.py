@@ -5,15 +5,14 @@ The designs are those of the review thread about the MMU's set-up, and mistakes 
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Tool
+from tests.integration.conftest import Changes, Tool
 
 pytestmark = pytest.mark.kernel
 
@@ -51,7 +50,6 @@ SPLIT = {
     MMU: {CREATE: "", f"{INIT}\n": FUNCTION},
     HEADER: {f"{INIT};\n": f"int kvm_mmu_hardware_setup(void);\n{INIT};\n"},
 }
-Changes = Mapping[str, Mapping[str, str]]
 PROVED, VIOLATED = {"proved"}, {"violated"}
 DESIGNS: dict[str, tuple[Changes, tuple[set[str], set[str], set[str]]]] = {
     "created-after-hardware-setup": ({**SPLIT, X86: {SETUP: SETUP + CALL}}, (PROVED, PROVED, PROVED)),
@@ -74,27 +72,6 @@ RULES = (
     "pte-list-desc-cache-after-tdp-is-known",
     "pte-list-desc-cache-after-hardware-setup",
 )
-
-
-@pytest.fixture
-def built(shared_tool: Tool, kernel_source: Path, tmp_path: Path) -> Callable[[Changes], Path]:
-    """Builds a design, and gives the folder that its modules are in."""
-
-    def build(changes: Changes) -> Path:
-        patch = tmp_path / "design.patch"
-        lines: list[str] = []
-        for path, some in changes.items():
-            old = new = (kernel_source / path).read_text()
-            for before, after in some.items():
-                assert new.count(before) == 1, (path, before)
-                new = new.replace(before, after)
-            lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
-        patch.write_text("".join(lines))
-        done = shared_tool.run("build", "--patch", patch)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return shared_tool.latest() / "artifacts"
-
-    return build
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kbuild.configure.tree import Tree
 from kbuild.gate import build_request, requested_symbols
 from kbuild.paths import PROJECT
 from kbuild.profile import read_profile
-from tests.integration.conftest import Tool, build_modules
+from tests.integration.conftest import Changes, Tool, build_modules
 
 pytestmark = pytest.mark.kernel
 
@@ -100,6 +101,16 @@ def test_the_threads_proposal_is_seen_not_to_be_there_yet(shared_tool: Tool, ser
     }
 
 
+def sites_of(data: dict[str, Any]) -> dict[str, str]:
+    """Of each point that is no page, the call site that failed."""
+    steps = ((one["order"], step["detail"]) for one in data["transcripts"] for step in one["steps"])
+    return {
+        order: detail["site"]
+        for order, detail in steps
+        if detail.get("allocation", "page-").isdigit() and "site" in detail
+    }
+
+
 def test_what_failing_allocations_leave_is_found(shared_tool: Tool) -> None:
     """virt/kvm/kvm_main.c of 6.1, kvm_init(): it does not undo kvm_init_debug() when misc_register() fails."""
     words = ("gate", "--flavour", "fault", "--host", "qemu-svm", "--json")
@@ -108,6 +119,9 @@ def test_what_failing_allocations_leave_is_found(shared_tool: Tool) -> None:
     counting = {one["id"]: one.get("known") for one in json.loads(done.stdout)["findings"] if one["status"] == "FAIL"}
     assert counting["load:leftover:debugfs/kvm:fault=kvm_init/misc_register"]
     assert all(counting.values()), "nothing else"
+
+    again = shared_tool.run(*words, "--order", "faults-vendor")
+    assert sites_of(json.loads(again.stdout)) == sites_of(json.loads(done.stdout)), "an object has one number"
 
     done = shared_tool.run(*words, "--order", "faults-vendor@15000")
     assert [one["status"] for one in json.loads(done.stdout)["transcripts"]] == ["SKIP"], "no load makes so many"
@@ -180,3 +194,17 @@ def test_a_cpu_that_does_not_come_back(shared_tool: Tool, kernel_tree: Tree, tmp
     # It does not come back at all: the kernel's report of the hung task says in whose function.
     assert stuck["status"] == "FAIL"
     assert "load:hang:cpu1-online:dt_cpu_online" in {one["id"] for one in data["findings"]}
+
+
+def test_what_one_error_path_does_not_release_is_found_by_failing_allocations(
+    shared_tool: Tool, patched: Callable[[Changes], Path]
+) -> None:
+    """6.1, x86.c, kvm_x86_vendor_init(): where kvm_mmu_vendor_module_init() has failed the label below is gone to."""
+    label = "out_free_x86_emulator_cache:\n"
+    patch = patched({"arch/x86/kvm/x86.c": {f"{label}\tkmem_cache_destroy(x86_emulator_cache);\n": label}})
+    site = "kvm_mmu_vendor_module_init/kmem_cache_create"
+    words = ("--patch", patch, "--flavour", "fault", "--host", "qemu-svm", "--order", f"faults-vendor@{site}", "--json")
+    done = shared_tool.run("gate", *words)
+    assert done.returncode == 10, done.stderr
+    found = {one["id"] for one in json.loads(done.stdout)["findings"] if one["status"] == "FAIL"}
+    assert f"load:leftover:slab/x86_emulator:fault={site}" in found

@@ -9,7 +9,17 @@ import pytest
 from kbuild.dmesg.record import Record
 from kbuild.errors import JudgeError, UserError
 from kbuild.load.faults.inject import tolerated_at
-from kbuild.load.faults.points import MAX_POINTS, MAX_TRIED, afterwards, follows, nearby, points, rest, swept, wanted
+from kbuild.load.faults.points import (
+    MAX_POINTS,
+    afterwards,
+    follows,
+    nearby,
+    number,
+    points,
+    rest,
+    swept,
+    wanted,
+)
 from kbuild.load.faults.site import site_of
 from kbuild.load.orders.conditions import Facts, holds
 from kbuild.load.orders.plan import Plan, make_plans
@@ -159,12 +169,18 @@ def test_what_follows_a_failure_is_sought_around_its_number(tmp_path: Path) -> N
     assert after.id == "sweep@kvm_init/misc_register"
     assert after.alone
     assert [planned.step.action for planned in rest(after)] == ["check", "reboot"]
-    tried = [after.point]
+    tried = [number(after)]
     while following := nearby(after):
         after = following
-        tried.append(after.point)
-    assert tried[:5] == [50, 51, 49, 52, 48]
-    assert len({*tried}) == len(tried) == MAX_TRIED + 1
+        tried.append(number(after))
+    assert tried[:5] == [50, 38, 39, 40, 41]
+    assert {*range(30, 71)} == {*tried}
+    first = afterwards(points(plan(tmp_path), {"pages": 2})[1], "kvm_init/misc_register")
+    tried = [number(first)]
+    while following := nearby(first):
+        first = following
+        tried.append(number(first))
+    assert tried[:5] == [2, 1, 2, 3, 4], "there is none before the first"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from kbuild.outcome import RUN_OF
 
 MAX_POINTS = 20_000
 """Of one sweep; a load of kvm.ko has some hundreds."""
-MAX_TRIED = 40
-"""Numbers that are tried for what follows a failure at a call site."""
+AROUND: tuple[int, ...] = (0, *range(-12, 13), *range(-20, 21))
+"""How far off the first one numbers are tried for what follows a failure at a call site. One after the other: a slab
+that one load has taken the next one need not, and what is tried on both sides in turns would move along with that."""
 _NUMBERS = re.compile(r"(page-)?(\d{1,9})(?:-(\d{1,9}))?")
 
 
@@ -57,18 +58,22 @@ def afterwards(plan: Plan, site: str) -> Plan:
     return dataclasses.replace(plan, id=f"{plan.order}{RUN_OF}{site}", after=site, facts=facts)
 
 
-def offset(tried: int) -> int:
-    """By how much the number that is tried then is off the first one: 0, 1, -1, 2, -2, …"""
-    return (tried + 1) // 2 * (1 if tried % 2 else -1)
-
-
 def nearby(plan: Plan) -> Plan | None:
     """What to try when `plan`, which follows a failure, came to another call site: the next number around the first.
 
     Of pages: a guest in which other loads failed before has other slabs filled, so that numbers are some off.
     """
-    other = dataclasses.replace(plan, tried=plan.tried + 1)
-    return moved(other, offset(other.tried) - offset(plan.tried)) if other.tried <= MAX_TRIED else None
+    for tried in range(plan.tried + 1, len(AROUND)):
+        other = dataclasses.replace(plan, tried=tried)
+        if number(other) > 0:
+            return other
+    return None
+
+
+def number(plan: Plan) -> int:
+    """Of the allocation that `plan`, which follows a failure, makes fail."""
+    assert plan.point is not None
+    return plan.point + AROUND[plan.tried]
 
 
 def moved(plan: Plan, by: int) -> Plan:

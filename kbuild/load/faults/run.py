@@ -8,7 +8,7 @@ import msgspec
 
 from kbuild.load.boot import Prepared
 from kbuild.load.faults.inject import Injection
-from kbuild.load.faults.points import nearby, points, rest, swept
+from kbuild.load.faults.points import nearby, number, points, rest, swept
 from kbuild.load.orders.format import SUCCESS
 from kbuild.load.orders.plan import KINDS, Kind, Plan, PlannedStep
 from kbuild.load.protocol import Verb
@@ -74,9 +74,8 @@ class SweepRun(OrderRun):
         assert self._boot.prepared is not None
         plan: Plan | None = self._plan
         while plan is not None:
-            assert plan.point is not None
             self.tried = plan.tried
-            if injection.fail(plan.point):
+            if injection.fail(number(plan)):
                 self._steps(rest(self._plan))
                 return
             plan = nearby(plan)
