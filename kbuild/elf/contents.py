@@ -30,10 +30,12 @@ class _Decompressor(Protocol):
 def read(path: Path, limit: int = MAX_BYTES) -> bytes:
     """A whole file. Raises UserError in one line, also for what is no regular file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # Opening a pipe would wait for its writer.
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # Opening a pipe would wait for its writer.
             raise UserError(f"{path}: not a regular file")
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # To ask for no more than there is saves the memory that the limit would take.
+            data = file.read(min(status.st_size, limit) + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > limit:
