@@ -9,9 +9,10 @@ cannot be resolved is counted, and what it may change is unknown from there on.
   decode.py    basic blocks                      machine.py   registers, memory, conditions
   patches.py   which patch is there              instructions.py  what each of them does
   graph.py     a function's shape                calls.py     what a call means
-  results.py   where a result may wait           targets.py   where a pointer may lead
+  results.py   which registers still matter      targets.py   where a pointer may lead
   inlined.py   functions that are inlined in it
   flow.py      all ways through, and who is told of them
+  frames.py    a function that is being run
   runs.py      all runs over a module set        budget.py    what they may cost
   sides.py     two processes for them
   walk.py      one way, without joins            model.py     whether it can be so

@@ -19,7 +19,7 @@ class Bits:
 
     def __init__(self, symbols: Symbols) -> None:
         self._symbols = symbols
-        self._known: dict[int, tuple[int, int]] = {}
+        self.known: dict[int, tuple[int, int]] = {}
         """By symbol, of some: the bits that are 0, and those that are 1."""
 
     def of(self, value: Value, size: int) -> tuple[int, int]:
@@ -27,14 +27,14 @@ class Bits:
         mask = MASK[size]
         if isinstance(value, int):
             return ~value & mask, value & mask
-        zeros, ones = self._known.get(value[0], (0, 0)) if not value[1] else (0, 0)
+        zeros, ones = self.known.get(value[0], (0, 0)) if not value[1] else (0, 0)
         own = MASK[value[2]]
         beyond = mask - own if own < mask else 0
         return (zeros & own & mask) | beyond, ones & own & mask
 
     def ranges(self, value: Unknown) -> Ranges | None:
         """What it can be, as far as its bits tell; None: anything."""
-        if value[0] not in self._known:
+        if value[0] not in self.known:
             return None
         zeros, ones = self.of(value, value[2])
         return ((ones, MASK[value[2]] - zeros),)
@@ -72,12 +72,12 @@ class Bits:
             return ones
         symbol = self._symbols.of(origin)
         if zeros | ones:
-            self._known[symbol] = zeros, ones
+            self.known[symbol] = zeros, ones
         return (symbol, 0, size)
 
     def perhaps(self, value: Unknown) -> list[int]:
         """The bits of a value that may be 1, where these are a few; else none."""
-        left = MASK[value[2]] - self.of(value, value[2])[0] if value[0] in self._known else 0
+        left = MASK[value[2]] - self.of(value, value[2])[0] if value[0] in self.known else 0
         found: list[int] = []
         while left and len(found) <= MAX_FEW:
             found.append(left.bit_length() - 1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from operator import itemgetter
 from typing import Any
 
+import msgspec
 from iced_x86 import Register
 
 from kbuild.elf.code.decode import ARGUMENTS, INDIRECT_CALL, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, Op, register
-from kbuild.elf.code.graph import INDIRECT_THUNKS, MAX_CASES, Shapes
+from kbuild.elf.code.graph import MAX_CASES, Shapes
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import KERNEL_DATA, Machine
+from kbuild.elf.code.results import INDIRECT_THUNKS
 from kbuild.elf.code.state import STACK, STACK_END, State
 from kbuild.elf.code.targets import OnStack
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Unknown, Value, union
@@ -44,10 +46,10 @@ LOST = (RCX, RDX, RSI, RDI, R8, R9, R10, R11)
 MAY_BE_KEPT = frozenset(LOST) - {RDX}
 """Those that a function of `pv_ops` keeps too, where its caller counts on that (PV_CALLEE_SAVE() in
 arch/x86/include/asm/paravirt.h). RDX may be the upper half of a result."""
+_arguments: Callable[[Sequence[Value | None]], tuple[Value | None, ...]] = itemgetter(*ARGUMENTS)
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A call that is about to happen, or has returned."""
 
     site: int
@@ -64,7 +66,6 @@ class Call:
     """The call of the kernel that was given this function, and runs it."""
     behind: int | None = None
     """Of a call through a pointer in the kernel's own data: where the code goes on."""
-
     kept: tuple[Value | None, ...] = ()
     """Of each argument, what is there since before the last call: it is none perhaps, or counted on to be there."""
 
@@ -101,19 +102,23 @@ class Calls:
         """The same, of all runs before."""
         self.asked: set[int] = set()
         """Static calls that were met before an update of theirs."""
+        self._plain: dict[int, Name] = {}
+        """Functions that were met, and are no thunks and the like."""
 
     def of(self, state: State, target: Value, op: Op, depth: int) -> list[Call]:
         """The call to what a target leads to, through thunks and static calls; several, where it may lead to each."""
         calls = self._of(state, target, op, depth)
         if not state.kept:
             return calls
-        kept = tuple(state.kept[number] for number in ARGUMENTS)
-        return [replace(call, kept=kept) for call in calls]
+        kept = _arguments(state.kept)
+        return [msgspec.structs.replace(call, kept=kept) for call in calls]
 
     def _of(self, state: State, target: Value, op: Op, depth: int) -> list[Call]:
         site = op.ip
-        arguments = tuple(state.registers[number] for number in ARGUMENTS)
+        arguments = _arguments(state.registers)
         found: Value | None = target
+        if isinstance(found, int) and (name := self._plain.get(found)) is not None:
+            return [Call(site, found, name, arguments, depth)]
         for _ in range(4):
             name = self._program.name(found) if isinstance(found, int) else None
             if not isinstance(found, int) or name is None:
@@ -129,6 +134,7 @@ class Calls:
             elif name.symbol.startswith(PROBES):
                 return [Call(site, found, Name(None, name.symbol, 0), arguments, depth)]
             elif name.module is None or self._program.is_code(found):
+                self._plain[found] = name
                 return [Call(site, found, name, arguments, depth)]
             else:
                 break

@@ -6,7 +6,7 @@ fault with a fixup, and at places that the kernel may patch.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from kbuild.elf.code.link import Program
+from kbuild.elf.code.link import Program, has_code
 from kbuild.elf.code.tables import Patch, Tables, read_tables
 from kbuild.elf.code.values import MASK
 
@@ -89,7 +89,7 @@ class Operand(msgspec.Struct, frozen=True, gc=False):
 class Op:
     """One instruction."""
 
-    __slots__ = ("condition", "flow", "ip", "mnemonic", "next", "operands", "raw")
+    __slots__ = ("condition", "do", "flow", "ip", "mnemonic", "next", "operands", "raw")
 
     def __init__(self, raw: Instruction) -> None:
         self.raw = raw
@@ -98,7 +98,9 @@ class Op:
         self.mnemonic: int = raw.mnemonic
         self.flow = _FLOW.get(raw.flow_control, STOP)
         self.condition = CONDITIONS.get(raw.condition_code)
-        self.operands = tuple(_operand(raw, number) for number in range(raw.op_count))
+        self.do: Any = None
+        """What it does to a state (`instructions.prepare`), once it has been done."""
+        self.operands = tuple([_operand(raw, number) for number in range(raw.op_count)])
         if not self.operands and self.flow in (CALL, JUMP, BRANCH, INDIRECT_CALL, INDIRECT_JUMP):
             self.flow = NEXT  # To the decoder, `vmcall` and its like are calls: whoever is called returns here.
 
@@ -119,14 +121,19 @@ _REGISTERS = {
     for name, number in vars(Register).items()
     if isinstance(number, int) and not name.startswith("_")
 }
+_OTHER = Operand(OTHER)
+_OPERANDS = {
+    number: Operand(REGISTER, found[1], found[0], found[2]) for number, found in _REGISTERS.items() if found is not None
+}
+"""The operand that a register is."""
+_IS_REGISTER, _IS_MEMORY, _IS_TARGET = OpKind.REGISTER, OpKind.MEMORY, OpKind.NEAR_BRANCH64
 
 
 def _operand(raw: Instruction, place: int) -> Operand:
     kind = raw.op_kind(place)
-    if kind == OpKind.REGISTER:
-        found = _REGISTERS.get(raw.op_register(place))
-        return Operand(REGISTER, found[1], found[0], found[2]) if found else Operand(OTHER)
-    if kind == OpKind.MEMORY:
+    if kind == _IS_REGISTER:
+        return _OPERANDS.get(raw.op_register(place), _OTHER)
+    if kind == _IS_MEMORY:
         base, index = _REGISTERS.get(raw.memory_base), _REGISTERS.get(raw.memory_index)
         return Operand(
             MEMORY,
@@ -138,11 +145,11 @@ def _operand(raw: Instruction, place: int) -> Operand:
             raw.memory_index_scale,
             raw.segment_prefix in (Register.FS, Register.GS),
         )
-    if kind == OpKind.NEAR_BRANCH64:
+    if kind == _IS_TARGET:
         return Operand(TARGET, 8, raw.near_branch_target)
     if kind in _NUMBERS:
         return Operand(NUMBER, 8, raw.immediate(place) & MASK[8])
-    return Operand(OTHER)
+    return _OTHER
 
 
 @dataclass(slots=True)
@@ -170,6 +177,7 @@ class Code:
         self.program = program
         self._cuts = cuts
         self._blocks: dict[int, Block | None] = {}
+        self._ops: dict[int, Op] = {}
         self._left = LEAST_DECODED + sum(linked.code_bytes for linked in program.modules.values()) // 2
         """Instructions that may still be decoded."""
         self._tables: dict[str, Tables] = {}
@@ -180,26 +188,19 @@ class Code:
             return self._blocks[address]
         except KeyError:
             block = self._blocks[address] = self._decode(address)
-            if block is not None and block.ops:
-                module = self.program.module_at(address)
-                unread = self.program.unread(address, block.ops[-1].ip + block.ops[-1].raw.len - address)
-                self._left -= len(block.ops)
-                if self._left < 0:
-                    unread = "too much code is jumped into from everywhere"
-                    block.ops.clear()
-                block.unread = unread or (self.tables(module.name).unread if module is not None else None)
             return block
 
-    def cut(self, address: int, begins: Set[int]) -> None:
-        """Let a block end where another one begins, if in between two instructions of it."""
+    def cut(self, address: int, begins: Set[int]) -> bool:
+        """Let a block end where another one begins, if in between two instructions of it; gives whether it does."""
         block = self.block(address)
         if block is None or block.unread is not None:
-            return
+            return False
         for number, op in enumerate(block.ops):
             if number and op.ip in begins:
                 del block.ops[number:]
                 block.follow, block.fault, block.is_cut = (op.ip,), None, True
-                return
+                return True
+        return False
 
     def tables(self, module: str) -> Tables:
         """What is patched in a module."""
@@ -210,37 +211,55 @@ class Code:
 
     def _decode(self, address: int) -> Block | None:
         place = self.program.place(address)
-        if place is None or not self.program.is_code(address):
+        if place is None or not has_code(place[1]):
             return None
         linked, section, offset = place
-        data = self.program.content(linked, section, offset, MAX_BLOCK_BYTES)
+        loaded = self.program.loaded(linked, section)
+        data = loaded.read(offset, min(offset + MAX_BLOCK_BYTES, section.size))
         tables = self.tables(linked.name)
-        ends = tables.ends if section.name == ".altinstr_replacement" else {}
         block = Block(address)
-        decoder = Decoder(64, data, ip=address)
+        self._read(block, data, tables, tables.ends if section.name == ".altinstr_replacement" else {})
+        if block.ops:
+            size = block.ops[-1].raw.next_ip - address
+            unread = self.program.unread(address, size) if loaded.unread(offset, offset + size) else None
+            self._left -= len(block.ops)
+            if self._left < 0:
+                unread = "too much code is jumped into from everywhere"
+                block.ops.clear()
+            block.unread = unread or tables.unread
+        return block
+
+    def _read(self, block: Block, data: bytes, tables: Tables, ends: Mapping[int, int]) -> None:
+        """Put instructions into a block, until it ends. Blocks overlap before they are cut: each is decoded once."""
+        start, patches, known = block.start, tables.patches, self._ops
+        decoder = Decoder(64, data, ip=start)
+        here = start
         while True:
-            here = decoder.ip
-            if block.ops and (here in ends or here in tables.patches or here in self._cuts):
+            if block.ops and (here in ends or here in patches or here in self._cuts):
                 block.follow = (ends.get(here, here),)
-                return block
-            raw = decoder.decode() if decoder.can_decode else None
-            if raw is None or raw.is_invalid:
+                return
+            op = known.get(here)
+            if op is None:
+                if decoder.ip != here:
+                    decoder.position, decoder.ip = here - start, here
+                raw = decoder.decode() if decoder.can_decode else None
+                if raw is not None and not raw.is_invalid:
+                    op = known[here] = Op(raw)
+                    op.next = ends.get(op.next, op.next)
+            if op is None or here + op.raw.len - start > len(data):
                 # Cut where the section ends, or no code: nothing goes on. Cut where we cut it: it does.
                 if len(data) == MAX_BLOCK_BYTES and block.ops:
                     block.follow = (here,)
                 elif not block.ops:
-                    block.patches = tuple(tables.patches.get(here, ()))
-                return block
-            op = Op(raw)
-            op.next = ends.get(op.next, op.next)
-            if not block.ops:
-                block.patches = tuple(
-                    each.instead_of(op.flow == JUMP, op.next) for each in tables.patches.get(here, ())
-                )
+                    block.patches = tuple(patches.get(here, ()))
+                return
+            if not block.ops and here in patches:
+                block.patches = tuple(each.instead_of(op.flow == JUMP, op.next) for each in patches[here])
             block.ops.append(op)
             if op.flow != NEXT:
-                return block
-            if op.ip in tables.fixups:
-                fixup, block.fault = tables.fixups[op.ip]
+                return
+            if here in tables.fixups:
+                fixup, block.fault = tables.fixups[here]
                 block.follow = (op.next, fixup)
-                return block
+                return
+            here = op.raw.next_ip

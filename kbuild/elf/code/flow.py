@@ -5,10 +5,8 @@ Whoever wants to know something of it is an `Observer`, told of each call, acces
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget, size_of
@@ -27,14 +25,15 @@ from kbuild.elf.code.decode import (
     Code,
     Op,
 )
-from kbuild.elf.code.graph import NO_RETURN, Shape, Shapes
-from kbuild.elf.code.join import Joiner
+from kbuild.elf.code.frames import Frame, Trouble, Waiting
+from kbuild.elf.code.graph import NO_RETURN, RETURNS, STAYS, Shapes
+from kbuild.elf.code.instructions import prepare
+from kbuild.elf.code.join import ALL_USED, Joiner
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.parameters import Parameter
 from kbuild.elf.code.patches import ways
-from kbuild.elf.code.results import RETURN_THUNKS
-from kbuild.elf.code.state import STACK, Node, State
+from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
 MAX_DEPTH = 64
@@ -65,46 +64,6 @@ class Observer(Protocol):
         """A call or jump is about to happen, and what it does is not known."""
 
 
-@dataclass
-class Frame:
-    """A function that is being run."""
-
-    entry: int
-    shape: Shape
-    top: int
-    """Its stack's objects are below: behind them are the registers that it keeps for its caller."""
-    parent: Frame | None
-    depth: int
-    site: int
-    """The call that it was entered by; 0: the kernel's."""
-    begin: int = STACK
-    """Where the stack ended when it was called."""
-    watched: bool = False
-    """The observer is told of its blocks."""
-
-    def runs(self, entry: int) -> bool:
-        """Whether that function is being run already."""
-        frame: Frame | None = self
-        while frame is not None:
-            if frame.entry == entry:
-                return True
-            frame = frame.parent
-        return False
-
-
-@dataclass
-class Trouble:
-    """What stood in the way of knowing all."""
-
-    unresolved: Counter[int] = field(default_factory=Counter)
-    """Calls and jumps by address, whose target is not known."""
-    recursive: Counter[int] = field(default_factory=Counter)
-    cut: Counter[int] = field(default_factory=Counter)
-    """Blocks that came to no end."""
-    given_up: int | None = None
-    """A block, also among these: from there on nothing was looked at, for it had become too much."""
-
-
 class Flow:
     """An analysis of one program from one entry."""
 
@@ -128,8 +87,8 @@ class Flow:
         self.budget = budget or Budget()
         self.steps = 0
         self.calls = 0
-        self.edges: dict[Node, set[Node]] = {}
-        """From where each place was come to, calls and returns among them."""
+        self._came: list[tuple[Node, Node]] = []
+        """Places that were come to, and from where; as often as it happened."""
         self._code = code
         self._shapes = shapes
         self._observer = observer
@@ -138,6 +97,14 @@ class Flow:
         self.frame: Frame | None = None
         self.calls_to = Calls(program, self.machine, shapes)
         self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten, self.budget)
+
+    @cached_property
+    def edges(self) -> dict[Node, set[Node]]:
+        """From where each place was come to, calls and returns among them; to be asked for when all has been run."""
+        found: dict[Node, set[Node]] = {}
+        for node, before in self._came:
+            found.setdefault(node, set()).add(before)
+        return found
 
     @property
     def joins(self) -> int:
@@ -174,7 +141,7 @@ class Flow:
         frame = self.frame = self.machine.frame = Frame(
             entry, shape, begin - 8 * shape.saved, parent, depth, site, begin, watched
         )
-        run = _Run(shape, self.budget)
+        run = Waiting(shape, self.budget)
         exits: list[State] = []
         given = state.registers[:]
         run.add(entry, state)
@@ -195,24 +162,25 @@ class Flow:
     def _come(self, state: State, address: int, results: tuple[int, ...]) -> None:
         """A state comes to a place."""
         node = (address, state.kinds(results), state.marks)
-        self.edges.setdefault(node, set()).add(state.at)
+        self._came.append((node, state.at))
         state.at = node
 
-    def _merged(self, run: _Run, address: int) -> list[State]:
+    def _merged(self, run: Waiting, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
-        states = run.take(address)
-        if not self.budget.spend(sum(map(size_of, states)) // COPIED):
+        states, size = run.take(address)
+        if not self.budget.spend(size // COPIED):
             self._give_up(address)
             return []
-        again = address in run.visited
-        run.visited.add(address)
+        results = run.shape.results_at(address)
         for state in states:
-            self._come(state, address, run.shape.results_at(address))
-        if len(states) > 1:
-            states = self._joined(states)
+            self._come(state, address, results)
+        used = run.shape.used.get(address, ALL_USED)
+        states = self._joined(states, used)
         # Only where a loop begins is a block bound to be looked at again.
-        if not again and address not in run.shape.heads:
-            return states
+        if address not in run.visited:
+            run.visited.add(address)
+            if address not in run.shape.heads:
+                return states
         waiting = []
         for state in states:
             key = (address, state.at)
@@ -229,23 +197,26 @@ class Flow:
                 if rounds >= MAX_ROUNDS:
                     self.trouble.cut[address] += 1
                     continue
-                state = self._joiner.join(before, state, widen=rounds >= WIDEN_AFTER)
+                state = self._joiner.join(before, state, used, widen=rounds >= WIDEN_AFTER)
             run.seen[key] = (state.copy(), rounds + 1, run.forks)
             run.hold(state, before)
             waiting.append(state)
         return waiting
 
-    def _joined(self, states: list[State]) -> list[State]:
+    def _joined(self, states: list[State], used: int = ALL_USED) -> list[State]:
         """One state for each place, with the results and marks that it has there."""
+        if len(states) < 2:
+            return states
         groups: dict[Node, State] = {}
         for state in states:
-            other = groups.get(state.at)
-            groups[state.at] = state if other is None else self._joiner.join(other, state)
+            other = groups.setdefault(state.at, state)
+            if other is not state:
+                groups[state.at] = self._joiner.join(other, state, used)
         return list(groups.values())
 
     # Blocks.
 
-    def _block(self, address: int, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
+    def _block(self, address: int, state: State, run: Waiting, exits: list[State], frame: Frame) -> None:
         block = self._code.block(address)
         cost = INSTRUCTION * (self.machine.repeated + (len(block.ops) if block is not None else 0))
         self.machine.repeated = 0
@@ -270,11 +241,11 @@ class Flow:
         if frame.watched:
             self._observer.begun(state, frame.entry, address)
         machine = self.machine
+        self.steps += len(block.ops)
         for op in block.ops:
-            self.steps += 1
             self.op = op
             if op.flow == NEXT:
-                machine.step(state, op)
+                (op.do or prepare(op))(machine, state, op)
             else:
                 self._leave(op, state, run, exits, frame)
                 return
@@ -289,7 +260,7 @@ class Flow:
             self.trouble.given_up = address
             self.trouble.cut[address] += 1
 
-    def _leave(self, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
+    def _leave(self, op: Op, state: State, run: Waiting, exits: list[State], frame: Frame) -> None:
         """The last instruction of a block."""
         if op.flow == BRANCH:
             holds, fails, about = self.machine.decide(state, op.condition)
@@ -330,14 +301,14 @@ class Flow:
             if linked is not None and self._code.tables(linked.name).goes_on.get(op.ip):
                 run.add(op.next, state)
 
-    def _jump(self, target: int, op: Op, state: State, run: _Run, exits: list[State], frame: Frame) -> None:
-        name = self.program.kernel_name(target)
-        if name is not None and name.symbol in RETURN_THUNKS:
-            exits.append(self._returned(state))
-        elif self._shapes.is_tail_call(frame.entry, target):
-            self._tail(target, op, state, exits, frame)
-        else:
+    def _jump(self, target: int, op: Op, state: State, run: Waiting, exits: list[State], frame: Frame) -> None:
+        how = self._shapes.jump(frame.entry, target)
+        if how == STAYS:
             run.add(target, state)
+        elif how == RETURNS:
+            exits.append(self._returned(state))
+        else:
+            self._tail(target, op, state, exits, frame)
 
     def _tail(self, target: Value, op: Op, state: State, exits: list[State], frame: Frame) -> None:
         """A jump to another function: it returns to our caller."""
@@ -397,49 +368,3 @@ class Flow:
             self.calls_to.any_other(one, call, frame)
             returned += self._observer.returned(one, call)
         return returned
-
-
-class _Run:
-    """One run of a function: what is to be looked at, and what was."""
-
-    def __init__(self, shape: Shape, budget: Budget) -> None:
-        self.shape = shape
-        self._budget = budget
-        self._held = 0
-        self.seen: dict[tuple[int, Node], tuple[State, int, int]] = {}
-        self.visited: set[int] = set()
-        self.forks = 0
-        """By how many more than one the ways have become, where they did, in all."""
-        self._waiting: dict[int, list[State]] = {}
-        self._queue: list[tuple[int, int]] = []
-
-    def hold(self, state: State, instead: State | None) -> None:
-        """Count a state that is kept until the function has been run."""
-        more = size_of(state) - (size_of(instead) if instead is not None else 0)
-        self._held += more
-        self._budget.held += more
-
-    def end(self) -> None:
-        """Nothing is kept any more."""
-        self._budget.held -= self._held
-
-    def add(self, address: int, state: State) -> None:
-        """Look at a block, coming with this state."""
-        self._budget.held += size_of(state)
-        self.forks += 1
-        there = self._waiting.get(address)
-        if there is None:
-            self._waiting[address] = [state]
-            heapq.heappush(self._queue, (self.shape.order.get(address, 1 << 30), address))
-        else:
-            there.append(state)
-
-    def next(self) -> int | None:
-        """The block that comes first of those that wait."""
-        return heapq.heappop(self._queue)[1] if self._queue else None
-
-    def take(self, address: int) -> list[State]:
-        """The states with which it waits."""
-        states = self._waiting.pop(address)
-        self._budget.held -= sum(map(size_of, states))
-        return states

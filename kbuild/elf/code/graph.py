@@ -6,6 +6,7 @@ beginning is a call whose return is ours.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ from kbuild.elf.code.decode import (
     Op,
     register,
 )
-from kbuild.elf.code.results import results_of
+from kbuild.elf.code.results import RETURN_THUNKS, results_of
 from kbuild.elf.code.saved import saved_words
 
 _READS = frozenset({OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE})
@@ -43,12 +44,7 @@ MAX_NESTED = 64
 """Times that a function's blocks are looked at to see which loop is in which. KVM's have 3."""
 NO_RETURN = frozenset({"panic", "__stack_chk_fail", "fortify_panic", "__fortify_panic", "do_exit", "make_task_dead"})
 """Functions of the kernel behind whose call there is nothing: what stands there is the next function."""
-INDIRECT_THUNKS = (
-    "__x86_indirect_thunk_",
-    "__x86_indirect_call_thunk_",
-    "__x86_indirect_jump_thunk_",
-    "__x86_indirect_its_thunk_",
-)
+STAYS, RETURNS, LEAVES = range(3)
 
 
 @dataclass
@@ -65,6 +61,8 @@ class Shape:
     """Where loops begin: each way that comes back to a block goes through one of them."""
     results: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """A block's address to the registers that a result may wait in there, and that are still read behind it."""
+    used: Mapping[int, int] = field(default_factory=dict)
+    """A block's address to a bit for each register that may be looked at there, or behind it."""
     saved: int = 0
     """Words in which it keeps registers for its caller, above its own objects on the stack."""
 
@@ -88,6 +86,7 @@ class Shapes:
         self._shaped: set[int] = set()
         """Blocks of functions that have their shapes: these stay as they are."""
         self._read: dict[int, frozenset[int]] = {}
+        self._jumps: dict[tuple[int, int], int] = {}
         self._info = InstructionInfoFactory()
 
     def read_behind(self, entry: int, address: int) -> frozenset[int]:
@@ -135,6 +134,32 @@ class Shapes:
             shape = self._found[entry] = self._make(entry)
         return shape
 
+    def look_ahead(self, entry: int, count: int) -> None:
+        """Make the shapes of some functions that will be asked for: those that it calls, and those that these call."""
+        waiting, seen = [entry], {entry}
+        for address in itertools.islice(waiting, count):
+            for start in self.of(address).order:
+                block = self._code.block(start)
+                last = block.ops[-1] if block is not None and block.ops else None
+                if last is not None and last.flow == CALL and (target := last.operands[0].number) not in seen:
+                    seen.add(target)
+                    name = self._program.name(target)
+                    if name is not None and name.module is not None and name.function and not name.offset:
+                        waiting.append(target)
+
+    def jump(self, entry: int, target: int) -> int:
+        """What a jump from a function to an address does: STAYS in it, RETURNS, or LEAVES for another function."""
+        key = (entry, target)
+        found = self._jumps.get(key)
+        if found is None:
+            name = self._program.kernel_name(target)
+            if name is not None and name.symbol in RETURN_THUNKS:
+                found = RETURNS
+            else:
+                found = LEAVES if self.is_tail_call(entry, target) else STAYS
+            self._jumps[key] = found
+        return found
+
     def is_tail_call(self, entry: int, target: int) -> bool:
         """Whether a jump from a function to an address leaves it for another one."""
         if target == entry:
@@ -175,25 +200,30 @@ class Shapes:
         name = self._program.name(address)
         return (name.module, name.symbol.partition(".cold")[0]) if name is not None else None
 
-    def _cut(self, entry: int) -> None:
-        """Let blocks of a function end where others of it begin: where ways meet, what follows is looked at once."""
-        blocks, waiting = {entry}, [entry]
+    def _following(self, entry: int) -> dict[int, list[int]]:
+        """The blocks of a function, each with those that it can go on at."""
+        following: dict[int, list[int]] = {}
+        waiting = [entry]
         while waiting:
-            more = [one for one in self._successors(entry, waiting.pop()) if one not in blocks]
-            blocks.update(more)
-            waiting += dict.fromkeys(more)
-        for address in blocks - self._shaped:
-            self._code.cut(address, blocks)
-        self._shaped |= blocks
+            address = waiting.pop()
+            if address not in following:
+                following[address] = self._successors(entry, address)
+                waiting += following[address]
+        if self._cuts:
+            # Let blocks end where others begin: where ways meet, what follows is looked at once.
+            begins = following.keys()
+            for address in begins - self._shaped:
+                if self._code.cut(address, begins):
+                    following[address] = self._successors(entry, address)
+            self._shaped |= begins
+        return following
 
     def _make(self, entry: int) -> Shape:
-        if self._cuts:
-            self._cut(entry)
         shape = Shape(entry)
+        following = self._following(entry)
         # Depth first, without recursion: a block gets its number when all that follows has one.
         done: list[int] = []
-        following = {entry: self._successors(entry, entry)}
-        open_, loops = {entry}, False
+        seen, open_, loops = {entry}, {entry}, False
         stack = [(entry, iter(following[entry]))]
         while stack:
             address, waiting = stack[-1]
@@ -202,9 +232,9 @@ class Shapes:
                 stack.pop()
                 open_.remove(address)
                 done.append(address)
-            elif one not in following:
+            elif one not in seen:
+                seen.add(one)
                 open_.add(one)
-                following[one] = self._successors(entry, one)
                 stack.append((one, iter(following[one])))
             elif one in open_:
                 loops = True
@@ -213,7 +243,7 @@ class Shapes:
             places, shape.heads = _loops_together(places, following)
         shape.order = {address: number for number, address in enumerate(places)}
         shape.follow = following
-        shape.results = results_of(self._code, following, done)
+        shape.results, shape.used = results_of(self._code, following, done)
         shape.saved = saved_words(self._code, entry, following)
         return shape
 
@@ -227,7 +257,7 @@ class Shapes:
             return following
         if last.flow in (JUMP, BRANCH) and last.operands[0].kind == TARGET:
             target = last.operands[0].number
-            if not self.is_tail_call(entry, target):
+            if self.jump(entry, target) == STAYS:
                 following.append(target)
         if last.flow in (BRANCH, INDIRECT_CALL) or (last.flow in (CALL, STOP) and self._goes_on(last)):
             following.append(last.next)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from iced_x86 import Mnemonic
 
 from kbuild.elf.code.decode import (
+    MEMORY,
+    NUMBER,
     PRESERVED,
     RAX,
     RBP,
@@ -60,6 +62,73 @@ def _move(machine: Machine, state: State, op: Op) -> None:
         state.registers[target.number] = value
     else:
         machine.put(state, target, value)
+
+
+def _move_number(machine: Machine, state: State, op: Op) -> None:  # noqa: ARG001
+    target, source = op.operands
+    state.registers[target.number] = source.number & MASK[target.size]
+
+
+def _move_register(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    value = state.registers[source.number]
+    state.registers[target.number] = value if value is not None else machine.register(state, source.number)
+
+
+def _load(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    state.registers[target.number] = machine.load(state, machine.offset(state, source), source.size)
+
+
+def _store(machine: Machine, state: State, op: Op) -> None:
+    target, source = op.operands
+    size = target.size
+    value = machine.get(state, source, size) if source.kind == REGISTER else source.number & MASK[size]
+    machine.store(state, machine.offset(state, target), size, value)
+
+
+def _clear(machine: Machine, state: State, op: Op) -> None:  # noqa: ARG001
+    state.registers[op.operands[0].number] = 0
+    state.flags = ("and", 0, 0, op.operands[0].size)
+
+
+def _pop_register(machine: Machine, state: State, op: Op) -> None:
+    top = machine.register(state, RSP)
+    value = machine.load(state, top, 8)
+    state.registers[RSP] = top + 8 if isinstance(top, int) else machine.add(top, 8, 8)
+    state.registers[op.operands[0].number] = value
+
+
+def _clobber(machine: Machine, state: State, op: Op) -> None:
+    machine.clobber(state, op)
+
+
+def prepare(op: Op) -> Handler:
+    """What does an instruction to a state; it is kept with it."""
+    op.do = found = _frequent(op) or HANDLERS.get(op.mnemonic, _clobber)
+    return found
+
+
+def _frequent(op: Op) -> Handler | None:
+    """The same for what half of all code is: registers set as a whole, and plain moves from and to memory."""
+    if not op.operands:
+        return None
+    target, source = op.operands[0], op.operands[-1]
+    sets = target.kind == REGISTER and target.size >= 4
+    if op.mnemonic == Mnemonic.MOV:
+        if sets and source.kind == NUMBER:
+            return _move_number
+        if sets and source.kind == REGISTER and target.size == source.size == WORD:
+            return _move_register
+        if sets and source.kind == MEMORY and source.size == target.size and not source.segment:
+            return _load
+        if target.kind == MEMORY and source.kind in (REGISTER, NUMBER) and not target.segment and target.size in MASK:
+            return _store
+    elif op.mnemonic == Mnemonic.XOR and sets and target == source:
+        return _clear
+    elif op.mnemonic == Mnemonic.POP and sets and target.size == WORD:
+        return _pop_register
+    return None
 
 
 def _extend_zero(machine: Machine, state: State, op: Op) -> None:

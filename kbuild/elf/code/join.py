@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence, Set
 
 from kbuild.elf.code.budget import PLACE, Budget
 from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, Entry, Place, State
-from kbuild.elf.code.values import EITHER, EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, union
+from kbuild.elf.code.values import EITHER, EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, truncated, union
 
 JOINED = "joined epoch"
+ALL_USED = (1 << 16) - 1
 Contents = Callable[[State, int, int], Value]
 """What is at an address, of a size."""
 
@@ -25,74 +26,88 @@ class Joiner:
         self._budget = budget
         self.count = 0
 
-    def join(self, a: State, b: State, *, widen: bool = False) -> State:
+    def join(self, a: State, b: State, used: int = ALL_USED, *, widen: bool = False) -> State:
         """The first of them, which stands for both from here on.
 
-        With `widen`, nothing is kept of the ranges of what differs: so it comes to an end in loops.
+        `used`: a bit for each register that anybody looks at from here on; the others need not be known. With `widen`,
+        nothing is kept of the ranges of what differs: so it comes to an end in loops.
         """
         self.count += 1
         a.facts |= b.facts
-        pairs: dict[tuple[Value, Value], Value] = {}
+        pairs: dict[tuple[Value, Value], Unknown] = {}
         added: dict[Unknown, Ranges] = {}
+        symbols = self._symbols
 
-        def either(x: Value, y: Value) -> Value:
-            if x == y:
-                return x
+        def either(x: Value, y: Value) -> Unknown:
+            """Of two that differ."""
             found = pairs.get((x, y))
             if found is None:
                 size = max(_size(x), _size(y))
-                found = pairs[x, y] = self._symbols.either(x, y, size)
+                found = pairs[x, y] = symbols.either(x, y, size)
                 if not widen:
-                    ranges = union(a.ranges(x), b.ranges(y))
-                    if ranges != EVERYTHING[size]:
+                    ranges = _ranges(a, x, b, y, size)
+                    if ranges is not None:
                         added[found] = ranges
                     elif size == 8:
                         # An int in a register: a test of %eax says nothing of %rax.
-                        ranges = union(a.low_ranges(x), b.low_ranges(y))
-                        if ranges != EVERYTHING[4]:
+                        ranges = _ranges(a, truncated(x, 4), b, truncated(y, 4), 4)
+                        if ranges is not None:
                             added[found[0], 0, 4] = ranges
             return found
 
-        for index, (x, y) in enumerate(zip(a.registers, b.registers, strict=True)):
-            if x != y:
-                a.registers[index] = either(x, y) if x is not None and y is not None else None
+        registers = a.registers
+        for index, (x, y) in enumerate(zip(registers, b.registers, strict=True)):
+            if x is None or y is None or (x != y and not used >> index & 1):
+                registers[index] = None
+            elif x != y:
+                registers[index] = either(x, y)
         fork, places, learnt = a.apart(b)
         self._budget.spend(PLACE * len(places))
-        same_behind = self._join_memory(a, b, places, either)
-        for value in learnt & a.known.keys():
-            theirs = b.known.get(value)
-            if theirs is not None and theirs != a.known[value]:
-                theirs = union(a.known[value], theirs)
-                a.known[value] = theirs
-            if theirs is None or theirs == EVERYTHING[value[2]]:
-                del a.known[value]
-        a.known |= added
+        same_behind = self._join_memory(a, b, places, either) if places else True
+        known = a.known
+        # Mostly both know the same, and of that the interpreter's own loops tell sooner than one that is written here.
+        mine, theirs = [*map(known.get, learnt)], [*map(b.known.get, learnt)]
+        if mine != theirs:
+            for value, one, other in zip([*learnt], mine, theirs, strict=True):
+                if one is None or one == other:
+                    continue
+                if other is None:
+                    del known[value]
+                else:
+                    a.know(value, union(one, other))
+        known |= added
         a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
         if a.epoch != b.epoch or not same_behind:
-            a.epoch = self._symbols.new(JOINED)
+            a.epoch = symbols.new(JOINED)
         if a.flags != b.flags:
             a.flags = None
-        if a.open != b.open:
-            a.open = {place: self._symbols.new(JOINED) for place in (*a.open, *b.open)}
+        if a.open is not b.open and a.open != b.open:
+            a.open = symbols.new_each(JOINED, (*a.open, *b.open))
         return a
 
-    def _join_memory(self, a: State, b: State, places: set[Place], either: Callable[[Value, Value], Value]) -> bool:
+    def _join_memory(self, a: State, b: State, places: set[Place], either: Callable[[Value, Value], Unknown]) -> bool:
         """Gives whether both have written the same places behind unknown pointers."""
         same_behind = True
         ragged: list[int] = []
         for place in places:
             if isinstance(place, int):
                 on_stack = STACK_END < place < STACK
-                mine = (a.stack if on_stack else a.memory).get(place)
-                theirs = (b.stack if on_stack else b.memory).get(place)
+                table = a.stack if on_stack else a.memory
+                mine, theirs = table.get(place), (b.stack if on_stack else b.memory).get(place)
                 if mine == theirs:
+                    continue
+                if mine is not None and theirs is not None and mine[0] == theirs[0]:
+                    value = either(mine[1], theirs[1])
+                    table[place] = mine[0], value
+                    a.written.symbols.add(value[0])
                     continue
                 size = mine[0] if mine is not None else theirs[0] if theirs is not None else 0
                 if self._is_ragged(a, mine, place, size) or self._is_ragged(b, theirs, place, size):
                     ragged.append(place)
                     continue
                 x = mine[1] if mine is not None else self._unwritten(a, place, size)
-                a.write(place, size, either(x, theirs[1] if theirs is not None else self._unwritten(b, place, size)))
+                y = theirs[1] if theirs is not None else self._unwritten(b, place, size)
+                a.write(place, size, x if x == y else either(x, y))
             elif place[0] == STATIC_CALL:
                 trampoline = place[1]
                 to, other = a.static.get(trampoline), b.static.get(trampoline)
@@ -118,7 +133,7 @@ class Joiner:
         """Whether a state has there other pieces than one of that size."""
         return entry[0] != size if entry is not None else state.overlaps(place, size)
 
-    def _join_pieces(self, a: State, b: State, place: int, either: Callable[[Value, Value], Value]) -> None:
+    def _join_pieces(self, a: State, b: State, place: int, either: Callable[[Value, Value], Unknown]) -> None:
         """Join what was written in other pieces by one than by the other: in the pieces that both can be cut into."""
         start, end, cuts = place, place + 1, {place}
         while True:
@@ -131,7 +146,10 @@ class Joiner:
         for first, last in itertools.pairwise(sorted(cuts)):
             size = last - first if last - first in MASK else 1
             pieces += [(at, size) for at in range(first, last, size)]
-        joined = [either(self._contents(a, at, size), self._contents(b, at, size)) for at, size in pieces]
+        joined: list[Value] = []
+        for at, size in pieces:
+            x, y = self._contents(a, at, size), self._contents(b, at, size)
+            joined.append(x if x == y else either(x, y))
         for at, _ in list(a.overlapping(start, end)):
             a.remove(at)
         for (at, size), value in zip(pieces, joined, strict=True):
@@ -184,9 +202,11 @@ class Joiner:
         """Whether what stands for something else in b is neither at another place of a, where b has the same as a, nor
         in what was made of it, and whether b knows of it what a does."""
         free: set[int] = set()
+        least = min(renamed)
 
         def is_free(value: Value) -> bool:
-            return isinstance(value, int) or not self._symbols.is_made_of(value[0], renamed, free)
+            # What it is made of was there before it.
+            return isinstance(value, int) or value[0] < least or not self._symbols.is_made_of(value[0], renamed, free)
 
         if not all(map(is_free, same)) or not all(map(is_free, a.flags[1:3] if a.flags is not None else ())):
             return False
@@ -237,6 +257,22 @@ def _seen_as(value: Value, like: Unknown) -> Value:
     if isinstance(value, int):
         return (value + offset) & MASK[size]
     return (value[0], (value[1] + offset) & MASK[size], size) if size <= value[2] else (-1, 0, size)
+
+
+def _ranges(a: State, x: Value, b: State, y: Value, size: int) -> Ranges | None:
+    """What one of two values can be, each in its own state; None: anything of that size."""
+    mine = ((x, x),) if isinstance(x, int) else a.known.get(x)
+    if mine is None:
+        if isinstance(x, int) or x[2] == size:
+            return None
+        mine = EVERYTHING[x[2]]
+    theirs = ((y, y),) if isinstance(y, int) else b.known.get(y)
+    if theirs is None:
+        if isinstance(y, int) or y[2] == size:
+            return None
+        theirs = EVERYTHING[y[2]]
+    ranges = union(mine, theirs)
+    return ranges if ranges != EVERYTHING[size] else None
 
 
 def _within(inner: Ranges, outer: Ranges) -> bool:

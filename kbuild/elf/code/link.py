@@ -7,7 +7,9 @@ are linked when they are first read. What the kernel exports has an address of i
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import msgspec
@@ -40,8 +42,8 @@ class Name(msgspec.Struct, frozen=True, gc=False):
         return f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
 
 
-def _has_code(section: Section) -> bool:
-    """Zeros are none, of which a file of a few bytes may ask for as many as it likes."""
+def has_code(section: Section) -> bool:
+    """Whether it has any: zeros are none, of which a file of a few bytes may ask for as many as it likes."""
     return "X" in section.flags and section.kind != "NOBITS"
 
 
@@ -58,6 +60,7 @@ class Linked:
         self.loaded: list[Section] = []
         self.base: dict[int, int] = {}
         """Section index to address."""
+        self._matching: dict[str, list[str]] = {}
         for section in elf.sections:
             if "A" in section.flags and section.part != "not loaded":
                 align = max(section.align, 16)
@@ -83,7 +86,7 @@ class Linked:
     @cached_property
     def code_bytes(self) -> int:
         """How much code it has."""
-        return sum(section.size for section in self.loaded if _has_code(section))
+        return sum(section.size for section in self.loaded if has_code(section))
 
     @cached_property
     def stems(self) -> dict[str, list[int]]:
@@ -91,6 +94,14 @@ class Linked:
         found: dict[str, list[int]] = {}
         for number, symbol in enumerate(self.elf.symbols):
             found.setdefault(stem(symbol.name), []).append(number)
+        return found
+
+    def matching(self, pattern: str) -> Sequence[str]:
+        """Such names that a glob is for: many rules have the same one."""
+        found = self._matching.get(pattern)
+        if found is None:
+            match = re.compile(fnmatch.translate(pattern)).match
+            found = self._matching[pattern] = [name for name in self.stems if match(name)]
         return found
 
     @cached_property
@@ -183,7 +194,10 @@ class Program:
             return found
         linked = self.module_at(address)
         if linked is None:
-            return self.kernel_name(address)
+            found = self.kernel_name(address)
+            if found is not None:
+                self._names[address] = found
+            return found
         addresses, symbols = linked.names
         index = bisect.bisect_right(addresses, address) - 1
         if index < 0:
@@ -202,7 +216,12 @@ class Program:
     def is_code(self, address: int) -> bool:
         """Whether a module has code there."""
         place = self.place(address)
-        return place is not None and _has_code(place[1])
+        return place is not None and has_code(place[1])
+
+    def is_writable(self, address: int) -> bool:
+        """Whether a module has something there that its code may write to."""
+        place = self.place(address)
+        return place is not None and "W" in place[1].flags
 
     def is_constant(self, address: int) -> bool:
         """Whether a module has something there that cannot change once it is linked."""
@@ -260,7 +279,7 @@ class Program:
         if place is None:
             return None
         linked, section, offset = place
-        found = self._loaded(linked, section).unread(offset, offset + size)
+        found = self.loaded(linked, section).unread(offset, offset + size)
         if found is None:
             return None
         where = f"{section.name}+{found[0]:#x} ({linked.name})"
@@ -268,13 +287,14 @@ class Program:
 
     def content(self, linked: Linked, section: Section, offset: int = 0, size: int = MASK) -> bytes:
         """A section's bytes with its relocations applied, from an offset on."""
-        return self._loaded(linked, section).read(offset, min(offset + size, section.size))
+        return self.loaded(linked, section).read(offset, min(offset + size, section.size))
 
     def targets(self, linked: Linked, section: Section) -> Iterator[tuple[int, int]]:
         """Offsets in a section that the loader fills in, ascending, and the addresses that they are about."""
-        return self._loaded(linked, section).targets()
+        return self.loaded(linked, section).targets()
 
-    def _loaded(self, linked: Linked, section: Section) -> LoadedSection:
+    def loaded(self, linked: Linked, section: Section) -> LoadedSection:
+        """A section as the loader leaves it."""
         key = (linked.name, section.index)
         loaded = self._sections.get(key)
         if loaded is None:

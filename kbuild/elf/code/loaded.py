@@ -32,7 +32,8 @@ class LoadedSection:
         self._data = bytearray(section.size) if section.kind == "NOBITS" else bytearray(elf.content(section))
         self._entries = sorted(elf.relocation_entries(section)) if section.kind != "NOBITS" else []
         self._done: set[int] = set()
-        self._has_unknown = any(info & 0xFFFFFFFF not in _KNOWN for _, info, _ in self._entries)
+        self._unknown: dict[int, int] = {}
+        """Of relocations that are not understood, of what was read: their offsets and types."""
 
     def read(self, start: int, end: int) -> bytes:
         """Its bytes from an offset to before another, or to its end."""
@@ -44,16 +45,10 @@ class LoadedSection:
         return bytes(memoryview(self._data)[start:end])
 
     def unread(self, start: int, end: int) -> tuple[int, int] | None:
-        """The first relocation between two offsets that is not understood: its offset and type."""
-        if not self._has_unknown:
+        """The first relocation between two offsets that is not understood: its offset and type; they have been read."""
+        if not self._unknown:
             return None
-        first = bisect.bisect_right(self._entries, (start - _LONGEST, _MASK, 0))
-        for offset, info, _ in self._entries[first:]:
-            if offset >= end:
-                break
-            if info & 0xFFFFFFFF not in _KNOWN:
-                return offset, info & 0xFFFFFFFF
-        return None
+        return min((one for one in self._unknown.items() if start - _LONGEST < one[0] < end), default=None)
 
     def targets(self) -> Iterator[tuple[int, int]]:
         """Offsets that the loader fills in, ascending, and the addresses that they are about."""
@@ -79,6 +74,8 @@ class LoadedSection:
                 _put8(data, offset, value & _MASK)
             elif kind == R_PC64:
                 _put8(data, offset, (value - self._address - offset) & _MASK)
+            elif kind not in _KNOWN:
+                self._unknown[offset] = kind
 
     def _target(self, info: int) -> int:
         if info >> 32 >= len(self._symbols):

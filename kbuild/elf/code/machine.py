@@ -22,7 +22,7 @@ from kbuild.elf.code.decode import (
     Operand,
     register,
 )
-from kbuild.elf.code.instructions import HANDLERS
+from kbuild.elf.code.instructions import prepare
 from kbuild.elf.code.link import KERNEL, MODULES, Program
 from kbuild.elf.code.parameters import Parameter
 from kbuild.elf.code.state import NOTES, NOTES_END, STACK, STACK_END, WORD, Place, State
@@ -37,8 +37,9 @@ from kbuild.elf.code.values import (
     Symbols,
     Unknown,
     Value,
+    holds,
     intersection,
-    satisfying,
+    parted,
     truncated,
 )
 
@@ -137,7 +138,9 @@ class Machine:
             some = [((bit, bit),) if isinstance(bit, int) else state.known.get(bit) for bit in both]
             wins, other = (_CLEAR, _SET) if name == "and" else (_SET, _CLEAR)
             known = wins if wins in some else other if some == [other, other] else None
-        return known or self.bits.ranges(value) or EVERYTHING[value[2]]
+        if not known and value[0] in self.bits.known:
+            known = self.bits.ranges(value)
+        return known or EVERYTHING[value[2]]
 
     def learn(self, state: State, value: Unknown, ranges: Ranges) -> None:
         """A branch tells what a value can be; of a bit that two words have to have in common it tells of both."""
@@ -179,7 +182,8 @@ class Machine:
         """The same, whatever the segment."""
         address: Value = operand.number
         if operand.base is not None:
-            address = self.add(self.register(state, operand.base), address, 8)
+            base = state.registers[operand.base]
+            address = self.add(base if base is not None else self.register(state, operand.base), address, 8)
         if operand.index is not None:
             index = self.register(state, operand.index)
             scaled: Value
@@ -197,7 +201,7 @@ class Machine:
         if isinstance(address, int):
             if self._watched[0] <= address < self._watched[1]:
                 self._tell(state, "read", address, address + size)
-            if not self._may_change(address):
+            if not KERNEL <= address < MODULES or not self._may_change(address):
                 return self.contents(state, address, size)
             address = (KERNEL_DATA, address, 8)
         else:
@@ -215,7 +219,10 @@ class Machine:
         """What is at an address; nobody is told."""
         kept = (state.stack if STACK_END < address < STACK else state.memory).get(address)
         if kept is not None and kept[0] >= size:
-            return self.part(kept[1], size)
+            value = kept[1]
+            if isinstance(value, int):
+                return value & MASK[size]
+            return self.part(value, size) if size < value[2] else value
         if kept is not None or state.overlaps(address, size):
             return self._assembled(state, address, size, None)
         return self.unwritten(state, address, size)
@@ -294,8 +301,8 @@ class Machine:
         return found
 
     def _may_change(self, address: int) -> bool:
-        """Whether that is the kernel's, which may write to it whenever it is called."""
-        name = self.program.kernel_name(address) if KERNEL <= address < MODULES else None
+        """Whether that is data of the kernel, which may write to it whenever it is called."""
+        name = self.program.kernel_name(address)
         return name is not None and name.symbol not in SETTLED
 
     def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
@@ -303,25 +310,27 @@ class Machine:
         if address is None or size not in MASK:
             state.epoch = self.symbols.new("epoch")
             return
-        if isinstance(address, int) and self._may_change(address):
-            self._forget(state, address, size, KERNEL_DATA)
-            state.write((KERNEL_DATA, address), size, value)
-            self._tell(state, "store", address, address + size)
-        elif isinstance(address, int):
-            words = self._reached_words
-            if address // WORD in words or (address + size - 1) // WORD in words or self._reached_all:
-                self.forget_behind(state)
-            self._forget(state, address, size)
-            state.write(address, size, value)
-            if self._watched[0] <= address < self._watched[1]:
-                self._tell(state, "store", address, address + size)
-        else:
+        if not isinstance(address, int):
             for span in self.reach(state, address, size):
                 self.forget(state, *span, self.lasts)
             self._forget(state, address[1], size, address[0])
             # What other unknown pointers lead to may be the same.
             self.forget_behind(state, but=address[0])
             state.write((address[0], address[1]), size, value)
+        elif KERNEL <= address < MODULES and self._may_change(address):
+            self._forget(state, address, size, KERNEL_DATA)
+            state.write((KERNEL_DATA, address), size, value)
+            self._tell(state, "store", address, address + size)
+        else:
+            words = self._reached_words
+            if address // WORD in words or (address + size - 1) // WORD in words or self._reached_all:
+                self.forget_behind(state)
+            kept = (state.stack if STACK_END < address < STACK else state.memory).get(address)
+            if kept is None or kept[0] != size:
+                self._forget(state, address, size)
+            state.write(address, size, value)
+            if self._watched[0] <= address < self._watched[1]:
+                self._tell(state, "store", address, address + size)
 
     def reach(self, state: State, pointer: Unknown, size: int) -> Sequence[Span]:
         """Data of modules and parts of the stack that a pointer may lead to, by the addresses that it was made of."""
@@ -459,13 +468,9 @@ class Machine:
             x = self._deciding(state, x)
             size = size if isinstance(x, int) else x[2]
         if isinstance(y, int):
-            holds = satisfying(condition, y, size)
             if isinstance(x, int):
-                x &= MASK[size]
-                true = any(low <= x <= high for low, high in holds)
-                return (FLAG if true else ()), (() if true else FLAG), None
-            ranges = self.ranges(state, x)
-            return intersection(ranges, holds), intersection(ranges, satisfying(NEGATED[condition], y, size)), x
+                return (FLAG, (), None) if holds(condition, x, y, size) else ((), FLAG, None)
+            return *parted(self.ranges(state, x), condition, y, size), x
         if x == y:
             true = condition in ("e", "ae", "be", "ge", "le")
             return (FLAG if true else ()), (() if true else FLAG), None
@@ -478,6 +483,8 @@ class Machine:
 
     def _deciding(self, state: State, value: Unknown) -> Value:
         """What is 0 where that value is: the value, or the one bit of it of which it is not known."""
+        if value[0] not in self.bits.known:
+            return value
         bits = [self.bits.bit(value, index) for index in self.bits.perhaps(value)]
         if not bits:
             return value
@@ -518,11 +525,7 @@ class Machine:
 
     def step(self, state: State, op: Op) -> None:
         """Do an instruction that goes on to the next one."""
-        handler = HANDLERS.get(op.mnemonic)
-        if handler is not None:
-            handler(self, state, op)
-        else:
-            self.clobber(state, op)
+        (op.do or prepare(op))(self, state, op)
 
     def clobber(self, state: State, op: Op) -> None:
         """An instruction that is not modelled: whatever it writes is unknown."""

@@ -1,7 +1,9 @@
-"""Where a function's result may wait until it returns: in which registers, at the beginning of each of its blocks.
+"""Which registers still matter at the beginning of each block of a function: where its result may wait until it
+returns, and what may be looked at.
 
 Ways that have different kinds of results are not joined. A register that nobody reads any more has none, be it what an
-earlier call gave or what the caller kept there: it would keep ways apart for nothing.
+earlier call gave or what the caller kept there: it would keep ways apart for nothing. Where ways are joined, what such
+a register holds need not be known: that saves an unknown, and all that would be made of it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from iced_x86 import Mnemonic
 
 from kbuild.elf.code.decode import (
+    ARGUMENTS,
+    BRANCH,
     CALL,
     INDIRECT_CALL,
+    INDIRECT_JUMP,
     JUMP,
     MEMORY,
     NEXT,
@@ -20,6 +25,7 @@ from kbuild.elf.code.decode import (
     RAX,
     REGISTER,
     RETURN,
+    RSP,
     TARGET,
     Block,
     Code,
@@ -29,6 +35,13 @@ from kbuild.elf.code.decode import (
 
 RETURN_THUNKS = frozenset({"__x86_return_thunk", "zen_untrain_ret", "srso_return_thunk", "its_return_thunk"})
 """What `ret` is compiled to, or replaced by (arch/x86/lib/retpoline.S)."""
+INDIRECT_THUNKS = (
+    "__x86_indirect_thunk_",
+    "__x86_indirect_call_thunk_",
+    "__x86_indirect_jump_thunk_",
+    "__x86_indirect_its_thunk_",
+)
+"""They call, or jump to, what is in the register that they are named after."""
 _OVERWRITE = frozenset((Mnemonic.MOV, Mnemonic.MOVZX, Mnemonic.MOVSX, Mnemonic.MOVSXD, Mnemonic.LEA, Mnemonic.POP))
 """Their first operand is not read."""
 _AS_WRITTEN = _OVERWRITE | {
@@ -36,11 +49,26 @@ _AS_WRITTEN = _OVERWRITE | {
     *(Mnemonic.SHL, Mnemonic.SHR, Mnemonic.BT, Mnemonic.PUSH, Mnemonic.NOP, Mnemonic.ENDBR64),
 }
 """They read no register that is not among their operands, but for the stack's."""
+_MOVE = Mnemonic.MOV
+_PRESERVED = frozenset(PRESERVED)
 _RESULT = 1 << RAX
+_USED = 16
+_ANY = (1 << _USED) - 1
+_GIVEN = sum(1 << one for one in ARGUMENTS)
+_RETURNED = sum(1 << one for one in (RAX, RSP, *PRESERVED))
+_AS_NAMED = frozenset(
+    number
+    for name, number in vars(Mnemonic).items()
+    if name.startswith(("CMOV", "SET")) or name in ("INC", "DEC", "NOT", "NEG", "SBB", "SAR", "BTS", "BTR", "BTC")
+)
+"""As `_AS_WRITTEN`, and so is what they write."""
 
 
-def results_of(code: Code, follow: Mapping[int, Sequence[int]], blocks: Sequence[int]) -> dict[int, tuple[int, ...]]:
-    """By address, for the blocks of a function, of which each comes before those that lead to it, but for loops.
+def results_of(
+    code: Code, follow: Mapping[int, Sequence[int]], blocks: Sequence[int]
+) -> tuple[dict[int, tuple[int, ...]], dict[int, int]]:
+    """By address, for the blocks of a function, of which each comes before those that lead to it, but for loops: the
+    registers that a result may wait in, and a bit for each register that anything behind may look at.
 
     `follow`: a block's address to those that it can go on at.
     """
@@ -48,8 +76,9 @@ def results_of(code: Code, follow: Mapping[int, Sequence[int]], blocks: Sequence
     effects: dict[int, tuple[int, int]] = {}
     for address in blocks:
         block = code.block(address)
-        registers |= _moved_to_result(block) if block is not None else set()
-        effects[address] = _effect(code, block) if block is not None else (0, 0)
+        effects[address] = (_ANY << _USED, 0)
+        if block is not None:
+            effects[address] = _effect(code, block, follow[address], registers)
     live = dict.fromkeys(blocks, 0)
     changes = True
     while changes:
@@ -63,38 +92,39 @@ def results_of(code: Code, follow: Mapping[int, Sequence[int]], blocks: Sequence
                 live[address], changes = now, True
     every = sorted(registers)
     named: dict[int, tuple[int, ...]] = {}
-    return {
+    results = {
         address: named.get(bits) or named.setdefault(bits, tuple(one for one in every if bits >> one & 1))
         for address, bits in live.items()
     }
+    waits = sum(1 << one for one in every)
+    return results, {address: bits >> _USED | bits & waits | 1 << RSP for address, bits in live.items()}
 
 
-def _moved_to_result(block: Block) -> set[int]:
-    """`mov %ebx,%eax` before a return: the result waits in %ebx."""
-    found = set()
-    for op in block.ops:
-        if op.mnemonic == Mnemonic.MOV:
-            target, source = op.operands
-            if target.kind == source.kind == REGISTER and target.number == RAX and source.number in PRESERVED:
-                found.add(source.number)
-    return found
+def _effect(code: Code, block: Block, follow: Sequence[int], registers: set[int]) -> tuple[int, int]:
+    """Registers that a block reads before it writes them, and those that it writes all of; a bit for each, and behind
+    these, from `_USED` on, another one.
 
-
-def _effect(code: Code, block: Block) -> tuple[int, int]:
-    """Registers that a block reads before it writes them, and those that it writes all of; a bit for each.
-
-    To read too many, or write too few, does no harm.
+    The first say where a result is. To read too many, or write too few, does no harm. To `registers` come those that it
+    is moved from: `mov %ebx,%eax` before a return. The others say what may be looked at: no use of a register is
+    missing, be it as an argument, and none is written that may stay as it was, after a fault or where the kernel puts
+    other code in the place of the block.
     """
-    reads = writes = 0
+    reads = writes = uses = sets = 0
     for op in block.ops:
-        read = written = 0
+        read = written = used = 0
         operands = op.operands
         if op.flow in (CALL, INDIRECT_CALL):
-            written = _RESULT
+            written, used = _RESULT, _called(code, op)
         elif op.flow == RETURN or (op.flow == JUMP and _is_return(code, op)):
-            read = _RESULT
+            read, used = _RESULT, _RETURNED
+        elif op.flow == INDIRECT_JUMP:
+            used = _ANY
+        elif op.flow in (JUMP, BRANCH) and operands[0].number not in follow:
+            used = _ANY  # to another function, which is called so
         elif operands:
             target = operands[0]
+            if op.mnemonic == _MOVE and target.kind == operands[1].kind == REGISTER and target.number == RAX:
+                registers.update({operands[1].number} & _PRESERVED)
             if target.kind == REGISTER and target.size >= 4:
                 if op.mnemonic in _OVERWRITE:
                     written, operands = 1 << target.number, operands[1:]
@@ -102,11 +132,25 @@ def _effect(code: Code, block: Block) -> tuple[int, int]:
                     written, operands = 1 << target.number, ()
             for one in operands:
                 read |= _named(one)
+            used = read
         if op.flow == NEXT and op.mnemonic not in _AS_WRITTEN:
             read |= _RESULT
+            used = used if op.mnemonic in _AS_NAMED else _ANY
         reads |= read & ~writes
+        uses |= used & ~sets
         writes |= written
-    return reads, writes
+        if not block.patches and not (block.fault is not None and op is block.ops[-1]):
+            sets |= written
+    return reads | uses << _USED, writes | sets << _USED
+
+
+def _called(code: Code, op: Op) -> int:
+    """What a call may look at: arguments, or any register, where the callee's name says which one it goes through."""
+    target = op.operands[0]
+    name = code.program.name(target.number) if target.kind == TARGET else None
+    if name is None or name.symbol.startswith(INDIRECT_THUNKS):
+        return _ANY
+    return _GIVEN
 
 
 def _is_return(code: Code, op: Op) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from kbuild.elf.code.decode import RSP
-from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Unknown, Value, is_errno, truncated
+from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Unknown, Value, kind_of, truncated
 
 STACK = 0x7FFF_0000_0000
 """Where the stack of a run begins, downwards. Nothing else is near it."""
@@ -28,7 +28,6 @@ Flags = tuple[str, Value, Value, int]
 """Kind (`sub`, `sum`, `and`, `bit`, `result`), operands (of a sum it and what was added), size."""
 WORD = 8
 """Bytes that are mostly written together."""
-_ZERO = ((0, 0),)
 _P = TypeVar("_P", int, tuple[int, int])
 
 
@@ -262,22 +261,23 @@ class State:
         found: list[object] = []
         for number in registers:
             value = self.registers[number]
-            ranges: Ranges | None
-            if isinstance(value, int):
-                ranges = ((value, value),)
-            elif value is None:
-                ranges = None
-            else:
+            ranges: Ranges | None = None
+            if value is not None and not isinstance(value, int):
                 ranges = self.known.get(value)
                 if ranges is None and value[2] == 8:
                     # An int: a test of %eax says nothing of %rax.
                     ranges = self.known.get((value[0], value[1] & MASK[4], 4))
-            found.append(None if ranges is None else 0 if ranges == _ZERO else -1 if is_errno(ranges) else None)
+            elif value is not None:
+                ranges = ((value, value),)
+            found.append(kind_of(ranges) if ranges is not None else None)
         return tuple(found)
 
     def know(self, value: Unknown, ranges: Ranges) -> None:
         """From here on the value is in these ranges."""
-        self.known[value] = ranges
+        if ranges != EVERYTHING[value[2]]:
+            self.known[value] = ranges
+        else:
+            self.known.pop(value, None)
         self.learnt.add(value)
 
     def learn(self, value: Unknown, ranges: Ranges) -> None:

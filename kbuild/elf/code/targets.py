@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from kbuild.elf.code.decode import RSP
-from kbuild.elf.code.link import Program
+from kbuild.elf.code.link import MODULES, Program
 from kbuild.elf.code.state import STACK, STACK_END, State
 from kbuild.elf.code.values import MASK, Ranges, Symbols, Unknown, Value
 
@@ -75,8 +75,8 @@ class Targets:
     def _is_data(self, address: int) -> bool:
         if STACK_END < address <= STACK:
             return True
-        place = self._program.place(address)
-        return place is not None and "W" in place[1].flags
+        # Most numbers are none of a module's addresses.
+        return address >= MODULES and self._program.is_writable(address)
 
     def _made_of(self, symbol: int) -> frozenset[int] | None:
         """Addresses of data that an unknown was made of; None: it is not known which."""

@@ -9,9 +9,11 @@ What is known of an unknown are the ranges that it can lie in, as unsigned numbe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Set
+from collections.abc import Hashable, Iterable, Iterator, Set
 from functools import lru_cache
+from typing import TypeVar
 
+K = TypeVar("K")
 Unknown = tuple[int, int, int]
 Value = int | Unknown
 Ranges = tuple[tuple[int, int], ...]
@@ -22,6 +24,7 @@ SIGN = {1: 0x80, 2: 0x8000, 4: 0x8000_0000, 8: 0x8000_0000_0000_0000}
 EVERYTHING: dict[int, Ranges] = {size: ((0, mask),) for size, mask in MASK.items()}
 FLAG: Ranges = ((0, 1),)
 """What a condition is as a number."""
+_ZERO: Ranges = ((0, 0),)
 MAX_ERRNO = 4095
 """include/linux/err.h"""
 _ERRNO, _ERRNO_POINTER = MASK[4] - MAX_ERRNO + 1, MASK[8] - MAX_ERRNO + 1
@@ -74,7 +77,8 @@ class Symbols:
 
     def either(self, x: Value, y: Value, size: int) -> Unknown:
         """An unknown that is one of two, which one depends on the way."""
-        symbol = self.new(EITHER)
+        symbol = len(self.origin)
+        self.origin.append(EITHER)
         self.parts[symbol] = x, y
         return (symbol, 0, size)
 
@@ -82,6 +86,13 @@ class Symbols:
         """An unknown that is no other."""
         self.origin.append(origin)
         return len(self.origin) - 1
+
+    def new_each(self, origin: Hashable, keys: Iterable[K]) -> dict[K, int]:
+        """Such an unknown for each of some keys."""
+        each = dict.fromkeys(keys, 0)
+        first = len(self.origin)
+        self.origin += [origin] * len(each)
+        return dict(zip(each, range(first, first + len(each)), strict=True))
 
     def is_made_of(self, symbol: int, names: Set[int], free: set[int]) -> bool:
         """Whether an unknown is among these, or may be made of one of them.
@@ -120,6 +131,7 @@ def truncated(value: Value, size: int) -> Value:
     return value if value[2] <= size else (value[0], value[1] & MASK[size], size)
 
 
+@lru_cache(maxsize=1 << 11)  # The same few are asked for all the time.
 def intersection(a: Ranges, b: Ranges) -> Ranges:
     """What is in both."""
     found = []
@@ -132,6 +144,7 @@ def intersection(a: Ranges, b: Ranges) -> Ranges:
     return tuple(found)
 
 
+@lru_cache(maxsize=1 << 11)
 def union(a: Ranges, b: Ranges) -> Ranges:
     """What is in one of them."""
     if a == b or not b:
@@ -180,6 +193,19 @@ def satisfying(condition: str, value: int, size: int) -> Ranges:
     return tuple((low, high) for low, high in pairs if low <= high)
 
 
+@lru_cache(maxsize=1 << 11)
+def parted(ranges: Ranges, condition: str, value: int, size: int) -> tuple[Ranges, Ranges]:
+    """Of ranges what `CONDITION value` holds for, and what not."""
+    rest = satisfying(NEGATED[condition], value, size)
+    return intersection(ranges, satisfying(condition, value, size)), intersection(ranges, rest)
+
+
+def holds(condition: str, x: int, y: int, size: int) -> bool:
+    """Whether `x CONDITION y` holds of two numbers."""
+    x &= MASK[size]
+    return any(low <= x <= high for low, high in satisfying(condition, y, size))
+
+
 def rotated(number: int, left: int, size: int) -> int:
     """Rotated to the left by fewer bits than it has."""
     return ((number << left) | (number >> (8 * size - left))) & MASK[size]
@@ -196,3 +222,9 @@ def is_errno(ranges: Ranges) -> bool:
         if not (low >= _ERRNO and high <= MASK[4]) and low < _ERRNO_POINTER:
             return False
     return bool(ranges)
+
+
+@lru_cache(maxsize=1 << 11)
+def kind_of(ranges: Ranges) -> int | None:
+    """What a value means as a result: 0, -1 for an errno, None for anything else."""
+    return 0 if ranges == _ZERO else -1 if is_errno(ranges) else None

@@ -28,11 +28,10 @@ from kbuild.elf.code.decode import (
     Op,
 )
 from kbuild.elf.code.flow import MAX_DEPTH, Observer
-from kbuild.elf.code.graph import NO_RETURN, Shapes
+from kbuild.elf.code.graph import NO_RETURN, RETURNS, STAYS, Shapes
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.nearness import FAR, TAIL, Nearness
 from kbuild.elf.code.patches import ways
-from kbuild.elf.code.results import RETURN_THUNKS
 from kbuild.elf.code.state import STACK, Node, State
 from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 
@@ -337,10 +336,10 @@ class Walk:
         return self._at(places[0], places[0].address) if places else None
 
     def _jump(self, target: int, op: Op, place: _Place) -> _Place | None:
-        name = self._program.kernel_name(target)
-        if name is not None and name.symbol in RETURN_THUNKS:
+        how = self._shapes.jump(place.frame.entry, target)
+        if how == RETURNS:
             return self._return(place)
-        if not self._shapes.is_tail_call(place.frame.entry, target):
+        if how == STAYS:
             return self._at(place, target)
         state = place.state
         state.registers[RSP] = self._machine.add(self._machine.register(state, RSP), 8, 8)

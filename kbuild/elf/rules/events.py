@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -91,15 +89,13 @@ def find(event: Event, program: Program, inlined: Inlined, vendor: str | None) -
 
 def _named(linked: Linked, names: Sequence[str]) -> Iterator[Symbol]:
     """A module's symbols of some names or globs, in the file's order."""
-    stems = linked.stems
     numbers: set[int] = set()
     for name in names:
         if any(letter in name for letter in "*?["):
-            match = re.compile(fnmatch.translate(name)).match
-            found = (there for there in stems if match(there) and not there.startswith(PREFIXES))
-            numbers.update(number for there in found for number in stems[there])
+            found = (there for there in linked.matching(name) if not there.startswith(PREFIXES))
+            numbers.update(number for there in found for number in linked.stems[there])
         else:
-            numbers.update(stems.get(name, ()))
+            numbers.update(linked.stems.get(name, ()))
     return (linked.elf.symbols[number] for number in sorted(numbers))
 
 

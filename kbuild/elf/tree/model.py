@@ -9,7 +9,8 @@ from typing import Literal
 
 from kbuild.elf.code.calls import TRAMPOLINE
 from kbuild.elf.code.decode import CALL, INDIRECT_CALL, INDIRECT_JUMP, NEXT, TARGET, Code
-from kbuild.elf.code.graph import INDIRECT_THUNKS, Shape
+from kbuild.elf.code.graph import Shape
+from kbuild.elf.code.results import INDIRECT_THUNKS
 from kbuild.elf.code.runs import Run, Runs
 from kbuild.elf.names import stem
 from kbuild.elf.places import Place, Places
