@@ -292,7 +292,7 @@ def inspect(
         from kbuild.elf.folder import Wanted, inspect_folder
         from kbuild.errors import UserError
         from kbuild.outcome import exit_status, to_json
-        from kbuild.report.modules import render
+        from kbuild.report.modules import prepare, render
 
         if modules is None:
             raise UserError("inspect: give --modules FOLDER, and --kernel BZIMAGE where it is at hand")
@@ -307,7 +307,7 @@ def inspect(
             structs=tuple(struct or ()),
             flow=tree or dot is not None or (json and bool(rules)),
         )
-        data = inspect_folder(modules, kernel, wanted)
+        data = inspect_folder(modules, kernel, wanted, prepare)
         if dot is not None:
             from kbuild.report.dot import write_dot
 

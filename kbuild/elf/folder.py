@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,18 @@ class Wanted:
     """What the init and exit of each module call."""
 
 
-def inspect_folder(modules: str, kernel: str | None, wanted: Wanted) -> dict[str, Any]:
+def inspect_folder(
+    modules: str, kernel: str | None, wanted: Wanted, meanwhile: Callable[[], object] | None = None
+) -> dict[str, Any]:
     """What `inspect --json` prints, for the module files of a folder and, if given, their kernel's bzImage.
 
-    Raises UserError for what is not there.
+    `meanwhile` is done while other processes look for answers, if any do. Raises UserError for what is not there.
     """
     asked = _rules(wanted.rules)
     image = read_kernel(bzimage=Path(kernel).expanduser()) if kernel else None
     paths = find_modules(Path(modules).expanduser())
     flow = wanted.flow or wanted.against is not None
-    after = inspect(paths, image, asked, flow=flow)
+    after = inspect(paths, image, asked, flow=flow, meanwhile=meanwhile)
     data = to_json(after, layout=wanted.layout, structs=wanted.structs)
     if wanted.hazards:
         from kbuild.elf.hazards.find import find_hazards

@@ -99,7 +99,12 @@ def with_dependencies(paths: Sequence[Path], names: Collection[str]) -> list[Pat
 
 
 def inspect(
-    paths: Sequence[Path], kernel: KernelImage | None = None, rules: Rules | None = None, *, flow: bool = False
+    paths: Sequence[Path],
+    kernel: KernelImage | None = None,
+    rules: Rules | None = None,
+    *,
+    flow: bool = False,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Inspection:
     """Read the module files, and inspect them as `inspect_set` does.
 
@@ -107,21 +112,28 @@ def inspect(
     """
     if not paths:
         raise UserError("no modules to inspect")
-    return inspect_set(ModuleSet.of((read_module(path) for path in paths), kernel), rules, flow=flow)
+    modules = ModuleSet.of((read_module(path) for path in paths), kernel)
+    return inspect_set(modules, rules, flow=flow, meanwhile=meanwhile)
 
 
-def inspect_set(modules: ModuleSet, rules: Rules | None = None, *, flow: bool = False) -> Inspection:
+def inspect_set(
+    modules: ModuleSet,
+    rules: Rules | None = None,
+    *,
+    flow: bool = False,
+    meanwhile: Callable[[], object] | None = None,
+) -> Inspection:
     """Say what is wrong with the modules, with each other, and with their kernel; answer `rules`.
 
-    `flow`: follow the init and exit of each module, and give their calls as trees. Raises UserError for a module that
-    is damaged.
+    `flow`: follow the init and exit of each module, and give their calls as trees. `meanwhile`: see `check_rules`.
+    Raises UserError for a module that is damaged.
     """
     findings = tuple(finding for check in CHECKS for finding in check(modules))
     trees: list[Tree] = []
     if rules is not None or flow:
         from kbuild.elf.rules.check import check_rules
 
-        answers, trees = check_rules(modules, rules or Rules(), flow=flow)
+        answers, trees = check_rules(modules, rules or Rules(), flow=flow, meanwhile=meanwhile)
         findings += tuple(answers)
     if rules is not None and rules.resources:
         from kbuild.elf.resources.find import find_resources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import IO, Any
 
@@ -69,3 +70,8 @@ def render(
     render_answers(data["findings"], console)
     render_findings(data["findings"], console)
     console.print(f"\n{word(Status(data['verdict']))}")
+
+
+def prepare() -> None:
+    """Load what rendering takes, while there is nothing to show yet."""
+    render({"modules": [], "findings": [], "flow": None, "verdict": Status.PASS}, io.StringIO())

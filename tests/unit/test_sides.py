@@ -76,8 +76,22 @@ def test_where_the_first_fails_the_second_is_ended() -> None:
         return other.swap("second")
 
     begin = time.monotonic()
+    assert side_by_side(first, second) is None
+    assert time.monotonic() - begin < 30
+    assert no_process_is_left()
+
+
+def test_who_is_interrupted_meanwhile_ends_both() -> None:
+    def side(other: Side) -> str:
+        time.sleep(60)
+        return other.swap("")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(first, second)
+        side_by_side(side, side, interrupted)
     assert time.monotonic() - begin < 30
     assert no_process_is_left()
 

@@ -231,7 +231,7 @@ class Runs:
         after = job.start.machine if job.start is not None else None
         budget = self._budgets.setdefault(job, Budget(self.program.code_bytes(job.module)))
         while True:
-            given = self._given(job.module) if job.module in knows and after is None else ()
+            given = self.given(job.module) if job.module in knows and after is None else ()
             flow = Flow(self.program, self.code, self.shapes, knows, job.question, budget, after, given)
             flow.calls_to.candidates = static
             start = job.start.state.copy() if job.start is not None else State.at_entry((0,) * job.question.marks)
@@ -254,7 +254,17 @@ class Runs:
             if relied_on <= before or budget.exceeded:
                 return Run(job, address, start, flow, tuple(ends), relied_on, knows)
 
-    def _given(self, module: str) -> Sequence[Parameter]:
+    def look_ahead(self, module: str, count: int) -> None:
+        """Make the shapes of some functions that a module's init calls."""
+        entry = self.entry(module, "init")
+        if entry is not None:
+            self.shapes.look_ahead(entry, count)
+
+    def give(self, module: str, given: Sequence[Parameter]) -> None:
+        """Take what others have found to be set in a module before init."""
+        self._parameters[module] = given
+
+    def given(self, module: str) -> Sequence[Parameter]:
         """What was set in a module before init: parameters, and what its own functions write that set some."""
         found = self._parameters.get(module)
         if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,14 +30,18 @@ if TYPE_CHECKING:  # Most ask for answers only.
     from kbuild.elf.tree.collect import Collector
     from kbuild.elf.tree.model import Tree
 
+_AHEAD = 24
+"""Functions that are looked at while what their run begins with is not known yet."""
 _Told = tuple[str, Finding]
 """An answer as a finding, and its rule; none: it is found whatever is asked."""
 
 
-def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tuple[list[Finding], list[Tree]]:
+def check_rules(
+    modules: ModuleSet, rules: Rules, *, flow: bool = False, meanwhile: Callable[[], object] | None = None
+) -> tuple[list[Finding], list[Tree]]:
     """One finding for each rule and each module that it is asked of; with `flow`, trees of each module's init and exit.
 
-    Raises UserError for a damaged module.
+    `meanwhile` is done while other processes look for the answers, if any do. Raises UserError for a damaged module.
     """
     release = release_of(modules)
     orders = [rule for rule in rules.orders if holds_for(rule.kernels, release)]
@@ -45,7 +49,7 @@ def check_rules(modules: ModuleSet, rules: Rules, *, flow: bool = False) -> tupl
     others = [rule for rule in every if holds_for(rule.kernels, release)]
     try:
         with uncollected():
-            findings, trees = _orders(followed(modules, rules), rules, orders, flow)
+            findings, trees = _orders(followed(modules, rules), rules, orders, flow, meanwhile)
     except MalformedError as error:
         raise UserError(f"the code of these modules cannot be followed: {error}") from None
     names, types = vendors(modules, rules), Types(modules.kernel)
@@ -70,7 +74,11 @@ def followed(modules: ModuleSet, rules: Rules) -> ModuleSet:
 
 
 def _orders(
-    modules: ModuleSet, rules: Rules, orders: Sequence[OrderRule], flow: bool
+    modules: ModuleSet,
+    rules: Rules,
+    orders: Sequence[OrderRule],
+    flow: bool,
+    meanwhile: Callable[[], object] | None,
 ) -> tuple[list[Finding], list[Tree]]:
     names = vendors(modules, rules) if orders else []
     skipped: list[Finding] = []
@@ -83,7 +91,9 @@ def _orders(
     program = Program(modules)
     events = (event for rule in orders for event in (rule.first, rule.then, rule.within) if event is not None)
     inlined = Inlined(program, {name for event in events if event.kind == "call" for name in event.names})
-    found = _in_two(program, inlined, names, orders) if len(names) > 1 and not flow and can_be_two() else None
+    found: list[_Told] | None = None
+    if len(names) > 1 and not flow and can_be_two():
+        found = _in_two(program, inlined, names, orders, meanwhile)
     trees: list[Tree] = []
     if found is None:
         runs = Runs(Code(program, inlined.cuts), inlined=inlined, cut=not flow)
@@ -95,22 +105,32 @@ def _orders(
 
 
 def _in_two(
-    program: Program, inlined: Inlined, names: Sequence[str], orders: Sequence[OrderRule]
+    program: Program,
+    inlined: Inlined,
+    names: Sequence[str],
+    orders: Sequence[OrderRule],
+    meanwhile: Callable[[], object] | None,
 ) -> list[_Told] | None:
     """The runs of vendor modules side by side: what one puts into static calls is all that another has to know."""
     program.name_all()
 
     def others(side: Side) -> list[_Told]:
         runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
+        for name in names[1:]:
+            runs.look_ahead(name, _AHEAD)
+        for name, given in side.hear().items():
+            runs.give(name, given)
         answers, kept, _ = _entries(runs, names[1:], orders, flow=False)
         return [*kept, *_told(runs, answers)]
 
     def first(side: Side) -> list[_Told]:
         runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
+        # The first module's runs take less time than the second one's.
+        side.say({name: runs.given(name) for name in names[1:]})
         answers, kept, _ = _entries(runs, names[:1], orders, flow=False)
         return [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
 
-    both = side_by_side(others, first)
+    both = side_by_side(others, first, meanwhile)
     return [*both[0], *both[1]] if both is not None else None
 
 
