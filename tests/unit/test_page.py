@@ -150,6 +150,16 @@ def test_page_shows_the_init_flow_and_sizes(tmp_path: Path) -> None:
     assert "300" in words
 
 
+def test_a_tree_of_any_depth_makes_a_page(tmp_path: Path) -> None:
+    deep = CALL
+    for _ in range(400):
+        deep = {**CALL, "calls": [deep]}
+    data = msgspec.json.decode(code(), type=dict[str, Any])
+    data["flow"][0]["calls"] = [deep]
+    (tmp_path / "code.json").write_bytes(msgspec.json.encode(data))
+    assert "1 more call:" in " ".join(page(record(passing(), findings=[answer("kvm-amd")]), tmp_path).words)
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null"])
 def test_page_does_without_what_is_damaged(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "code.json").write_bytes(data)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_NODES = 6000
 """On the page; what is left out is counted where it would stand."""
+MAX_DEPTH = 60
+"""Of calls in calls."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ class _Maker:
         name = f"{data['module']}: {data['entry']}"
         return Entry(f"flow-{data['module']}-{data['entry']}", name, about, root, unresolved, data["entry"] == "init")
 
-    def _fill(self, node: Node, calls: Sequence[Mapping[str, Any]], module: str) -> None:
+    def _fill(self, node: Node, calls: Sequence[Mapping[str, Any]], module: str, depth: int = 0) -> None:
         for data in calls:
-            if self._room <= 0:
+            if self._room <= 0 or depth >= MAX_DEPTH:
                 node.left += 1
                 continue
             one = self._node(data, module)
@@ -98,7 +100,7 @@ class _Maker:
                 continue
             self._room -= 1
             node.calls.append(one)
-            self._fill(one, data["calls"], module)
+            self._fill(one, data["calls"], module, depth + 1)
             node.leads |= one.leads or bool(one.marks)
 
     def _node(self, data: Mapping[str, Any], module: str) -> Node:
