@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -201,14 +201,19 @@ class Runs:
         """The address of a module's `init`, `exit`, or a function of it."""
         return self.program.symbol(module, ENTRIES.get(name, name))
 
-    def settle(self, jobs: Sequence[Job]) -> list[Run | None]:
-        """Run each until none relies on less of static calls than all have found; None: there is no such function."""
+    def settle(self, jobs: Sequence[Job], meanwhile: Callable[[], None] | None = None) -> list[Run | None]:
+        """Run each until none relies on less of static calls than all have found; None: there is no such function.
+
+        `meanwhile` is done when each has been run once, before the other side's runs are waited for.
+        """
         runs = [self.run(job) for job in jobs]
+        if meanwhile is not None:
+            meanwhile()
         while True:
             if self._other is not None:
                 for trampoline, targets in self._other.swap(self._static).items():
                     self._static.setdefault(trampoline, set()).update(targets)
-            stale = [number for number, run in enumerate(runs) if run is not None and self._is_stale(run)]
+            stale = [number for number, run in enumerate(runs) if run is not None and self.is_stale(run)]
             is_stale_there = self._other.swap(bool(stale)) if self._other is not None else False
             if not stale and not is_stale_there:
                 return runs
@@ -289,7 +294,8 @@ class Runs:
             found = self._parameters[module] = tuple(every)
         return found
 
-    def _is_stale(self, run: Run) -> bool:
+    def is_stale(self, run: Run) -> bool:
+        """Whether more is known by now of static calls that it met."""
         return not run.flow.budget.exceeded and _known(self._static, run.flow.calls_to.asked) != run.relied_on
 
 

@@ -98,7 +98,7 @@ def _orders(
     if found is None:
         runs = Runs(Code(program, inlined.cuts), inlined=inlined, cut=not flow)
         answers, kept, trees = _entries(runs, names, orders, flow)
-        found = [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
+        found = [*kept, *_told(runs, [*answers, *_Functions(runs, names, orders).answers()])]
     place = {rule.id: number for number, rule in enumerate(orders)}
     found.sort(key=lambda one: (place.get(one[0], -1), one[1].module))
     return [*skipped, *(finding for _, finding in found)], trees
@@ -127,36 +127,59 @@ def _in_two(
         runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
         # The first module's runs take less time than the second one's.
         side.say({name: runs.given(name) for name in names[1:]})
-        answers, kept, _ = _entries(runs, names[:1], orders, flow=False)
-        return [*kept, *_told(runs, [*answers, *_functions(runs, names, orders)])]
+        functions = _Functions(runs, names, orders)
+        answers, kept, _ = _entries(runs, names[:1], orders, flow=False, meanwhile=functions.run)
+        return [*kept, *_told(runs, [*answers, *functions.answers()])]
 
     both = side_by_side(others, first, meanwhile)
     return [*both[0], *both[1]] if both is not None else None
 
 
-def _functions(runs: Runs, names: Sequence[str], orders: Sequence[OrderRule]) -> list[Answer]:
-    """Of the rules that are asked of other functions than init and exit."""
-    answers: list[Answer] = []
-    for rule in orders:
-        if rule.entry in ENTRIES:
-            continue
-        there = [name for name in sorted(runs.program.modules) if runs.entry(name, rule.entry) is not None]
-        for name in there:
-            one = Orders(runs, name, rule.entry, [rule], is_vendor=name in names)
-            answers += one.answers(runs.run(one.job))
-        if not there:
-            answers.append(Answer(rule, "set", "unreached", f"no module has a function {rule.entry}"))
-    return answers
+class _Functions:
+    """The rules that are asked of other functions than init and exit."""
+
+    def __init__(self, runs: Runs, names: Sequence[str], orders: Sequence[OrderRule]) -> None:
+        self._runs = runs
+        self._asked: list[Orders] = []
+        self._nowhere: list[Answer] = []
+        self._done: dict[Job, Run | None] = {}
+        for rule in orders:
+            if rule.entry in ENTRIES:
+                continue
+            there = [name for name in sorted(runs.program.modules) if runs.entry(name, rule.entry) is not None]
+            self._asked += [Orders(runs, name, rule.entry, [rule], is_vendor=name in names) for name in there]
+            if not there:
+                why = f"no module has a function {rule.entry}"
+                self._nowhere.append(Answer(rule, "set", "unreached", why))
+
+    def run(self) -> None:
+        """Run them before it is known of all static calls where these may lead."""
+        self._done = {one.job: self._runs.run(one.job) for one in self._asked}
+
+    def answers(self) -> list[Answer]:
+        """What is right when all is known: what relied on less is run again."""
+        answers: list[Answer] = []
+        for one in self._asked:
+            run = self._done.get(one.job)
+            if run is None or self._runs.is_stale(run):
+                run = self._runs.run(one.job)
+            answers += one.answers(run)
+        return [*answers, *self._nowhere]
 
 
 def _entries(
-    runs: Runs, names: Sequence[str], orders: Sequence[OrderRule], flow: bool
+    runs: Runs,
+    names: Sequence[str],
+    orders: Sequence[OrderRule],
+    flow: bool,
+    meanwhile: Callable[[], None] | None = None,
 ) -> tuple[list[Answer], list[_Told], list[Tree]]:
     """Run init and exit: of the vendor modules for the rules that ask for it, with `flow` of all modules.
 
     Exit comes behind the module's own init, and static calls lead where that has put them: no other module's init has
     succeeded in between, and run time does not change them. Where init could not be followed to its end, that is not
-    known, and nothing of exit is. Besides answers and trees, gives what init leaves behind that is gone then.
+    known, and nothing of exit is. `meanwhile` is done before the other side's init is waited for. Besides answers and
+    trees, gives what init leaves behind that is gone then.
     """
     answers: list[Answer] = []
     kept: list[_Told] = []
@@ -178,7 +201,7 @@ def _entries(
             jobs += [Job(name, entry, Question()) for name in others]
             pairs = zip(jobs, collectors, strict=True)
             jobs = [replace(job, question=Together([job.question, one])) for job, one in pairs]
-        every = runs.settle(jobs)
+        every = runs.settle(jobs, meanwhile if entry == "init" else None)
         for name, one, run in zip(vendor, asked, every, strict=False):
             said = one.answers(run)
             answers += [_unknown(each) for each in said] if name in lost else said
