@@ -41,6 +41,7 @@ GIVEN = {
 }
 """Functions of the kernel that run a function (include/linux/smp.h, workqueue.h, stop_machine.h, kthread.h): which of
 their arguments is it, and which one it is given as its first. They do not look at that one themselves."""
+_NONE = (None,) * 16
 LOST = (RCX, RDX, RSI, RDI, R8, R9, R10, R11)
 """Registers that a function need not keep, besides its result's."""
 MAY_BE_KEPT = frozenset(LOST) - {RDX}
@@ -215,8 +216,8 @@ class Calls:
 
     def _scratch(self, state: State) -> None:
         state.kept = ()
-        for number in (RAX, *LOST):
-            state.registers[number] = None
+        state.registers[: RDX + 1] = _NONE[: RDX + 1]
+        state.registers[RSI : R11 + 1] = _NONE[RSI : R11 + 1]
         state.flags = None
 
     def known(self, state: State, call: Call) -> bool:

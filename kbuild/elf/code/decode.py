@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from iced_x86 import (
@@ -24,6 +24,7 @@ from iced_x86 import (
 )
 
 from kbuild.elf.code.link import Program, has_code
+from kbuild.elf.code.loaded import LoadedSection
 from kbuild.elf.code.tables import Patch, Tables, read_tables
 from kbuild.elf.code.values import MASK
 
@@ -169,6 +170,16 @@ class Block:
     """It ends for no other reason than that others come to where it goes on."""
 
 
+class _Part(NamedTuple):
+    """A section with code: most of what is decoded next is in the same one."""
+
+    start: int
+    end: int
+    loaded: LoadedSection
+    tables: Tables
+    ends: Mapping[int, int]
+
+
 class Code:
     """All code of a program, decoded once."""
 
@@ -178,6 +189,7 @@ class Code:
         self._cuts = cuts
         self._blocks: dict[int, Block | None] = {}
         self._ops: dict[int, Op] = {}
+        self._part: _Part | None = None
         self._left = LEAST_DECODED + sum(linked.code_bytes for linked in program.modules.values()) // 2
         """Instructions that may still be decoded."""
         self._tables: dict[str, Tables] = {}
@@ -210,15 +222,21 @@ class Code:
         return tables
 
     def _decode(self, address: int) -> Block | None:
-        place = self.program.place(address)
-        if place is None or not has_code(place[1]):
-            return None
-        linked, section, offset = place
-        loaded = self.program.loaded(linked, section)
-        data = loaded.read(offset, min(offset + MAX_BLOCK_BYTES, section.size))
-        tables = self.tables(linked.name)
+        part = self._part
+        if part is None or not part.start <= address < part.end:
+            place = self.program.place(address)
+            if place is None or not has_code(place[1]):
+                return None
+            linked, section, offset = place
+            tables = self.tables(linked.name)
+            ends = tables.ends if section.name == ".altinstr_replacement" else {}
+            start = address - offset
+            loaded = self.program.loaded(linked, section)
+            part = self._part = _Part(start, start + section.size, loaded, tables, ends)
+        offset, loaded, tables = address - part.start, part.loaded, part.tables
+        data = loaded.read(offset, min(offset + MAX_BLOCK_BYTES, part.end - part.start))
         block = Block(address)
-        self._read(block, data, tables, tables.ends if section.name == ".altinstr_replacement" else {})
+        self._read(block, data, tables, part.ends)
         if block.ops:
             size = block.ops[-1].raw.next_ip - address
             unread = self.program.unread(address, size) if loaded.unread(offset, offset + size) else None

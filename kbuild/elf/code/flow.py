@@ -36,6 +36,7 @@ from kbuild.elf.code.patches import ways
 from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
+_RESULT = (RAX,)
 MAX_DEPTH = 64
 """Calls within calls; the kernel's stack would not hold many more."""
 MAX_ROUNDS = 24
@@ -153,17 +154,13 @@ class Flow:
         self.op = caller
         self.frame = self.machine.frame = parent
         for state in exits:
-            self._come(state, -entry, (RAX,))
+            node = (-entry, state.kinds(_RESULT), state.marks)
+            self._came.append((node, state.at))
+            state.at = node
             # Of what a function has changed, only the result is looked at by its caller.
             state.returned(LOST, given)
         # One state for each kind of result.
         return self._joined(exits)
-
-    def _come(self, state: State, address: int, results: tuple[int, ...]) -> None:
-        """A state comes to a place."""
-        node = (address, state.kinds(results), state.marks)
-        self._came.append((node, state.at))
-        state.at = node
 
     def _merged(self, run: Waiting, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
@@ -173,9 +170,12 @@ class Flow:
             return []
         results = run.shape.results_at(address)
         for state in states:
-            self._come(state, address, results)
+            node = (address, state.kinds(results) if results else (), state.marks)
+            self._came.append((node, state.at))
+            state.at = node
         used = run.shape.used.get(address, ALL_USED)
-        states = self._joined(states, used)
+        if len(states) > 1:
+            states = self._joined(states, used)
         # Only where a loop begins is a block bound to be looked at again.
         if address not in run.visited:
             run.visited.add(address)
@@ -205,8 +205,6 @@ class Flow:
 
     def _joined(self, states: list[State], used: int = ALL_USED) -> list[State]:
         """One state for each place, with the results and marks that it has there."""
-        if len(states) < 2:
-            return states
         groups: dict[Node, State] = {}
         for state in states:
             other = groups.setdefault(state.at, state)

@@ -15,6 +15,8 @@ from kbuild.elf.code.values import MASK, SIGN
 
 WORD = 8
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE})
+_PUSH = Mnemonic.PUSH
+_PUTS = frozenset((Mnemonic.PUSH, Mnemonic.MOV))
 _READ_ONLY = frozenset((Mnemonic.CMP, Mnemonic.TEST, Mnemonic.BT, Mnemonic.NOP, Mnemonic.ENDBR64, Mnemonic.CALL))
 _WRITE_FIRST = frozenset(
     (
@@ -32,10 +34,11 @@ def saved_words(code: Code, entry: int, follow: Mapping[int, Sequence[int]]) -> 
     """`follow`: a block's address to those that it can go on at, of the function that begins at `entry`."""
     info = InstructionInfoFactory()
     known: dict[int, _Known] = {entry: (0, frozenset(PRESERVED))}
+    put: dict[int, dict[int, int | None]] = {}
     waiting = [entry]
     while waiting:
         address = waiting.pop()
-        behind, _ = _through(code.block(address), known[address], info)
+        behind, put[address] = _through(code.block(address), known[address], info)
         for one in follow.get(address, ()):
             before = known.get(one)
             now = behind if before is None else _either(before, behind)
@@ -43,8 +46,8 @@ def saved_words(code: Code, entry: int, follow: Mapping[int, Sequence[int]]) -> 
                 known[one] = now
                 waiting.append(one)
     found: dict[int, int | None] = {}
-    for address, before in known.items():
-        for place, word in _through(code.block(address), before, info)[1].items():
+    for some in put.values():
+        for place, word in some.items():
             # Blocks overlap where one jumps into another: on each way it has to be so.
             found[place] = word if found.get(place, word) == word else None
     words = {*found.values()}
@@ -63,14 +66,15 @@ def _through(block: Block | None, before: _Known, info: InstructionInfoFactory) 
     the word below the return address that this is, where it is the caller's."""
     (depth, own), words = before, dict[int, int | None]()
     for op in block.ops if block is not None else ():
-        put = _put(op)
-        if op.mnemonic == Mnemonic.PUSH:
+        mnemonic = op.mnemonic
+        put = _put(op) if mnemonic in _PUTS else None
+        if mnemonic == _PUSH:
             depth += 1
         if put is not None:
             number, offset = put
             words[op.ip] = depth - offset if number in own else None
             own -= {number}
-        elif own and op.mnemonic != Mnemonic.PUSH:
+        elif own and mnemonic != _PUSH and mnemonic not in _READ_ONLY:
             moved = _moved(op)
             written = {*_written(op, info)} if moved is None else set()
             depth += (moved or 0) // WORD
@@ -107,8 +111,6 @@ def _moved(op: Op) -> int | None:
 
 
 def _written(op: Op, info: InstructionInfoFactory) -> Iterator[int]:
-    if op.mnemonic in _READ_ONLY:
-        return
     if op.mnemonic in _WRITE_FIRST:
         if op.operands[0].kind == REGISTER:
             yield op.operands[0].number

@@ -286,9 +286,8 @@ class State:
         if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
             number = ranges[0][0]
             registers = self.registers
-            for index in range(16):
-                if registers[index] == value:
-                    registers[index] = number
+            if value in registers:
+                registers[:] = [number if one == value else one for one in registers]
             if value[0] not in self.written.symbols:
                 return
             self._replace(self.memory, value, number)
