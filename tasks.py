@@ -475,12 +475,13 @@ def load(
 
 
 RULES = {"rules": "only these rules: names in profiles/rules/ or paths of .toml files (may be repeated)"}
+BASELINE = {"baseline": "a run, or a file of inv runs --baseline: what it has is not counted, what it judged has to be"}
 PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive: linux-image-…-amd64, or NAME=VERSION"}
 
 
 @task(
     iterable=["patch", "order", "host", "rules", "report"],
-    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **RULES, **REPORT, **VERBOSE, **JSON},
+    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **RULES, **BASELINE, **REPORT, **VERBOSE, **JSON},
 )
 def gate(
     ctx: Context,
@@ -498,6 +499,7 @@ def gate(
     flavour: str | None = None,
     refresh: bool = False,
     no_known: bool = False,
+    baseline: str | None = None,
     verbose: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -563,6 +565,7 @@ FINDING_RUNS = {
     "since": "only runs that began since: 14d, 12h, or a day such as 2026-11-29",
     "finding": "the history of findings with such an id, and the runs that have one; * and ? stand for anything",
     "all_": "show every run, not only the newest",
+    "baseline": "print this run as a baseline for gate --baseline, to be kept in a file, in place of a list",
 }
 
 
@@ -574,11 +577,17 @@ def runs(
     since: str | None = None,
     finding: str | None = None,
     all_: bool = False,
+    baseline: str | None = None,
     json: bool = False,
 ) -> None:
     """List the runs on record, newest first; with a finding, since when it is there, how often and where."""
 
     def work() -> int:
+        if baseline is not None:
+            from kbuild.runs.baseline import baseline_of
+
+            sys.stdout.buffer.write(baseline_of(baseline))
+            return 0
         from kbuild.outcome import to_json
         from kbuild.report.runs import render
         from kbuild.runs.listing import Filter, list_runs

@@ -38,6 +38,7 @@ from kbuild.elf.image import file_module_name, module_key, read_module
 from kbuild.elf.inspect import find_modules, inspect_set, with_dependencies
 from kbuild.elf.inspect import to_json as inspection_json
 from kbuild.elf.kernel import KernelImage, read_kernel
+from kbuild.elf.layout import part_sizes
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules.counts import KIND as RULE_KIND
 from kbuild.elf.rules.counts import is_answer, told
@@ -59,6 +60,7 @@ from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, wr
 from kbuild.profile import SHIPPED, Profile, find_hosts, find_orders, read_profile, reference, resolve_reference
 from kbuild.progress import Reporter
 from kbuild.record import HostFacts, Run, Stage
+from kbuild.runs.release import Policy, read_policy
 from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
 
@@ -97,6 +99,8 @@ class GateRequest:
     no_known: bool = False
     boot_ahead: bool = True
     """Let hosts boot while make works."""
+    baseline: str | None = None
+    """A run or a baseline's file, in place of the profile's."""
     cache_gb: float | str | None = None
     """How large the cache may become, in gigabytes; None: as large as `cache_limit` says."""
     verbosity: int = 0
@@ -136,9 +140,10 @@ class Judging:
                 f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
             )
         profile = _profile(request)
+        policy = read_policy(profile, request.baseline) if request.task == "gate" else None
         self.run = Run(request.task, request.command)
         self.run.record.profile, self.run.record.flavour = str(profile.path), profile.flavour
-        self._gate = _Gate(request, profile, self.run, reporter)
+        self._gate = _Gate(request, profile, policy, self.run, reporter)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -239,9 +244,12 @@ class _LoadFiles:
 class _Gate:
     """The stages of one run, in order."""
 
-    def __init__(self, request: GateRequest, profile: Profile, run: Run, reporter: Reporter) -> None:
+    def __init__(
+        self, request: GateRequest, profile: Profile, policy: Policy | None, run: Run, reporter: Reporter
+    ) -> None:
         self.request = request
         self.profile = profile
+        self.policy = policy
         self.run = run
         self.reporter = reporter
         self.results: list[Status] = []
@@ -279,6 +287,8 @@ class _Gate:
                 if self.request.task == "gate":
                     self._inspect(kernel, modules, self.files.rules)  # while hosts boot
                 self._load(kernel, self.files, transcripts)
+            if self.policy is not None:
+                self._release(self.policy)
         record.known_not_seen = [one for one in self.not_seen if self._looked_for(one)]
         # That files were read is no answer: where all orders were skipped, nothing was judged.
         judged_so = [status for status in self.results if status != Status.DONE]
@@ -304,9 +314,10 @@ class _Gate:
         return marked
 
     def _known(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Known]]:
-        """The same, and what of the known is none of them."""
+        """The same, and what of the known is none of them. What the release's baseline has is marked, too."""
         kernel = self.run.record.kernel or self.run.record.tree["version"]
-        return mark_known([*findings], self.known, kernel, datetime.datetime.now(datetime.UTC).date())
+        marked, unseen = mark_known([*findings], self.known, kernel, datetime.datetime.now(datetime.UTC).date())
+        return [self.policy.mark(one) for one in marked] if self.policy is not None else marked, unseen
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[Stage]:
@@ -426,6 +437,9 @@ class _Gate:
             write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection, layout=False)))
             stage.status = inspection.verdict
             images = modules.modules.values()
+            self.run.record.sizes = {
+                one.name: {part: part_sizes(one)[part] for part in ("init", "exit", "text", "data")} for one in images
+            }
             exports = sum(len(image.exports) for image in images)
             imports = sum(len(image.imports) for image in images)
             traits = list(dict.fromkeys(trait for image in images for trait in image.traits))
@@ -480,6 +494,16 @@ class _Gate:
             several = any(RUN_OF in one.order for one in record.transcripts)
             what = f"runs of {len(orders)} orders" if several else "orders"
             stage.summary = f"{passed} of {len(record.transcripts)} {what} passed on {len(files.hosts)} hosts"
+
+    def _release(self, policy: Policy) -> None:
+        record = self.run.record
+        with self._stage("release") as stage:
+            found, record.release = policy.judge(record)
+            findings = self._mark(found)
+            record.findings += findings
+            stage.status = verdict(record.findings, [Status.PASS])
+            record.release |= policy.counted(record.findings)
+            stage.summary = policy.told(record.release)
 
     def _load_request(self, kernel: Path, release: str, modules: ModuleSet, files: _LoadFiles) -> LoadRequest:
         start = self._again("load", kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import msgspec
 
@@ -69,6 +69,34 @@ class Flavour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many times as long as the profile's kernel this one may take for everything."""
 
 
+class Require(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[release.require]]`: what has to be judged. By ids."""
+
+    host: str
+    orders: tuple[str, ...]
+
+
+class Growth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[release.growth]]`: by how much a part of a module may be larger than in the baseline."""
+
+    of: Literal["init", "exit", "text", "data", "core", "total"]
+    max_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    module: str | None = None
+    """Absent: each of them, by itself."""
+    reason: str = ""
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[release]`: what a gate asks besides, so that a kernel may go out."""
+
+    baseline: str | None = None
+    """A file that `inv runs --baseline RUN` printed, from the profile's folder: what is found in it is not new."""
+    owners: bool = True
+    """Each known finding has to name one."""
+    require: tuple[Require, ...] = ()
+    growth: tuple[Growth, ...] = ()
+
+
 class KnownFinding(Known, frozen=True, forbid_unknown_fields=True):
     """`[[known]]`: as records have it, but for a misspelt key, which is refused here."""
 
@@ -82,6 +110,7 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     build: BuildSettings = BuildSettings()
     inspect: InspectSettings = InspectSettings()
     known: tuple[KnownFinding, ...] = ()
+    release: Release | None = None
     flavour: tuple[Flavour, ...] = ()
 
 
@@ -142,6 +171,7 @@ def read_profile(name: str, flavour: str | None = None) -> Profile:
         command_line=settings.load.command_line,
         local_version=settings.build.local_version,
     )
+    _check_release(profile)
     names = tuple(one.name for one in settings.flavour)
     _refuse_twice(path, "flavour", names)
     flavours = {one.name: _flavoured(profile, f"flavour[{index}]", one) for index, one in enumerate(settings.flavour)}
@@ -150,6 +180,21 @@ def read_profile(name: str, flavour: str | None = None) -> Profile:
     if flavour not in flavours:
         raise UserError(f"--flavour {flavour}: {path} has no such flavour; known: {', '.join(names) or 'none'}")
     return flavours[flavour]
+
+
+def _check_release(profile: Profile) -> None:
+    """What is required must be something that there is, and a known finding somebody's."""
+    release = profile.settings.release
+    if release is None:
+        return
+    for index, one in enumerate(release.require):
+        key = f"release.require[{index}]"
+        _resolve(profile.path, f"{key}.host", "hosts", (one.host,))
+        _resolve(profile.path, f"{key}.orders", "orders", one.orders)
+    for index, known in enumerate(profile.settings.known):
+        if release.owners and not known.owner:
+            place = _place(profile.path, f"known[{index}].finding")
+            raise UserError(f"{place}: has no 'owner', which [release] asks for; or write owners = false there")
 
 
 def _flavoured(profile: Profile, key: str, flavour: Flavour) -> Profile:

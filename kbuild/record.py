@@ -61,7 +61,8 @@ class HostFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What a run's folder says."""
 
-    format: int = FORMAT
+    format: int = msgspec.field(default_factory=lambda: FORMAT)
+    """Not a default that can be left out: a later version's would be taken for ours."""
     id: str
     task: str
     command: str
@@ -92,6 +93,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Host id to the emulator's own version line."""
     machines: dict[str, HostFacts] = {}
     """Of the same hosts."""
+    sizes: dict[str, dict[str, int]] = {}
+    """Module to the bytes of its `init`, `exit`, `text` and `data`."""
     stages: list[Stage] = []
     rules: dict[str, Any] | None = None
     """How many were asked and what came out: `kbuild.elf.rules.counts`."""
@@ -99,6 +102,10 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     known_not_seen: list[Known] = []
     """Declared for this kernel, looked for and not found."""
     transcripts: list[Transcript] = []
+    release: dict[str, Any] | None = None
+    """What the release policy came to: `kbuild.runs.release`."""
+    abridged: bool = False
+    """A baseline: without evidence, steps and places on a machine."""
 
 
 def runs_home() -> Path:
@@ -268,7 +275,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def read_record(run: str) -> Record:
-    """The record of a run by its id, the beginning of its id, `latest`, or its folder's path.
+    """The record of a run by its id, the beginning of its id, `latest`, or its folder's path; or a baseline's file.
 
     Raises UserError where there is none, and for one that a later version wrote.
     """
@@ -276,7 +283,10 @@ def read_record(run: str) -> Record:
 
 
 def open_record(run: str) -> tuple[Path, Record]:
-    """The run's folder, and its record. `read_record` says what may name it, and what is raised."""
+    """The run's folder, and its record. `read_record` says what may name it, and what is raised.
+
+    A baseline is a file, and stands for its folder, in which nothing is.
+    """
     folder = _find(run)
     return folder, read_folder(folder)
 
@@ -286,7 +296,7 @@ def read_folder(folder: Path) -> Record:
 
     Keys that a later version adds to this format are passed over. Raises UserError in one line.
     """
-    path = folder / "record.json"
+    path = folder if folder.is_file() else folder / "record.json"
     try:
         data: Any = msgspec.json.decode(path.read_bytes())
     except OSError as error:
@@ -319,7 +329,7 @@ def _added(path: Path) -> Iterator[Transcript]:
 
 
 def _find(run: str) -> Path:
-    if "/" in run or run == ".":
+    if "/" in run or run == "." or run.endswith(".json"):
         return Path(run).expanduser()
     home = runs_home()
     ids = sorted(path.name for path in home.iterdir() if path.is_dir()) if home.is_dir() else []

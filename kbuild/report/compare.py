@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -70,16 +71,23 @@ def _cells(data: dict[str, Any], console: Console) -> None:
 
 
 def _rules(data: dict[str, Any], console: Console) -> None:
+    asked = [one for one in data["rules"] if one["after"] is not None]
+    gone = Counter(
+        "for other kernels" if one["other_kernel"] else "not asked" for one in data["rules"] if one not in asked
+    )
     if data["rules"]:
         plain(console, f"\nanswers to rules that differ ({data['same_rules']} do not):", style="bold")
-    for one in data["rules"][:MAX_SHOWN]:
-        after = one["after"] or ("for other kernels" if one["other_kernel"] else "not asked")
+    for why, count in gone.items():
+        plain(console, f"  {count} that there were before: {why}", style="dim")
+    for one in asked[:MAX_SHOWN]:
         bad = one["status"] is not None and Status(one["status"]).counts and not one["known"]
         style = STYLES[Status(one["status"])] if bad else None
-        plain(console, f"  {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {after}", style=style)
+        plain(
+            console, f"  {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {one['after']}", style=style
+        )
         for line in one["witness"][-4:] if bad else ():
             plain(console, f"      {line}")
-    _more(data["rules"], console)
+    _more(asked, console)
 
 
 def _findings(data: dict[str, Any], console: Console) -> None:

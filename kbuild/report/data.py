@@ -23,6 +23,7 @@ def summary(record: Record) -> dict[str, Any]:
         "profile_files": record.profile_files,
         "stages": [msgspec.structs.asdict(stage) for stage in record.stages],
         "rules": record.rules,
+        "release": record.release,
         "findings": [msgspec.structs.asdict(finding) for finding in record.findings],
         "known_not_seen": [msgspec.structs.asdict(known) for known in record.known_not_seen],
         "transcripts": [_transcript(one) for one in record.transcripts],

@@ -173,7 +173,7 @@ def _finding(console: Console, group: Sequence[Finding]) -> None:
         plain(console, f"  also: {'; '.join([*places, *more])}")
     plain(console, f"  id: {finding.id}", style="dim")
     if finding.expired:
-        plain(console, f"  was known until {finding.expired}")
+        plain(console, f"  was known until {finding.expired}", style="yellow")
     evidence(console, finding.evidence, finding.witness, "in the record")
     if finding.reproduce:
         plain(console, f"  again: {finding.reproduce}")

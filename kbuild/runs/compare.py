@@ -10,6 +10,8 @@ from kbuild.outcome import Finding, Status, worst
 from kbuild.record import Record, open_record
 from kbuild.runs.objects import compare_objects
 
+MANY = 5
+"""Answers to rules that are missing, above which they are counted."""
 JUDGED = (Status.FAIL, Status.PASS)
 _ANSWER = "inspect:rule:"
 _OF_THE_MACHINE = ("host", "pid")
@@ -183,6 +185,8 @@ def _answer(finding: Finding | None) -> str | None:
 
 
 def _worse_rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
+    """Of answers that are missing there are often many, for one reason."""
+    missing: list[str] = []
     for one in rules:
         was, now = one["status_before"], one["status"]
         name = f"rule {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {one['after'] or 'not asked'}"
@@ -191,7 +195,11 @@ def _worse_rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
             if _counts(now) < _counts(before):
                 yield Status(now), name
         elif was == Status.PASS and (now is None or now == Status.SKIP) and not one["other_kernel"]:
-            yield Status.MISS, name
+            missing.append(name)
+    if len(missing) > MANY:
+        yield Status.MISS, f"{len(missing)} rules that were kept were not asked"
+    else:
+        yield from ((Status.MISS, name) for name in missing)
 
 
 # Orders on hosts.

@@ -70,7 +70,7 @@ def test_rules_beside_the_profile_come_before_ours(profile: Path) -> None:
     [
         (
             'rules = ["nothing"]',
-            "inspect.rules: no file for 'nothing'; expected a path, or one of rules/: kvm, kvm-not-kept, ",
+            "inspect.rules: no file for 'nothing'; expected a path, or one of rules/: kvm, kvm-budgets, ",
         ),
         ('rules = ["kvm", "kvm"]', "inspect.rules: 'kvm' is named twice; expected each once"),
         ('rules = "kvm"', "inspect.rules: expected `array`, got `str`"),

@@ -108,6 +108,8 @@ def test_what_is_no_record() -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="not a record"):
         read_record("latest")
+    assert json.loads((Run("gate", "").folder / "record.json").read_bytes())["format"] == 1
+    path = Run("gate", "").folder / "record.json"
     path.write_bytes(msgspec.json.encode({"format": 99}))
     with pytest.raises(UserError, match="later version"):
         read_record("latest")
