@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 40
 """Lines of one kind; the JSON has all."""
+MAX_WORSE = 12
+"""Of what got worse, which is told again below."""
+MAX_NAMED = 4
+"""Further ids in one line."""
 _MARKS = {"new": "+", "gone": "-", "changed": "~", "not looked for": "?"}
 _STYLES = {"new": "red", "gone": "green", "changed": "yellow", "not looked for": "magenta"}
 
@@ -29,9 +33,11 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
         console.print(f"\nworse: {word(status)}")
     else:
         console.print(f"\n{word(status)}  nothing got worse")
-    for one in data["worse"][:MAX_SHOWN]:
+    for one in data["worse"][:MAX_WORSE]:
         plain(console, f"  {one['status']} {one['what']}", style=STYLES[Status(one["status"])])
-    _more(data["worse"], console)
+    if left := data["worse"][MAX_WORSE:]:
+        counts = Counter(one["status"] for one in left)
+        plain(console, f"  … and {', '.join(f'{counts[s]} {s}' for s in Status if counts[s])} more, below", style="dim")
     _pairs("stages", [(one["name"], one["before"], one["after"]) for one in data["stages"]], console)
     _cells(data, console)
     _rules(data, console)
@@ -65,8 +71,6 @@ def _cells(data: dict[str, Any], console: Console) -> None:
         reason = f": {one['reason']}" if one["reason"] else ""
         style = STYLES[Status(one["after"])] if one["after"] else "magenta"
         plain(console, f"  {one['host']}, {one['order']}: {one['before'] or 'not run'} → {after}{reason}", style=style)
-        if one["after"] == Status.FAIL and one["reproduce"]:
-            plain(console, f"    again: {one['reproduce']}")
     _more(data["cells"], console)
 
 
@@ -91,19 +95,27 @@ def _rules(data: dict[str, Any], console: Console) -> None:
 
 
 def _findings(data: dict[str, Any], console: Console) -> None:
+    """Those that say the same of several orders together; the command for the first."""
     if data["findings"]:
         plain(console, f"\nother findings that differ ({data['same_findings']} do not):", style="bold")
-    for one in data["findings"][:MAX_SHOWN]:
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for one in data["findings"]:
+        groups.setdefault((one["change"], str(one["before"]), str(one["after"]), one["message"]), []).append(one)
+    for one, *more in [*groups.values()][:MAX_SHOWN]:
         states = f"{one['before'] or 'none'} → {one['after'] or 'none'}"
         what = f"{_MARKS[one['change']]} {one['id']}: {states}"
         what += ", but it was not looked for" if one["change"] == "not looked for" else ""
         plain(console, f"  {what}", style=_STYLES[one["change"]])
         plain(console, f"      {one['message']}")
+        if more:
+            names = ", ".join(other["id"] for other in more[:MAX_NAMED])
+            left = f" and {len(more) - MAX_NAMED} more" if len(more) > MAX_NAMED else ""
+            plain(console, f"      also: {names}{left}")
         if one["expired"]:
             plain(console, f"      was known until {one['expired']}")
-        if one["change"] != "gone" and one["reproduce"]:
+        if one["after"] is not None and one["reproduce"]:
             plain(console, f"      again: {one['reproduce']}")
-    _more(data["findings"], console)
+    _more([*groups.values()], console)
 
 
 def _modules(data: dict[str, Any], console: Console) -> None:
