@@ -162,9 +162,12 @@ class Run:
 
     def save(self) -> None:
         """Write the record as it is now. Raises HarnessError, also where somebody took the run's folder away."""
+        self._require_folder()
+        write_atomically(self.folder / "record.json", msgspec.json.format(to_json(self.record), indent=1))
+
+    def _require_folder(self) -> None:
         if not self._is_there():
             raise HarnessError(f"{self.folder}: the run's folder was removed while it was at work")
-        write_atomically(self.folder / "record.json", msgspec.json.format(to_json(self.record), indent=1))
 
     def _is_there(self) -> bool:
         try:
@@ -242,9 +245,13 @@ class Run:
         """
         path = self.folder / TRANSCRIPTS
         line = to_json(transcript) + b"\n"
-        with self._adding, os_errors(f"{path}: cannot be written"), path.open("ab", buffering=0) as file:
-            while line:
-                line = line[file.write(line) :]
+        self._require_folder()
+        try:
+            with self._adding, path.open("ab", buffering=0) as file:
+                while line:
+                    line = line[file.write(line) :]
+        except OSError as error:
+            raise HarnessError(f"{path}: cannot be written: {error.strerror}") from None
 
     def keep(self, source: Path, name: str) -> Path:
         """Put a file into the run's folder: a second name for the same bytes where the disk allows it.

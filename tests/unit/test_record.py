@@ -139,6 +139,8 @@ def test_a_run_whose_folder_is_gone_says_so_and_does_not_make_it_anew() -> None:
         raise HarnessError("the emulator went, in place of the record")
     with pytest.raises(HarnessError, match=r"^it went; and .*: the run's folder was removed while it was at work$"):
         run.fail(HarnessError("it went"))
+    with pytest.raises(HarnessError, match=r"^[^ ]*: the run's folder was removed while it was at work$"):
+        run.add(Transcript(host="h", order="o", status=Status.PASS))
     run.interrupt()
     assert not run.folder.exists()
 
