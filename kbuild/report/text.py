@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kbuild.outcome import Finding, Status
-from kbuild.report import clean, gist
+from kbuild.report import clean, faults, gist
 
 if TYPE_CHECKING:
     from kbuild.record import Record
@@ -33,6 +33,7 @@ def render_text(record: Record, folder: Path) -> str:
         _section("Loaded on", _machines(record)),
         _section("Stages", _stages(record)),
         _section("Load orders", _orders(record)),
+        _section("Failing allocations", _faults(record)),
         _section("Rules over the init code", _rules(record)),
         *_failures(record, folder),
         _section("Known, and not counted", _known(record)),
@@ -112,6 +113,17 @@ def _orders(record: Record) -> Iterator[str]:
             if names:
                 total = sum(counts.values())
                 yield from _wrapped(f"{status} {total}: {', '.join(map(clean.one_line, names))}", "    ", "      ")
+
+
+def _faults(record: Record) -> Iterator[str]:
+    """Of each sweep how much of it was done; what went wrong is a finding."""
+    rows = faults.sites(record.transcripts)
+    for host, order in dict.fromkeys((row.host, row.order) for row in rows):
+        mine = [row for row in rows if (row.host, row.order) == (host, order)]
+        points = sum(row.points for row in mine)
+        answers = ", ".join(sorted({answer for row in mine for answer in row.answers}))
+        said = f"{order} on {host}: {points} failed, one at a time, at {len(mine)} call sites; the load gave {answers}"
+        yield from _wrapped(clean.one_line(said), "  ", "    ")
 
 
 def _rules(record: Record) -> Iterator[str]:

@@ -250,6 +250,13 @@ def test_text_is_true_to_the_word() -> None:
     assert "bochs-vmx" not in text, "nothing was asked of it"
 
 
+def test_text_says_how_many_allocations_failed() -> None:
+    detail = {"over": "load", "allocation": "5", "site": "load_module/module_alloc"}
+    step = StepResult(number=1, action="inject", errno="ENOMEM", status=Status.PASS, detail=detail)
+    text = render_text(record(passing(order="faults@5", steps=[step])), Path("/runs/r"))
+    assert "faults on qemu-svm: 1 failed, one at a time, at 1 call sites; the load\n    gave ENOMEM" in text
+
+
 def test_text_testifies_to_the_hosts_on_which_an_order_passed() -> None:
     skipped = Transcript(host="bochs-vmx", order="a", status=Status.SKIP, reason="no vmx")
     text = render_text(record(passing(), skipped, verdict=Status.PASS), Path("/runs/r"))
