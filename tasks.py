@@ -324,6 +324,7 @@ def inspect(
 LOADING = {
     "order": "only these load orders: names or globs in profiles/orders/, ORDER@RUN, all, or paths (may be repeated)",
     "host": "only these hosts: names or globs in profiles/hosts/, all, or paths of .toml files (may be repeated)",
+    "selftests": "a folder of KVM's selftests, built with USERLDFLAGS=-static, for orders that run some",
     "no_known": "count known findings too",
 }
 
@@ -465,6 +466,7 @@ def load(
     kernel: str | None = None,
     profile: str | None = None,
     flavour: str | None = None,
+    selftests: str | None = None,
     no_known: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -498,6 +500,7 @@ def gate(
     profile: str | None = None,
     flavour: str | None = None,
     refresh: bool = False,
+    selftests: str | None = None,
     no_known: bool = False,
     baseline: str | None = None,
     verbose: bool = False,

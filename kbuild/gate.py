@@ -22,6 +22,7 @@ from kbuild.build.kernel import BuildResult, build, building, find_built, prepar
 from kbuild.build.make import Progress
 from kbuild.build.reproduce import describe, keep_patches
 from kbuild.build.request import BuildRequest
+from kbuild.build.selftests import Programs, build_selftests, find_selftests
 from kbuild.build.shipped import open_package
 from kbuild.build.toolchain import find_toolchain
 from kbuild.cache.inventory import agent_lock
@@ -94,6 +95,8 @@ class GateRequest:
     kernel: str | None = None
     orders: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    selftests: str | None = None
+    """A folder of KVM's selftests that are built already."""
     rules: tuple[str, ...] = ()
     """Only these; empty: the profile's."""
     no_known: bool = False
@@ -255,6 +258,7 @@ class _Gate:
         self.results: list[Status] = []
         self.known: tuple[Known, ...] = () if request.no_known else profile.settings.known
         self.not_seen = list(self.known)
+        self.selftests = Programs()
         self.added = False
         """Whether the cache became larger."""
         self.places: Places | None = None
@@ -282,6 +286,9 @@ class _Gate:
         record = self.run.record
         if self.files is not None and self.made is not None:
             kernel, image, paths = self.made
+            if (asked := _selftests(self.files)) and self.request.selftests:
+                folder = Path(self.request.selftests).expanduser().resolve()
+                self.selftests = self._keep_selftests(find_selftests(folder, asked))
             modules = ModuleSet.of(map(read_module, paths), image)
             with self._loading(kernel, modules, self.files) as transcripts:
                 if self.request.task == "gate":
@@ -382,6 +389,8 @@ class _Gate:
                 stage.summary = f"{result.built.release}: {', '.join(modules)}, {how}"
                 self.run.record.kernel = result.built.release
                 self.run.record.artifacts = digests = result.built.files
+                if (asked := _selftests(load_files)) and not request.selftests:
+                    self._build_selftests(wanted, asked)
             return {name: self.run.keep(artifact(digest), f"artifacts/{name}") for name, digest in digests.items()}
 
     def _configure(self, stage: Stage, wanted: BuildRequest, result: BuildResult | None) -> bool:
@@ -398,6 +407,18 @@ class _Gate:
             describe(wanted, self.run.folder, done.config)
             stage.summary += f": {done.config}"
         return done.reused
+
+    def _build_selftests(self, wanted: BuildRequest, asked: frozenset[str]) -> None:
+        """Only where an order wants them: the headers that they need alone cost seconds."""
+        self.reporter.progress("build", 0, None, "selftests", None)
+        programs = build_selftests(wanted, asked, self.run.folder / "selftests.log")
+        self.selftests = self._keep_selftests(programs)
+
+    def _keep_selftests(self, programs: Programs) -> Programs:
+        """The programs as this run keeps them."""
+        digests = {name: put(path) for name, path in programs.files.items()}
+        files = {name: self.run.keep(artifact(digest), f"selftests/{name}") for name, digest in digests.items()}
+        return replace(programs, files=files)
 
     def _boot_ahead(self, wanted: BuildRequest, files: _LoadFiles) -> None:
         """Let the hosts boot while make works: after an edit of a module the kernel itself is as it was."""
@@ -511,6 +532,8 @@ class _Gate:
             start += ["--profile", str(self.profile.path.resolve())]
         if self.profile.flavour:
             start += ["--flavour", self.profile.flavour]
+        if self.selftests.files:
+            start += ["--selftests", str(self.run.folder / "selftests")]
         named = {one.id: reference("orders", path) for one, path in zip(files.orders, self.profile.orders, strict=True)}
         hosts = {one.id: reference("hosts", path) for one, path in zip(files.hosts, self.profile.hosts, strict=True)}
 
@@ -533,6 +556,7 @@ class _Gate:
             folder=make_folder(self.run.folder / "hosts"),
             again=again,
             keep=self.run.add,
+            selftests=self.selftests,
             resources=read_rules((SHIPPED / "rules/resources.toml",)).resources,
             cancellation=self.cancellation,
             known=lambda transcript: _judged(transcript, self._known(transcript.findings)[0]),
@@ -588,6 +612,11 @@ def _refuse(error: KbuildError) -> NoReturn:
 def _facts(spec: HostSpec) -> HostFacts:
     cpu = spec.qemu.cpu if spec.qemu else spec.bochs.model if spec.bochs else ""
     return HostFacts(spec.kind, cpu, spec.cpus, spec.memory_mb, spec.gives)
+
+
+def _selftests(files: _LoadFiles | None) -> frozenset[str]:
+    """What the orders ask for of KVM's selftests."""
+    return frozenset[str]().union(*(order.selftests for order in files.orders)) if files else frozenset()
 
 
 def requested_symbols(profile: Profile) -> Request:

@@ -74,6 +74,8 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """In the guest, by its own clock."""
     detail: dict[str, str] = {}
     """What the action adds: the guest's answer, differences of the footprint."""
+    output: list[str] = []
+    """What a program printed that was run, its beginning and its end."""
     log: list[LogLine] = []
     """Bounded, as is the console: see `bounded()`."""
     log_lost: int = 0

@@ -64,6 +64,15 @@ class BigKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size of its bzImage from which it is one; the fast kernel of the default profile has 3."""
 
 
+class Gap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table `[[gap]]`: what a real machine can and this one cannot."""
+
+    selftest: str
+    """A test of KVM's selftests, or a glob over them."""
+    reason: str
+    """What the emulator lacks."""
+
+
 class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A host file (`profiles/hosts/*.toml`)."""
 
@@ -74,6 +83,7 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     limits: Limits = Limits()
     big_kernel: BigKernel | None = None
+    gap: tuple[Gap, ...] = ()
     qemu: QemuSettings | None = None
     bochs: BochsSettings | None = None
 
@@ -83,6 +93,8 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             if there != (kind == self.kind):
                 state = "must not be there" if there else "is missing"
                 raise ValueError(f"kind is '{self.kind}': the table [{kind}] {state}")
+        if not all(gap.reason.strip() for gap in self.gap):
+            raise ValueError("a gap has a reason: say what the emulator lacks")
         if len({"intel", "amd"} & set(self.gives)) != 1:
             raise ValueError("gives must name one vendor: 'intel' or 'amd'")
 

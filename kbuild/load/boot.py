@@ -129,6 +129,10 @@ def boot(
 
 
 def module_files(request: LoadRequest, modules: Collection[str]) -> dict[str, bytes]:
-    """File names to contents. The agent hands a file to finit_module(2) as it is: not every kernel can decompress."""
+    """File names to contents. The agent hands a file to finit_module(2) as it is: not every kernel can decompress.
+
+    With the selftests, which are run from the same folder.
+    """
     images = [request.modules[name] for name in sorted(modules)]
-    return {f"{image.name}.ko": contents.decompressed(contents.read(image.path)) for image in images}
+    files = {f"{image.name}.ko": contents.decompressed(contents.read(image.path)) for image in images}
+    return files | {name: path.read_bytes() for name, path in request.selftests.files.items()}

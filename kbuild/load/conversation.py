@@ -34,8 +34,11 @@ class Conversation:
         self.passed = False
         """It has gone on since then, and cannot be asked any more of how it was."""
 
-    def command(self, verb: Verb, *arguments: str) -> Reply:
-        """Send a command, and give what came with its answer to the steps that it belongs to."""
+    def command(self, verb: Verb, *arguments: str, seconds: float = 0) -> Reply:
+        """Send a command, and give what came with its answer to the steps that it belongs to.
+
+        `seconds`: as for `Session.command`.
+        """
         if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM):
             self._seen = None
         if self.ahead:
@@ -43,7 +46,7 @@ class Conversation:
             assert done is verb, f"{verb}, and the agent did {done}"
             return reply
         assert not self.passed, f"{verb} comes too late"
-        reply = self._session.command(verb, *arguments)
+        reply = self._session.command(verb, *arguments, seconds=seconds)
         self._ledger.attach(reply)
         return reply
 

@@ -140,7 +140,8 @@ class Ledger:
             for name in expected.must
             if name not in said and result.status == Status.PASS and not reply.lost
         ]
-        explained = kind in ("no-answer", "leftover") and any(f.status == result.status for f in findings)
+        told = kind in ("no-answer", "leftover", "selftest", "selftest-crash")
+        explained = told and any(f.status == result.status for f in findings)
         if result.status not in (Status.PASS, Status.SKIP) and result.reason and not explained:
             # Where the log names what killed the guest, that is the finding; here the step itself is.
             evidence = tuple(record.text for record in records if record.facility == 0)[-MAX_EVIDENCE:]

@@ -50,6 +50,7 @@ class Verb(StrEnum):
     ON = "on"
     TOGETHER = "together"
     SUSPEND = "suspend"
+    SELFTEST = "selftest"
     POWEROFF = "poweroff"
     RESTART = "restart"
 
@@ -214,6 +215,11 @@ class Result(_Message, frozen=True, tag="result"):
     """Of `together`, for each command: `17 240 1250` is its errno, when it began, and how long it took, in µs."""
     part: Count = 0
     """Of a command in parts: this is the result of one of them. 0: of the whole command."""
+    status: Count | None = None
+    """The exit status of a program, or the signal that ended it."""
+    signal: Count | None = None
+    cut: Count | None = None
+    """Bytes in the middle of what the program said that did not come."""
     left: Count | None = None
     """Allocations that were still to come before the one that was to fail; 0: it has failed."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from kbuild.build.selftests import Programs
 from kbuild.dmesg.signatures import Signatures
 from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
@@ -88,6 +89,8 @@ class LoadRequest:
     """That traces are held against."""
     resources: tuple[Resource, ...] = ()
     """What init acquires: to say whose something is that was left behind."""
+    selftests: Programs = field(default_factory=Programs)
+    """KVM's own, as far as orders ask for them."""
     cancellation: Cancellation = field(default_factory=Cancellation)
     known: Callable[[Transcript], Transcript] = lambda transcript: transcript
     """Marks what is known in a transcript that is told while others go on. Called in several threads."""
@@ -149,6 +152,12 @@ class LoadRequest:
         """
         series = ".".join(map(str, parse_version(self.release)[:2]))
         return f"{series}-rt" if self.modules.kernel and self.modules.kernel.realtime else series
+
+    @property
+    def built(self) -> str:
+        """The same, and how it was configured, as far as its release says so: `6.1-kbuild`, `6.1-amd64`."""
+        words = (word for word in self.release.split("-")[1:] if word[:1].isalpha())
+        return "-".join(dict.fromkeys([*self.kind.split("-"), *words]))
 
     @cached_property
     def symbols(self) -> frozenset[str]:

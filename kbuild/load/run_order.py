@@ -23,6 +23,7 @@ from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name
 from kbuild.load.orders.plan import Plan, PlannedStep
 from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.request import LoadRequest
+from kbuild.load.selftests import Selftests
 from kbuild.load.session import Reply
 from kbuild.load.state import State
 from kbuild.load.trace.record import Recorder
@@ -51,6 +52,7 @@ class OrderRun:
         self._recorder = Recorder(self._talk, self._ledger)
         self._leftovers = Leftovers(request, plan.id)
         self._checks = Checks(self._talk, self._ledger, self._leftovers)
+        self._selftests = Selftests(request, spec, knowledge, self._talk, self._ledger)
         self._loaded: set[str] = set()
         self._held: str | None = None
         """What a process of the agent's holds."""
@@ -77,7 +79,7 @@ class OrderRun:
         transcript = self._ledger.transcript()
         if self._machine.cannot and transcript.status in (Status.PASS, Status.SKIP):
             return msgspec.structs.replace(transcript, status=Status.SKIP, reason=self._machine.cannot)
-        return transcript
+        return _with_tests(transcript)
 
     def _is_clean(self) -> bool:
         after, _ = self._talk.settled("state after the order")
@@ -110,6 +112,8 @@ class OrderRun:
                 case "smoke":
                     for kind in step.smoke or ():
                         self._smoke(kind, self._expectation(step), step.on_cpu)
+                case "selftest":
+                    self._selftests.run(step)
                 case "trace" if planned.ends:
                     self._recorder.end(step)
                 case "trace":
@@ -316,6 +320,15 @@ class OrderRun:
 def on(cpu: int | None) -> dict[str, str]:
     """The CPU that did a step, for its detail."""
     return {} if cpu is None else {"cpu": str(cpu)}
+
+
+def _with_tests(transcript: Transcript) -> Transcript:
+    """An order that is about selftests has not passed where none of them was run."""
+    tests = [step for step in transcript.steps if step.action == "selftest"]
+    if transcript.status != Status.PASS or not tests or any(step.status != Status.SKIP for step in tests):
+        return transcript
+    reason = f"none of its {len(tests)} selftests was run; the first: {tests[0].reason}"
+    return msgspec.structs.replace(transcript, status=Status.SKIP, reason=reason)
 
 
 def _opened(got: Result) -> list[str]:

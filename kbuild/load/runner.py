@@ -84,6 +84,7 @@ def plans_for(request: LoadRequest, spec: HostSpec) -> list[Plan]:
         suspends=request.suspends,
         parameters=request.parameters,
         depends=request.depends,
+        selftests=request.selftests,
         traced=request.traced,
     )
     only = request.only

@@ -45,6 +45,8 @@ MAX_SLOWNESS = 10.0
 """A boot that took longer than so many times the usual has another reason than a slow machine."""
 QUIET_BOOTS = 3
 """A booting kernel may be silent for so many usual boots: with `quiet` it says nothing until the agent does."""
+GUEST_SECOND = 4
+"""Seconds of the wall that one of the guest may take, where its time runs by instructions (docs/hosts.md)."""
 PANIC = b"Kernel panic - not syncing"
 SAMPLES = 8
 """Looks at the CPU of a guest that does not come back."""
@@ -164,15 +166,20 @@ class Session:
             reply.detail = f"the agent speaks protocol {self.hello.protocol}, not {PROTOCOL_VERSION}"
         return reply
 
-    def command(self, verb: Verb, *arguments: str) -> Reply:
-        """Send a command and wait for its end."""
+    def command(self, verb: Verb, *arguments: str, seconds: float = 0) -> Reply:
+        """Send a command and wait for its end.
+
+        `seconds`: that the agent itself gives what it does, by the guest's clock.
+        """
         self._number += 1
         self._texts.clear()
         reply = Reply(self._number)
         self._line = encode(self._number, verb, *arguments)
         log.get().debug("agent.command", line=self._line.decode().strip())
         self._machine.send(self._line)
-        reply = self._receive(reply, lambda reply: reply.answer is not None, self._limits.step_s, self._limits.silent_s)
+        more = seconds * GUEST_SECOND
+        limit, silent = self._limits.step_s + more, self._limits.silent_s + more
+        reply = self._receive(reply, lambda reply: reply.answer is not None, limit, silent)
         log.get().debug("agent.answer", answer=str(reply.answer), end=reply.end, seconds=round(reply.seconds, 3))
         return reply
 

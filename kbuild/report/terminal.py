@@ -58,6 +58,9 @@ def render(record: Record, stream: IO[str] | None = None) -> None:
         from kbuild.report.faults import print_sites
 
         print_sites(console, record.transcripts)
+        from kbuild.report.selftests import print_tests
+
+        print_tests(console, record.transcripts)
     _findings(console, record)
     if any(stage.name == "files" for stage in record.stages):
         console.print("\nSHA-256 of the files that were judged:")

@@ -93,7 +93,7 @@ def test_what_is_read(tmp_path: Path) -> None:
         (
             'load = "{vendor}"\n',
             "",
-            "6: step[0]: a step has exactly one of load, unload, smoke, hold, release, "
+            "6: step[0]: a step has exactly one of load, unload, smoke, selftest, hold, release, "
             "check, inject, cpu, suspend, together, reboot, repeat, trace; this one has none",
         ),
         (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.build.selftests import Programs
 from kbuild.dmesg import signatures
 from kbuild.load.orders.conditions import Facts, choose, holds
 from kbuild.load.orders.format import Cpu, Expectation, Step
@@ -53,7 +54,8 @@ def names(path: Path) -> str:
 
 def facts(kernel: str, cpu: Cpu) -> Facts:
     symbols = OLD if kernel.startswith("6.1.") else NEW
-    return Facts(kernel, cpu, symbols.__contains__, gives=GIVES[cpu], parameters=ALL, depends=DEPENDS)
+    tests = Programs({"state_test": PROJECT})
+    return Facts(kernel, cpu, symbols.__contains__, gives=GIVES[cpu], parameters=ALL, depends=DEPENDS, selftests=tests)
 
 
 def facts_of(version: str, source: Path, cpu: Cpu) -> Facts:
@@ -105,11 +107,11 @@ def test_guests_run_after_each_load_that_succeeds(path: Path, cpu: Cpu) -> None:
 
 
 def what_succeeds(step: Step, facts: Facts) -> str:
-    """`load `, `unload `, `smoke `, or nothing: of the CPU's own vendor module, alone or while others do something."""
+    """`load `, `unload `, `smoke ` (any guests), or nothing: of the CPU's own vendor module, also while others do something."""
     chosen = choose(step, facts)
     if not isinstance(chosen, Expectation) or chosen.errno is not None:
         return ""
-    if step.smoke or step.hold == "guest":
+    if step.smoke or step.selftest or step.hold == "guest":
         return "smoke "
     own = {f"kvm-{facts.cpu}", f"kvm_{facts.cpu}"}
     for one in step.step if step.together else (step,):

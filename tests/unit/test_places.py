@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kbuild.build.selftests import Programs
 from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.base import Limits
 from kbuild.hosts.disk import SECTOR, SIZE, fill_disk, make_disk
@@ -65,7 +66,7 @@ def test_a_machine_that_cannot_get_its_modules_is_given_up_for_another(
 
     monkeypatch.setattr("kbuild.load.places.boot", boot)
     (tmp_path / "kernel").touch()
-    request: Any = SimpleNamespace(kernel=tmp_path / "kernel", command_line=(), modules={})
+    request: Any = SimpleNamespace(kernel=tmp_path / "kernel", command_line=(), modules={}, selftests=Programs())
     place = Place(host(None), 1, threading.Semaphore(1))
     place.submit(lambda: place.boot_ahead(request)).result()
     assert (tmp_path / "boot-1").exists()

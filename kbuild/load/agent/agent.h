@@ -88,7 +88,7 @@ void said_part(struct said *said, uint64_t part);
 uint64_t said_part_now(const struct said *said);
 void said_end(struct said *said);
 
-/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, disk.c, trace.c, fault.c, sweep.c: what runs in a process of its own. */
+/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, selftest.c, disk.c, trace.c, fault.c, sweep.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -143,6 +143,7 @@ int verb_traced(const struct command *command, struct answer *answer);
 int verb_fault(const struct command *command, struct answer *answer);
 int verb_sweep(const struct command *command, struct answer *answer);
 int verb_look(const struct command *command, struct answer *answer);
+int verb_selftest(const struct command *command, struct answer *answer);
 int verb_hold(const struct command *command, struct answer *answer);
 int verb_release(const struct command *command, struct answer *answer);
 int verb_cpu(const struct command *command, struct answer *answer);
@@ -161,6 +162,7 @@ const char *check_fault(const struct command *command);
 const char *check_sweep(const struct command *command);
 /* Of both: what is to fail, and in whose load or unload. */
 const char *check_fault_target(const char *kind, const char *name);
+const char *check_selftest(const struct command *command);
 
 /* agent.c: a command that is part of another one: why it can not be meant, or NULL; and doing it. */
 const char *check_inner(const struct command *command);

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from kbuild.build.selftests import Programs
 from kbuild.load.orders.format import SUCCESS, Cpu, Expectation, Order, Step, When, kernel_name, written
 
 
@@ -27,6 +28,8 @@ class Facts:
 
     depends: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
     """Of each module of the artifacts, by its kernel's name, those that it needs itself."""
+    selftests: Programs = dataclasses.field(default_factory=Programs)
+    """KVM's selftests that there are."""
     traced: bool = True
     """The modules call the tracer (CONFIG_FUNCTION_TRACER)."""
     smp: bool = True

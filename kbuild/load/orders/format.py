@@ -41,6 +41,7 @@ ACTIONS: Mapping[str, Grammar] = {
     "load": Grammar(takes=("params", "on_cpu"), expects=True),
     "unload": Grammar(takes=("on_cpu",), expects=True),
     "smoke": Grammar(takes=("on_cpu",), expects=True),
+    "selftest": Grammar(takes=("seconds", "log", "why")),
     "hold": Grammar(takes=("on_cpu",), expects=True),
     "release": Grammar(),
     "check": Grammar(),
@@ -63,7 +64,9 @@ CHECKS: Mapping[str, Grammar] = {
     "memory": Grammar(),
     "drift": Grammar(takes=("why",)),
 }
-MODIFIERS = ("params", "on_cpu", "module", "state", "refs", "holders", "present", "log", "why", "step", "tolerate")
+MODIFIERS = (
+    *("params", "on_cpu", "module", "state", "refs", "holders", "present", "seconds", "log", "why", "step", "tolerate"),
+)
 """The keys beside actions that belong to some of them only."""
 
 
@@ -157,6 +160,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A module, by its file's name without suffix."""
     unload: str | None = None
     smoke: tuple[SmokeKind, ...] | None = None
+    selftest: tuple[str, ...] | None = None
+    """Programs of the tree's tools/testing/selftests/kvm, by name or glob."""
+    seconds: int | None = None
+    """That each of them may take, by the guest's clock."""
     hold: Literal["kvm-device", "vm", "vcpu", "guest"] | None = None
     """A process opens this and keeps it, and nothing besides; `guest`: it runs one, without end."""
     release: Literal[True] | None = None
@@ -194,7 +201,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     present: bool | None = None
     """For `check = "kvm-device"`: whether /dev/kvm is to be there; it is where nothing is said."""
     log: ExpectedLog = ExpectedLog()
-    """For `check = "log"`: of all that the kernel said since the order began; for `inject`: what `may` follow."""
+    """For `check = "log"`: of all that the kernel said since the order began;
+    for `inject` and `selftest`: what `may` come."""
     why: str | None = None
     """Of a check."""
     when: When = When()
@@ -287,6 +295,15 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
         generated = self.generate.modules if self.generate else ()
         return frozenset({*self.modules, *generated, *of(self.step)})
+
+    @property
+    def selftests(self) -> frozenset[str]:
+        """What it asks for of KVM's selftests."""
+
+        def of(steps: tuple[Step, ...]) -> set[str]:
+            return {name for step in steps for name in step.selftest or ()}.union(*(of(step.step) for step in steps))
+
+        return frozenset(of(self.step))
 
     @property
     def many(self) -> bool:

@@ -223,6 +223,10 @@ def _not_there(steps: Iterable[PlannedStep], facts: Facts) -> str | None:
 
     The loader would ignore such a parameter, and the run not show what it is to show; unless just that is expected.
     """
+    steps = [*steps]
+    tests = [name for one in steps if holds(one.step.when, facts) for name in one.step.selftest or ()]
+    if tests and not any(map(facts.selftests.named, tests)):
+        return f"selftest {tests[0]}: {facts.selftests.why_not(tests[0])}"
     for planned in steps:
         step = planned.step
         if step.trace is not None and not facts.traced and holds(step.when, facts):

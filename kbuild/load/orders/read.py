@@ -29,6 +29,7 @@ MAX_LENGTH = 20
 """Of generated orders; how many there may be of all lengths is another limit."""
 MAX_CPU = 1023
 """Of the agent: cpus.c."""
+MAX_TEST_SECONDS = 3600
 MAX_STEPS = 10_000
 """Of an order, repeats counted."""
 
@@ -37,6 +38,7 @@ _NAME = r"(?:[A-Za-z0-9_-]{1,55}|\{vendor\}|\{other_vendor\})"
 _MODULE = re.compile(_NAME)
 _PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUALIFIED = re.compile(rf"{_NAME}\.[A-Za-z0-9_-]{{1,64}}")
+_TEST = re.compile(r"[\w.*?\[\]-]{1,100}", re.ASCII)
 _NEED = re.compile(r"!?[a-z0-9][a-z0-9-]*(?:\|!?[a-z0-9][a-z0-9-]*)*")
 
 Problems = Iterator[tuple[str, str]]
@@ -231,6 +233,10 @@ def _step_problems(step: Step) -> Problems:
                 yield f".{key}", problem
     if step.smoke is not None and not step.smoke:
         yield ".smoke", "name at least one kind"
+    if step.selftest is not None and not (step.selftest and all(map(_TEST.fullmatch, step.selftest))):
+        yield ".selftest", "name tests as their programs are called, or globs of such names"
+    if step.seconds is not None and not 1 <= step.seconds <= MAX_TEST_SECONDS:
+        yield ".seconds", f"{step.seconds} is no number of seconds: write 1 to {MAX_TEST_SECONDS}"
     if step.trace is not None and not step.trace:
         yield ".trace", "name at least one module"
     if step.trace is not None and _traces(step.step):
@@ -253,7 +259,9 @@ def _step_problems(step: Step) -> Problems:
             yield f".tolerate[{index}].when{key}", problem
     if step.inject and (step.log.must or step.log.must_not):
         yield ".log", "what the log says depends on which allocation fails: 'inject' takes log.may only"
-    if step.inject and step.log.may and not step.why:
+    if step.selftest and (step.log.must or step.log.must_not):
+        yield ".log", "each of several tests would have to say it: 'selftest' takes log.may only"
+    if (step.inject or step.selftest) and step.log.may and not step.why:
         yield ".log", "say 'why' these may follow"
     if step.tolerate and step.inject != "load":
         yield ".tolerate", "an unload succeeds whatever fails: there is nothing to tolerate"
