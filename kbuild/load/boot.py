@@ -49,6 +49,8 @@ class Boot:
     """What came until the agent's first line, or until there was no more hope for it."""
     orders: int = 0
     """That were run in it so far."""
+    shared: int = 0
+    """Orders that were run in this very guest."""
     prepared: Prepared | None = None
     ahead: dict[int, Ahead] = field(default_factory=dict)
     """Points of a sweep that the agent has done by itself, and that are not judged yet."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kbuild.load.conversation import Conversation
 from kbuild.load.drift import Sample, drifts, sample_of
+from kbuild.load.leaks import findings_of_leaks, read_leaks
 from kbuild.load.ledger import Ledger
 from kbuild.load.leftovers import Leftovers
 from kbuild.load.orders.format import Step
@@ -14,6 +15,9 @@ from kbuild.load.session import Reply
 from kbuild.load.state import State
 from kbuild.outcome import Finding, Status, finding_id
 from kbuild.transcript import StepResult
+
+SCAN_SECONDS = 30
+"""Of the guest's time for two searches of all memory, and for what has to become old enough before."""
 
 
 class Checks:
@@ -37,6 +41,8 @@ class Checks:
                 self._log(step)
             case "files":
                 self._files(step)
+            case "leaks":
+                self._leaks(step)
             case "memory":
                 self._memory()
             case "drift":
@@ -80,6 +86,31 @@ class Checks:
         got = self._talk.answered(reply, "check", "files")
         reason = f"no file can be read: {errno_name(got.errno)}" if got.errno else None
         self._keep(step, reply, reason, {"what": "files", "read": str(got.output)}, kind="files", subject="files")
+
+    def _leaks(self, step: Step) -> None:
+        """The kernel looks for memory that nothing points to; that of a module's is a finding each."""
+        reply = self._talk.command(Verb.LEAKS, seconds=SCAN_SECONDS)
+        got = self._talk.answered(reply, "check", "leaks")
+        if got.errno:
+            absent = errno_name(got.errno) == "ENOENT"
+            status = Status.SKIP if absent else Status.ERROR
+            why = "this kernel has no kmemleak (--flavour debug builds one that has)"
+            why = why if absent else f"kmemleak does not look: {errno_name(got.errno)}"
+            self._keep(step, reply, why, {"what": "leaks"}, kind="leaks", subject="leaks", status=status)
+            return
+        lines = [line for part in reply.items if part.what == "leak" for line in part.items]
+        leaks = read_leaks(lines, self._leftovers.functions)
+        findings = findings_of_leaks(leaks, self._ledger.order.id)
+        # What the kernel itself lost is not the modules' doing.
+        others = sum(leak.module is None for leak in leaks)
+        detail = {"what": "leaks", "found": str(len(leaks) - others), "of the kernel itself": str(others)}
+        reason = "; ".join(one.message for one in findings) or None
+        self._keep(step, reply, reason, detail, kind="leftover", subject="leaks", findings=findings)
+
+    def forget_leaks(self) -> None:
+        """What was lost before the order is not its own."""
+        reply = self._talk.command(Verb.LEAKS, seconds=SCAN_SECONDS)
+        self._talk.answered(reply, "check", "leaks before the order")
 
     def _memory(self) -> None:
         reply = self._talk.command(Verb.MEMORY)

@@ -39,7 +39,7 @@ class Conversation:
 
         `seconds`: as for `Session.command`.
         """
-        if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM):
+        if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM, Verb.LEAKS):
             self._seen = None
         if self.ahead:
             done, reply = self.ahead.popleft()

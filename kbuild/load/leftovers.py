@@ -12,6 +12,8 @@ from kbuild.load.request import LoadRequest
 from kbuild.load.state import State
 from kbuild.outcome import Finding, Status, finding_id
 
+_ALIASES = ("init_module", "cleanup_module")
+"""include/linux/module.h, module_init(), module_exit(): other names of a module's own functions."""
 Texts = Mapping[str, Mapping[str, int]]
 """Of a module, by the kernel's name: where its code sections were loaded, by their names."""
 
@@ -47,7 +49,7 @@ class Leftovers:
         kind, *rest = what.split("/")
         if kind == "vmalloc" and rest[0].startswith("0x"):
             # The address of code that is gone: another one in each boot, so it is no name.
-            function = self._function(int(rest[0], 16))
+            function = next(iter(self.functions(int(rest[0], 16))), None)
             called = "/".join([kind, function[0] if function else "a-module-that-is-gone", *rest[1:]])
             owners += [f"allocated in {function[0]}() of {function[1]}"] if function else []
         message = "; ".join([f"{called} is not as it was before the order", *owners])
@@ -72,8 +74,12 @@ class Leftovers:
             return ()
         return [one for one in every if kind in one.kinds and one.name == name]
 
-    def _function(self, address: int) -> tuple[str, str] | None:
-        """The function, and its module, that an address of a loaded module is in."""
+    def functions(self, address: int) -> list[tuple[str, str]]:
+        """The functions, each with its module, that an address was in.
+
+        Several, where a module's code came into the place of another one's init.
+        """
+        found: dict[str, str] = {}
         for module, starts in self.texts.items():
             image = self._request.modules[module]
             sections = {section.index: section for section in image.sections if section.name in starts}
@@ -82,5 +88,7 @@ class Leftovers:
                 if section is not None and symbol.kind == "func":
                     start = starts[section.name] + symbol.value
                     if start <= address < start + symbol.size:
-                        return symbol.name, module
-        return None
+                        if symbol.name not in _ALIASES:
+                            found[module] = symbol.name
+                        found.setdefault(module, symbol.name)
+        return [(name, module) for module, name in found.items()]

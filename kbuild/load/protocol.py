@@ -46,6 +46,7 @@ class Verb(StrEnum):
     FAULT = "fault"
     SWEEP = "sweep"
     LOOK = "look"
+    LEAKS = "leaks"
     CPU = "cpu"
     ON = "on"
     TOGETHER = "together"

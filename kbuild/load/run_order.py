@@ -70,6 +70,8 @@ class OrderRun:
     def run(self) -> Transcript:
         """Run all steps, as far as it makes sense."""
         try:
+            if self._boot.shared > 1 and any(planned.step.check == "leaks" for planned in self._plan.steps):
+                self._checks.forget_leaks()
             self.do()
             if not self.off:
                 self.clean = self._is_clean()
@@ -79,7 +81,7 @@ class OrderRun:
         transcript = self._ledger.transcript()
         if self._machine.cannot and transcript.status in (Status.PASS, Status.SKIP):
             return msgspec.structs.replace(transcript, status=Status.SKIP, reason=self._machine.cannot)
-        return _with_tests(transcript)
+        return _as_judged(transcript)
 
     def _is_clean(self) -> bool:
         after, _ = self._talk.settled("state after the order")
@@ -131,7 +133,7 @@ class OrderRun:
                 case "release":
                     self._hold(None)
                 case _:
-                    if step.check == "footprint":
+                    if step.check in ("footprint", "leaks"):
                         self._undo_added()
                     self._checks.run(step)
 
@@ -322,13 +324,14 @@ def on(cpu: int | None) -> dict[str, str]:
     return {} if cpu is None else {"cpu": str(cpu)}
 
 
-def _with_tests(transcript: Transcript) -> Transcript:
-    """An order that is about selftests has not passed where none of them was run."""
+def _as_judged(transcript: Transcript) -> Transcript:
+    """An order has not passed where what it is about could not be done: no selftest was run, no leak looked for."""
     tests = [step for step in transcript.steps if step.action == "selftest"]
-    if transcript.status != Status.PASS or not tests or any(step.status != Status.SKIP for step in tests):
-        return transcript
-    reason = f"none of its {len(tests)} selftests was run; the first: {tests[0].reason}"
-    return msgspec.structs.replace(transcript, status=Status.SKIP, reason=reason)
+    searches = [step for step in transcript.steps if step.detail.get("what") == "leaks"]
+    for asked in (tests, searches):
+        if transcript.status == Status.PASS and asked and all(step.status == Status.SKIP for step in asked):
+            return msgspec.structs.replace(transcript, status=Status.SKIP, reason=asked[0].reason)
+    return transcript
 
 
 def _opened(got: Result) -> list[str]:

@@ -349,6 +349,7 @@ class _Host:
             # What the kernel warns of once a boot has to show again in each order that shares one.
             started.start.log += started.session.command(Verb.REARM).earlier
         started.orders += 1
+        started.shared += 1
         if order.after and order.kind == "pages" and not order.tried:
             order = moved(order, self._shift.get(order.order, 0))
         with log.context(order=order.id), log.timed("order") as extra:

@@ -208,3 +208,42 @@ def test_what_one_error_path_does_not_release_is_found_by_failing_allocations(
     assert done.returncode == 10, done.stderr
     found = {one["id"] for one in json.loads(done.stdout)["findings"] if one["status"] == "FAIL"}
     assert f"load:leftover:slab/x86_emulator:fault={site}" in found
+
+
+LOSE = """\
+id = "lose"
+title = "a module that loses memory each time it is loaded"
+modules = ["drift_object"]
+
+[[step]]
+load = "drift_object"
+
+[[step]]
+unload = "drift_object"
+
+[[step]]
+check = "leaks"
+"""
+
+
+def test_lost_memory_is_found_and_kvm_loses_none(shared_tool: Tool, kernel_tree: Tree, tmp_path: Path) -> None:
+    """By the kernel's own search, in the flavour that has it; the module is gone when it is looked for."""
+    done = shared_tool.run("gate", "--flavour", "debug", "--order", "leaks", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {one["status"] for one in json.loads(done.stdout)["transcripts"]} == {"PASS"}
+
+    profile = read_profile("default", "debug")
+    objects = build_request(profile, kernel_tree, requested_symbols(profile)).objects
+    source = PROJECT / "tests/data/leftovers/drift_object.c"
+    modules = build_modules(tmp_path, [source], kernel_tree.source, objects, profile.local_version)
+    (tmp_path / "lose.toml").write_text(LOSE)
+    words = ("--modules", modules, "--kernel", objects / "arch/x86/boot/bzImage", "--flavour", "debug")
+    done = shared_tool.run("load", *words, "--order", tmp_path / "lose.toml", "--json")
+    assert done.returncode == 10, done.stderr
+    found = json.loads(done.stdout)["findings"]
+    assert {(one["host"], one["id"]) for one in found} == {
+        (host, "load:leak:drift_object/drift_object_init:lose") for host in ("qemu-svm", "bochs-vmx")
+    }
+    assert {one["message"] for one in found} == {
+        "memory that drift_object_init() of drift_object asked for is lost: 64 bytes"
+    }

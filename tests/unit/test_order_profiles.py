@@ -107,7 +107,7 @@ def test_guests_run_after_each_load_that_succeeds(path: Path, cpu: Cpu) -> None:
 
 
 def what_succeeds(step: Step, facts: Facts) -> str:
-    """`load `, `unload `, `smoke ` (any guests), or nothing: of the CPU's own vendor module, also while others do something."""
+    """`load `, `unload `, `smoke ` for guests, or nothing: of the CPU's own module, also while others do something."""
     chosen = choose(step, facts)
     if not isinstance(chosen, Expectation) or chosen.errno is not None:
         return ""

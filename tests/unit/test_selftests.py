@@ -15,7 +15,7 @@ from kbuild.load.orders.conditions import Facts
 from kbuild.load.orders.plan import make_plans
 from kbuild.load.orders.read import read_order
 from kbuild.load.protocol import Result
-from kbuild.load.run_order import _with_tests
+from kbuild.load.run_order import _as_judged
 from kbuild.load.selftests import outcome
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
@@ -143,10 +143,10 @@ def transcript(*statuses: Status) -> Transcript:
 
 
 def test_an_order_whose_tests_all_skipped_has_not_passed() -> None:
-    skipped = _with_tests(transcript(Status.SKIP, Status.SKIP))
-    assert (skipped.status, skipped.reason) == (Status.SKIP, "none of its 2 selftests was run; the first: why")
-    assert _with_tests(transcript(Status.SKIP, Status.PASS)).status == Status.PASS
-    assert _with_tests(transcript()).status == Status.PASS
+    skipped = _as_judged(transcript(Status.SKIP, Status.SKIP))
+    assert (skipped.status, skipped.reason) == (Status.SKIP, "why")
+    assert _as_judged(transcript(Status.SKIP, Status.PASS)).status == Status.PASS
+    assert _as_judged(transcript()).status == Status.PASS
 
 
 def test_a_gap_of_a_host_has_a_reason(tmp_path: Path) -> None:

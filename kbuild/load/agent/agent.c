@@ -80,6 +80,7 @@ static const struct verb verbs[] = {
 	{ "fault", 4, MAX_ARGUMENTS, verb_fault, check_fault },
 	{ "sweep", 5, MAX_ARGUMENTS, verb_sweep, check_sweep },
 	{ "selftest", 2, 2, verb_selftest, check_selftest },
+	{ "leaks", 0, 0, verb_leaks, check_names },
 	{ "look", 0, 0, verb_look, check_names },
 	{ "cpu", 2, 2, verb_cpu, check_cpu },
 	{ "on", 2, MAX_ARGUMENTS, verb_on, check_on },

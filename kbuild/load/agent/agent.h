@@ -88,7 +88,7 @@ void said_part(struct said *said, uint64_t part);
 uint64_t said_part_now(const struct said *said);
 void said_end(struct said *said);
 
-/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, selftest.c, disk.c, trace.c, fault.c, sweep.c: what runs in a process of its own. */
+/* verbs.c, users.c, cpus.c, sleep.c, state.c, smoke.c, selftest.c, leaks.c, disk.c, trace.c, fault.c, sweep.c: what runs in a process of its own. */
 struct command {
 	uint64_t id;
 	const char *verb;
@@ -144,6 +144,7 @@ int verb_fault(const struct command *command, struct answer *answer);
 int verb_sweep(const struct command *command, struct answer *answer);
 int verb_look(const struct command *command, struct answer *answer);
 int verb_selftest(const struct command *command, struct answer *answer);
+int verb_leaks(const struct command *command, struct answer *answer);
 int verb_hold(const struct command *command, struct answer *answer);
 int verb_release(const struct command *command, struct answer *answer);
 int verb_cpu(const struct command *command, struct answer *answer);

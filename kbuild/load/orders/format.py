@@ -13,6 +13,7 @@ from kbuild.load.protocol import errno_number
 from kbuild.versions import KernelRange
 
 Cpu = Literal["intel", "amd"]
+Check = Literal["footprint", "parameters", "kvm-device", "module", "log", "files", "leaks", "memory", "drift"]
 Value = str | int | bool
 """Of a module parameter."""
 
@@ -61,6 +62,7 @@ CHECKS: Mapping[str, Grammar] = {
     "module": Grammar(needs=("module",), one_of=("state", "refs", "holders"), takes=("why",)),
     "log": Grammar(needs=("log",), takes=("why",)),
     "files": Grammar(takes=("why",)),
+    "leaks": Grammar(takes=("why",)),
     "memory": Grammar(),
     "drift": Grammar(takes=("why",)),
 }
@@ -168,7 +170,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A process opens this and keeps it, and nothing besides; `guest`: it runs one, without end."""
     release: Literal[True] | None = None
     """That process ends."""
-    check: Literal["footprint", "parameters", "kvm-device", "module", "log", "files", "memory", "drift"] | None = None
+    check: Check | None = None
     inject: Literal["load", "unload"] | None = None
     """Do that with `module` again and again, and let another allocation fail each time."""
     cpu: CpuChange | None = None
