@@ -324,8 +324,12 @@ def inspect(
 LOADING = {
     "order": "only these load orders: names or globs in profiles/orders/, ORDER@RUN, all, or paths (may be repeated)",
     "host": "only these hosts: names or globs in profiles/hosts/, all, or paths of .toml files (may be repeated)",
-    "selftests": "a folder of KVM's selftests, built with USERLDFLAGS=-static, for orders that run some",
     "no_known": "count known findings too",
+}
+ONE_RUN = {
+    **LOADING,
+    "selftests": "a folder of KVM's selftests, built with USERLDFLAGS=-static, for orders that run some",
+    "look": "read the host's state after each step: what it changed is shown by: inv report latest --looks",
 }
 
 
@@ -456,7 +460,10 @@ def bisect(
     _run(work)
 
 
-@task(iterable=["order", "host", "report"], help={**ARTIFACTS, **LOADING, **PROFILE, **REPORT, **VERBOSE, **JSON})
+@task(
+    iterable=["order", "host", "report"],
+    help={**ARTIFACTS, **ONE_RUN, **PROFILE, **REPORT, **VERBOSE, **JSON},
+)
 def load(
     ctx: Context,
     order: list[str],
@@ -467,6 +474,7 @@ def load(
     profile: str | None = None,
     flavour: str | None = None,
     selftests: str | None = None,
+    look: bool = False,
     no_known: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -483,7 +491,7 @@ PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive:
 
 @task(
     iterable=["patch", "order", "host", "rules", "report"],
-    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **LOADING, **RULES, **BASELINE, **REPORT, **VERBOSE, **JSON},
+    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **ONE_RUN, **RULES, **BASELINE, **REPORT, **VERBOSE, **JSON},
 )
 def gate(
     ctx: Context,
@@ -501,6 +509,7 @@ def gate(
     flavour: str | None = None,
     refresh: bool = False,
     selftests: str | None = None,
+    look: bool = False,
     no_known: bool = False,
     baseline: str | None = None,
     verbose: bool = False,
@@ -514,6 +523,7 @@ def gate(
 REPORTING = {
     "run": "the run's id or the beginning of it, its folder, or 'latest'",
     "trace": "show what was called in its traces, as a tree with times",
+    "looks": "show what each step changed of the host's state, where it was looked at (load --look)",
     "format": "text (for a reply on a mailing list), html (one page), junit, ktap or kcidb, in place of the terminal's",
     "output": "write it into this file; without it, or with -, to standard output",
     "origin": "with --format kcidb: the name that KCIDB has given you",
@@ -528,6 +538,7 @@ def report(
     output: str | None = None,
     origin: str | None = None,
     trace: bool = False,
+    looks: bool = False,
     json: bool = False,
 ) -> None:
     """Show a run's record again, or write it for somebody else; the exit status is the run's verdict."""
@@ -540,8 +551,8 @@ def report(
         from kbuild.report.terminal import render
 
         _positional(run, "report")
-        if sum((format is not None, trace, json)) > 1:
-            raise UserError("report: --format, --trace and --json are three ways to show it: give one")
+        if sum((format is not None, trace, looks, json)) > 1:
+            raise UserError("report: --format, --trace, --looks and --json are ways to show it: give one")
         if format is None and (output is not None or origin is not None):
             raise UserError("report: --output and --origin need a --format")
         folder, record = open_record(run)
@@ -555,6 +566,10 @@ def report(
             from kbuild.report.trace import render_traces
 
             render_traces(record)
+        elif looks:
+            from kbuild.report.looks import render_looks
+
+            render_looks(record)
         else:
             render(record)
         return exit_status(record.verdict or Status.ERROR)

@@ -99,6 +99,8 @@ class GateRequest:
     """A folder of KVM's selftests that are built already."""
     rules: tuple[str, ...] = ()
     """Only these; empty: the profile's."""
+    look: bool = False
+    """After each step of all orders."""
     no_known: bool = False
     boot_ahead: bool = True
     """Let hosts boot while make works."""
@@ -340,6 +342,8 @@ class _Gate:
         """Orders, hosts, signatures and rules, all checked before anything is done."""
         signatures = load_signatures()
         orders = tuple(map(read_order, self.profile.orders))
+        if self.request.look:
+            orders = tuple(msgspec.structs.replace(order, look=True) for order in orders)
         for order in orders:
             check_references(order, signatures.ids)
         hosts = tuple(map(read_host, self.profile.hosts))

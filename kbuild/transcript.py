@@ -74,6 +74,8 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """In the guest, by its own clock."""
     detail: dict[str, str] = {}
     """What the action adds: the guest's answer, differences of the footprint."""
+    seen: list[str] | None = None
+    """What of the host's state it changed, where each step is looked at: `+ new`, `- gone`, `* other = old -> new`."""
     output: list[str] = []
     """What a program printed that was run, its beginning and its end."""
     log: list[LogLine] = []

@@ -39,7 +39,7 @@ class Conversation:
 
         `seconds`: as for `Session.command`.
         """
-        if verb not in (Verb.MODULES, Verb.STATE, Verb.MEMORY, Verb.PARAM, Verb.LEAKS):
+        if verb not in (Verb.MODULES, Verb.STATE, Verb.DETAIL, Verb.MEMORY, Verb.PARAM, Verb.LEAKS):
             self._seen = None
         if self.ahead:
             done, reply = self.ahead.popleft()
@@ -92,6 +92,10 @@ class Conversation:
         """The host's state, whatever it is to be."""
         self._seen, reply = self._look(Verb.STATE, why)
         return self._seen, reply
+
+    def detail(self, why: str) -> State:
+        """The host's state, and what is told of it besides: sizes, parameters, symbols."""
+        return self._look(Verb.DETAIL, why)[0]
 
     def modules(self, why: str) -> tuple[State, Reply]:
         """The part of the host's state that is read fast: modules and device nodes."""

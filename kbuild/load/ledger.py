@@ -164,6 +164,10 @@ class Ledger:
         self._place(findings, step)
         log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)
 
+    def note_seen(self, difference: list[str]) -> None:
+        """Of the step that was kept last: what of the host's state it changed."""
+        self.steps[-1] = msgspec.structs.replace(self.steps[-1], seen=difference)
+
     def keep_without_answer(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> None:
         """Keep a step whose command has no result: what happened instead is judged; what the log may say, it may."""
         matches, records = self.classified(reply)

@@ -38,6 +38,7 @@ class Verb(StrEnum):
     REARM = "rearm"
     MODULES = "modules"
     STATE = "state"
+    DETAIL = "detail"
     SMOKE = "smoke"
     FETCH = "fetch"
     TRACE = "trace"

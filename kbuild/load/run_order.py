@@ -25,7 +25,7 @@ from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.selftests import Selftests
 from kbuild.load.session import Reply
-from kbuild.load.state import State
+from kbuild.load.state import State, told_difference
 from kbuild.load.trace.record import Recorder
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult, Transcript
@@ -53,6 +53,10 @@ class OrderRun:
         self._leftovers = Leftovers(request, plan.id)
         self._checks = Checks(self._talk, self._ledger, self._leftovers)
         self._selftests = Selftests(request, spec, knowledge, self._talk, self._ledger)
+        self._looked: State | None = None
+        """At the last look, where each step is looked at."""
+        self._looked_at = 1
+        """The number of the step that came next then."""
         self._loaded: set[str] = set()
         self._held: str | None = None
         """What a process of the agent's holds."""
@@ -72,6 +76,8 @@ class OrderRun:
         try:
             if self._boot.shared > 1 and any(planned.step.check == "leaks" for planned in self._plan.steps):
                 self._checks.forget_leaks()
+            if self._plan.look:
+                self._looked = self._talk.detail("look before the order")
             self.do()
             if not self.off:
                 self.clean = self._is_clean()
@@ -100,6 +106,7 @@ class OrderRun:
             self._ledger.at = planned
             if holds(planned.step.when, self._facts):
                 self._step(planned)
+                self._look()
 
     def _step(self, planned: PlannedStep) -> None:
         step = planned.step
@@ -136,6 +143,14 @@ class OrderRun:
                     if step.check in ("footprint", "leaks"):
                         self._undo_added()
                     self._checks.run(step)
+
+    def _look(self) -> None:
+        """Where that is asked for: tell what the last step changed, unless that has been told."""
+        if self._looked is None or self.off or self._ledger.next_number == self._looked_at:
+            return
+        now = self._talk.detail("look after a step")
+        self._ledger.note_seen(told_difference(self._looked, now))
+        self._looked, self._looked_at = now, self._ledger.next_number
 
     def _expectation(self, step: Step) -> Expectation:
         chosen = choose(step, self._facts)
@@ -224,6 +239,7 @@ class OrderRun:
         )
         self._ledger.keep(result, reply, expectation, kind="errno")
         self._recorder.after(verb.value, name)
+        self._look()
         if status != Status.PASS:
             raise StopError
         if verb is Verb.LOAD and got.errno == 0:

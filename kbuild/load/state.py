@@ -48,6 +48,23 @@ class State(msgspec.Struct, frozen=True):
         return sorted([*new, *(f"gone/{key}" for key in gone), *changed, *unseen])
 
 
+def told_difference(before: State, after: State) -> list[str]:
+    """What a later state has anew, no longer has, or has otherwise, with its values: what a person or script reads.
+
+    `+ slab/kvm_vcpu/size = 9408`, `- dev/kvm`, `* modules/kvm/refs = 0 -> 1`. What was below something that is gone is
+    not named.
+    """
+    new = [f"+ {_with_value(key, after.facts[key])}" for key in after.facts.keys() - before.facts.keys()]
+    gone = [f"- {key}" for key in _outermost(before.facts.keys() - after.facts.keys())]
+    both = [(key, before.facts[key], value) for key, value in after.facts.items() if key in before.facts]
+    changed = [f"* {key} = {was} -> {now}" for key, was, now in both if was != now]
+    return sorted([*new, *gone, *changed], key=lambda line: (line[2:], line[0]))
+
+
+def _with_value(key: str, value: str) -> str:
+    return f"{key} = {value}" if value else key
+
+
 def _changed(key: str, before: str, after: str) -> str:
     if key.startswith(_COUNTED) and before.isdigit() and after.isdigit():
         return key if len(before) < len(after) or (len(before) == len(after) and before < after) else f"gone/{key}"
@@ -83,6 +100,16 @@ def _facts(what: str, item: str) -> Iterator[tuple[str, str]]:
         case "debugfs":
             # A virtual machine's folder is named PID-FD: another one in every run.
             yield "debugfs/" + re.sub(r"^kvm/[0-9]+-[0-9]+$", "kvm/PID-FD", item), ""
+        case "parameter":
+            name, _, value = item.partition(" ")
+            module, _, parameter = name.partition(".")
+            yield f"modules/{module}/parameters/{parameter}", value
+        case "size":
+            name, _, size = item.rpartition(" ")
+            yield f"slab/{name}/size", size
+        case "kallsyms":
+            name, _, count = item.rpartition(" ")
+            yield f"kallsyms/{name}", count
         case "vmalloc":
             area, _, count = item.rpartition(" ")
             yield f"vmalloc/{area.replace(' ', '/')}", count

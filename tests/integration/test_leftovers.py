@@ -37,6 +37,7 @@ HELD = """
 id = "held"
 title = "an unload that is expected to succeed while a machine exists"
 modules = ["{vendor}"]
+look = true
 
 [[step]]
 load = "{vendor}"
@@ -47,6 +48,10 @@ hold = "vm"
 [[step]]
 unload = "{vendor}"
 """
+
+# What a load of either vendor's module changes besides parameters: virt/kvm/kvm_main.c, kvm_init() makes the first
+# two, arch/x86/kvm/mmu/mmu.c, kvm_mmu_vendor_module_init() the third.
+SEEN = ("+ dev/kvm", "+ slab/kvm_vcpu", "+ slab/pte_list_desc", "* modules/kvm/refs = 0 -> 1")
 
 # What a module loses each time, to the finding's subject; from the modules' sources.
 DRIFTS = {"drift_page": "pages", "drift_object": "slab/kmalloc-64", "drift_not": None}
@@ -121,6 +126,26 @@ def test_who_keeps_a_module_from_being_unloaded_is_said(data: dict[str, Any], ho
     assert finding["id"] == f"load:errno:{vendor}:held/3-unload"
     assert f"unload {vendor}: expected success, got EWOULDBLOCK" in finding["message"]
     assert "(kvm-hold) has anon_inode:kvm-vm open as descriptor" in finding["message"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_each_step_changes_is_told_where_that_is_asked_for(data: dict[str, Any], host: str) -> None:
+    vendor = {"qemu-svm": "kvm_amd", "bochs-vmx": "kvm_intel"}[host]
+    steps = {
+        (step["action"], step["module"]): step["seen"]
+        for one in data["transcripts"]
+        if (one["host"], one["order"]) == (host, "held")
+        for step in one["steps"]
+    }
+    seen = steps["load", vendor]
+    assert {*SEEN} < {*seen}
+    assert "+ slab/kvm_vcpu/size = " in "\n".join(seen)
+    assert f"+ modules/{vendor}/parameters/nested = " in "\n".join(seen)
+    assert [line for line in seen if line.startswith(f"+ kallsyms/{vendor} = ")], "and of no other module"
+    assert "+ debugfs/kvm/PID-FD" in steps["hold", None]
+    assert steps["unload", vendor] == [], "it was refused"
+    # Elsewhere nobody looked.
+    assert all(step["seen"] is None for one in data["transcripts"] if one["order"] == "all" for step in one["steps"])
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -30,7 +30,7 @@ from kbuild.load.protocol import (
     Result,
     Verb,
 )
-from kbuild.load.state import parse_state
+from kbuild.load.state import parse_state, told_difference
 
 EXAMPLES: list[tuple[bytes, Message]] = [
     (
@@ -242,6 +242,32 @@ def test_what_is_counted_is_left_when_there_is_more_of_it() -> None:
     before = parse_state(items(vmalloc=["load_module 8192 9", "dt_init 4096 2"], thread=["kdt", "kdt"]))
     after = parse_state(items(vmalloc=["load_module 8192 10", "dt_init 4096 1"], thread=["kdt", "kdt", "kdt"]))
     assert before.difference(after) == ["gone/vmalloc/dt_init/4096", "thread/kdt", "vmalloc/load_module/8192"]
+
+
+def test_sizes_parameters_and_symbols_belong_to_what_they_are_of() -> None:
+    detail = items(
+        slab=["a b"], size=["a b 96"], parameter=["kvm.tdp_mmu Y", "kvm.empty "], kallsyms=["kvm 1535"], cpuhp=["x:y"]
+    )
+    assert parse_state(detail).facts == {
+        "cpuhp/x:y": "",
+        "kallsyms/kvm": "1535",
+        "modules/kvm/parameters/empty": "",
+        "modules/kvm/parameters/tdp_mmu": "Y",
+        "slab/a b": "",
+        "slab/a b/size": "96",
+    }
+
+
+def test_a_look_tells_what_is_new_gone_and_other_with_values() -> None:
+    before = parse_state(items(slab=["old"], size=["old 8"], parameter=["kvm.npt Y"], dev=["/dev/kvm"]))
+    after = parse_state(items(slab=["new"], size=["new 96"], parameter=["kvm.npt N"], dev=["/dev/kvm"]))
+    assert told_difference(before, after) == [
+        "* modules/kvm/parameters/npt = Y -> N",
+        "+ slab/new",
+        "+ slab/new/size = 96",
+        "- slab/old",
+    ]
+    assert told_difference(after, after) == []
 
 
 def test_a_virtual_machine_left_in_debugfs_has_the_same_name_in_every_run() -> None:

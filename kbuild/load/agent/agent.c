@@ -72,6 +72,7 @@ static const struct verb verbs[] = {
 	{ "rearm", 0, 0, verb_rearm, check_names },
 	{ "modules", 0, 0, verb_modules, check_names },
 	{ "state", 0, 1, verb_state, check_names },
+	{ "detail", 0, 0, verb_detail, check_names },
 	{ "smoke", 2, 2, verb_smoke, check_smoke },
 	{ "fetch", 0, 0, verb_fetch, check_names },
 	{ "trace", 1, 2, verb_trace, check_trace },

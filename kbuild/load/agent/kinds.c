@@ -21,6 +21,9 @@ static const struct kind {
 	{ "cpuhp", LOOK_STATE, add_cpuhp },
 	{ "cpu", LOOK_STATE, add_cpus },
 	{ "taint", LOOK_STATE, add_taint },
+	{ "size", LOOK_DETAIL, add_slab_sizes },
+	{ "parameter", LOOK_DETAIL, add_parameters },
+	{ "kallsyms", LOOK_DETAIL, add_kallsyms },
 };
 
 void look(struct items *items, int depth)

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define FILE_BUFFER 65536	/* fewer reads: the kernel finds its place in such a file anew for each */
-#define MAX_COUNTS 1024		/* different areas */
+#define MAX_COUNTS 1024		/* different areas, modules with symbols */
 
 typedef void on_line(struct items *items, const char *what, char *line);
 
@@ -48,6 +48,23 @@ static void add_module(struct items *items, const char *what, char *line)
 bool add_modules(struct items *items, const char *what)
 {
 	return add_lines(items, what, "/proc/modules", add_module);
+}
+
+/* "kvm_vcpu  0  0  9408  3  8 : tunables …": name and object size. Two lines at the top are no caches. */
+static void add_slab_size(struct items *items, const char *what, char *line)
+{
+	char name[256], item[300];
+	unsigned long size;
+
+	if (sscanf(line, "%255s %*u %*u %lu", name, &size) != 2)
+		return;
+	snprintf(item, sizeof(item), "%s %lu", name, size);
+	items_add(items, what, item);
+}
+
+bool add_slab_sizes(struct items *items, const char *what)
+{
+	return add_lines(items, what, "/proc/slabinfo", add_slab_size);
 }
 
 /* " 87: x86/kvm:starting" */
@@ -121,6 +138,26 @@ static void add_counts(struct items *items, const char *what)
 		items_add(items, what, item);
 	}
 	counted = 0;
+}
+
+/* Symbols of a module, and of what else has code of its own: "ffffffffa0000000 t kvm_init\t[kvm]". */
+static void count_symbol(struct items *items, const char *what, char *line)
+{
+	char *module = strstr(line, "\t[");
+
+	(void)what;
+	if (!module)
+		return;
+	module[strcspn(module, "]")] = 0;
+	count_one(items, module + 2);
+}
+
+bool add_kallsyms(struct items *items, const char *what)
+{
+	if (!add_lines(items, what, "/proc/kallsyms", count_symbol))
+		return false;
+	add_counts(items, what);
+	return true;
 }
 
 /*

@@ -115,6 +115,38 @@ bool add_objects(struct items *items, const char *what)
 	return there;
 }
 
+/* "kvm.tdp_mmu Y": of modules that can be unloaded; what user space may not read is left out. */
+bool add_parameters(struct items *items, const char *what)
+{
+	DIR *modules = opendir("/sys/module");
+	struct dirent *module, *entry;
+
+	if (!modules)
+		return false;
+	while ((module = readdir(modules))) {
+		char path[1024], value[256], item[ITEM_BYTES];
+		DIR *folder;
+
+		snprintf(path, sizeof(path), "/sys/module/%s/initstate", module->d_name);
+		if (is_dot(module->d_name) || host_read_file(path, value, sizeof(value)) <= 0)
+			continue;
+		snprintf(path, sizeof(path), "/sys/module/%s/parameters", module->d_name);
+		folder = opendir(path);
+		while (folder && (entry = readdir(folder))) {
+			snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module->d_name, entry->d_name);
+			if (is_dot(entry->d_name) || host_read_file(path, value, sizeof(value)) < 0)
+				continue;
+			value[strcspn(value, "\n")] = 0;
+			snprintf(item, sizeof(item), "%.100s.%.100s %s", module->d_name, entry->d_name, value);
+			items_add(items, what, item);
+		}
+		if (folder)
+			closedir(folder);
+	}
+	closedir(modules);
+	return true;
+}
+
 bool add_workqueues(struct items *items, const char *what)
 {
 	return add_folder(items, what, "/sys/bus/workqueue/devices", "", 1);

@@ -42,17 +42,28 @@ int verb_state(const struct command *command, struct answer *answer)
 	return 0;
 }
 
-int verb_modules(const struct command *command, struct answer *answer)
+static int look_once(struct answer *answer, int depth)
 {
 	struct items items = { 0 };
 	char found[20];
 
-	(void)command;
-	look(&items, LOOK_MODULES);
+	look(&items, depth);
 	if (items.error)
 		return items.error;
 	items_hash(&items, found, sizeof(found));
 	items_send(&items, answer);
 	line_string(answer->result, "hash", found);
 	return 0;
+}
+
+int verb_modules(const struct command *command, struct answer *answer)
+{
+	(void)command;
+	return look_once(answer, LOOK_MODULES);
+}
+
+int verb_detail(const struct command *command, struct answer *answer)
+{
+	(void)command;
+	return look_once(answer, LOOK_DETAIL);
 }

@@ -280,6 +280,8 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """That the modules must have: `kvm.tdp_mmu`."""
     symbols: tuple[str, ...] = ()
     """That the modules must define."""
+    look: bool = False
+    """After each step the host's state is read, and what is not as it was before the step is told."""
     generate: Generate | None = None
     """In place of steps."""
     matrix: tuple[Matrix, ...] = ()

@@ -62,6 +62,8 @@ class Plan:
     """Of that allocation."""
     after: str = ""
     """The call site after whose failure the rest of the order is done."""
+    look: bool = False
+    """See `Order.look`."""
     tried: int = 0
     """Of that: numbers that were another call site."""
 
@@ -134,7 +136,7 @@ def _plans(order: Order, facts: Facts) -> Iterator[Plan]:
             run = ",".join(part for part in (name, said(setting)) if part)
             full = f"{order.id}{RUN_OF}{run}" if run else order.id
             requests = tuple(name.split(",")) if name else ()
-            yield Plan(full, order.title, steps, known, _not_there(steps, known), requests)
+            yield Plan(full, order.title, steps, known, _not_there(steps, known), requests, look=order.look)
 
 
 def _steps(order: Order, facts: Facts) -> Iterator[tuple[str, tuple[PlannedStep, ...]]]:
