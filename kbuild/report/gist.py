@@ -124,9 +124,9 @@ def title(finding: Finding) -> str:
 
 
 def step_title(step: StepResult) -> str:
-    """`load kvm_amd npt=0`, `smoke long-mode`, `check footprint`."""
+    """`load kvm_amd npt=0`, `smoke long-mode`, `selftest state_test`, `check footprint`."""
     parameters = [f"{name}={value}" for name, value in step.params.items()]
-    what = [step.detail[key] for key in ("kind", "what", "over") if key in step.detail]
+    what = [step.detail[key] for key in ("kind", "test", "what", "over") if key in step.detail]
     return " ".join([step.action, *what, *([step.module] if step.module else []), *parameters])
 
 
