@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_RUNS = 30
 """Shown; `--all` and `--json` have every one."""
+MAX_FLAKY = 4
+"""Places shown at which a finding comes and goes."""
 MAX_NAMED = 6
 """Runs named in one line."""
 
@@ -82,10 +84,12 @@ def _findings(findings: list[dict[str, Any]], console: Console) -> None:
         where += [f"hosts: {', '.join(one['hosts'])}"] if one["hosts"] else []
         if where:
             plain(console, f"  {'; '.join(where)}")
-        for group in one["flaky"]:
+        for group in one["flaky"][:MAX_FLAKY]:
             place = ", ".join(part for part in (group["host"], group["order"]) if part)
             what = f"the same kernel and modules{', ' + place if place else ''}"
             plain(console, f"  flaky: {what}: found in {_named(group['found'])}; not in {_named(group['not_found'])}")
+        if len(one["flaky"]) > MAX_FLAKY:
+            plain(console, f"  … and in {len(one['flaky']) - MAX_FLAKY} more places, with --json", style="dim")
 
 
 def _how(one: dict[str, Any]) -> str:

@@ -16,13 +16,15 @@ from typing import TypeVar
 from kbuild import log
 from kbuild.cache.inventory import Entry, Kind, measure
 from kbuild.errors import HarnessError, UserError
-from kbuild.outcome import RUN_OF
+from kbuild.outcome import RUN_OF, Status
 from kbuild.paths import cache_home, locked, unheld
 from kbuild.record import TRANSCRIPTS, Record, read_folder, runs_home
 
 T = TypeVar("T")
 
-VERSION = 1
+_LEAST_TOLD = (Status.MISS, Status.ERROR, Status.FAIL, Status.PASS, Status.DONE, Status.SKIP)
+
+VERSION = 2
 """Raised with each change of the tables, or of what is put into them: an older file is made anew."""
 
 _TABLES = """
@@ -36,6 +38,9 @@ CREATE TABLE cell (run TEXT NOT NULL, host TEXT NOT NULL, place TEXT NOT NULL, s
 CREATE TABLE finding (
     run TEXT NOT NULL, id TEXT NOT NULL, status TEXT NOT NULL, known TEXT, host TEXT, place TEXT, message TEXT
 );
+CREATE TABLE site (run TEXT NOT NULL, host TEXT NOT NULL, place TEXT NOT NULL, site TEXT NOT NULL);
+CREATE INDEX site_by_name ON site (site);
+CREATE INDEX site_by_run ON site (run);
 CREATE INDEX finding_by_id ON finding (id);
 CREATE INDEX finding_by_run ON finding (run);
 CREATE INDEX cell_by_run ON cell (run);
@@ -119,7 +124,7 @@ def _stamps() -> Iterator[tuple[str, str]]:
 
 def _forget(database: sqlite3.Connection, run: str) -> None:
     database.execute("DELETE FROM run WHERE id = ?", (run,))
-    for table in ("stage", "cell", "finding"):
+    for table in ("stage", "cell", "finding", "site"):
         database.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
 
 
@@ -151,12 +156,44 @@ def _take_in(database: sqlite3.Connection, run: str, stamp: str) -> None:
     database.executemany("INSERT INTO stage VALUES (?, ?, ?)", ((run, one.name, one.status) for one in record.stages))
     database.executemany(
         "INSERT INTO cell VALUES (?, ?, ?, ?, ?)",
-        ((run, one.host, one.order, one.status, _setting(record, one.host, one.order)) for one in record.transcripts),
+        ((run, host, place, how, _setting(record, host, place)) for (host, place), how in _cells(record).items()),
     )
     database.executemany(
         "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?, ?)",
-        ((run, one.id, one.status, one.known, one.host, one.order, one.message) for one in record.findings),
+        (
+            (run, one.id, one.status, one.known, one.host, one.order and _place(one.order), one.message)
+            for one in record.findings
+        ),
     )
+    database.executemany("INSERT INTO site VALUES (?, ?, ?, ?)", ((run, *one) for one in sorted(_sites(record))))
+
+
+def _sites(record: Record) -> set[tuple[str, str, str]]:
+    """Hosts, places, and the call sites at which an allocation was made to fail there."""
+    return {
+        (one.host, _place(one.order), site)
+        for one in record.transcripts
+        for step in one.steps
+        if (site := step.detail.get("site"))
+    }
+
+
+def _place(order: str) -> str:
+    """The order's run by its name; but the order alone where that is a number.
+
+    Runs of a sweep are numbered by the allocation that fails, and another guest makes some more or fewer of them.
+    """
+    name, _, run = order.partition(RUN_OF)
+    return name if run.isdigit() else order
+
+
+def _cells(record: Record) -> dict[tuple[str, str], Status]:
+    """Hosts and places. What is not judged in one of an order's numbered runs leaves the whole of it open."""
+    found: dict[tuple[str, str], Status] = {}
+    for one in record.transcripts:
+        key = (one.host, _place(one.order))
+        found[key] = min(found.get(key, one.status), one.status, key=_LEAST_TOLD.index)
+    return found
 
 
 def build_of(record: Record) -> str | None:

@@ -17,6 +17,8 @@ from kbuild.record import runs_home
 from kbuild.runs.index import ask
 
 _AGE = re.compile(r"(\d+)([dh])")
+FAULT = ":fault="
+"""In the id of what follows from an allocation that was made to fail, before the call site."""
 _NOT_FOUND = (Status.PASS, Status.SKIP)
 """Of a rule that was asked there is a finding also where it is kept."""
 
@@ -145,7 +147,9 @@ def _history(database: sqlite3.Connection, name: str, runs: dict[str, Row]) -> d
         run, host, place = key
         groups.setdefault((runs[run]["build"], host, place, setting), []).append((run, key in found))
     together = [dict(zip(("build", "host", "order"), key, strict=False)) | _sides(some) for key, some in groups.items()]
-    flaky = [one for one in together if one["build"] and one["found"] and one["not_found"]]
+    # What the machine fails at comes and goes with the machine.
+    of_the_kernel = any(row["status"] != Status.MISS for row in found.values())
+    flaky = [one for one in together if of_the_kernel and one["build"] and one["found"] and one["not_found"]]
     steady = any(one["build"] and len(one["found"]) > 1 for one in together)
     having = sorted({run for run, _, _ in found}, key=lambda run: (runs[run]["started"], run))
     asked = sorted({run for run, _, _ in looked}, key=lambda run: (runs[run]["started"], run))
@@ -186,7 +190,13 @@ def _looked(
     stage, kind, *_ = [*name.split(":"), ""]
     if host is not None:
         query = "SELECT run, setting FROM cell WHERE host = ? AND place IS ? AND status IN ('FAIL', 'PASS')"
-        return [((run, host, place), setting) for run, setting in database.execute(query, (host, place))]
+        found = database.execute(query, (host, place)).fetchall()
+        if site := name.partition(FAULT)[2]:
+            # Only some of a sweep's runs may have been asked for.
+            come_to = "SELECT run FROM site WHERE host = ? AND place IS ? AND site = ?"
+            runs = {run for (run,) in database.execute(come_to, (host, place, site))}
+            found = [(run, setting) for run, setting in found if run in runs]
+        return [((run, host, place), setting) for run, setting in found]
     if stage == "inspect" and kind == "rule":
         return [((row["run"], host, place), "") for row in rows if row["status"] != Status.SKIP]
     query = "SELECT run FROM stage WHERE name = ? AND status IN ('FAIL', 'PASS')"

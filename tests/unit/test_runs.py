@@ -21,7 +21,7 @@ from kbuild.record import Run, runs_home
 from kbuild.report.runs import render
 from kbuild.runs.index import VERSION, index_file
 from kbuild.runs.listing import Filter, list_runs
-from kbuild.transcript import Transcript
+from kbuild.transcript import StepResult, Transcript
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 RECORDS = Path(__file__).parent.parent / "data/records"
@@ -45,12 +45,12 @@ def make_run(
     record.tree, record.kernel = {"asked": "debian:6.1", "identity": "linux-source-6.1 6.1.192-3"}, "6.1.192-kbuild"
     record.artifacts = {"kvm.ko": build, "bzImage": "kernel", "System.map": run.record.id}
     record.hosts = {"qemu-svm": "QEMU 7.2"}
+    record.transcripts = [Transcript(host=host, order=order, status=status) for host, order, status in orders]
+    record.findings = [*found]
     for key, value in more.items():
         setattr(record, key, value)
     with run.stage("inspect") as stage:
         stage.status = Status.PASS
-    record.transcripts = [Transcript(host=host, order=order, status=status) for host, order, status in orders]
-    record.findings = [*found]
     run.finish(Status.FAIL if any(one.status == Status.FAIL and not one.known for one in found) else Status.PASS)
     return record.id
 
@@ -200,6 +200,39 @@ def test_what_was_not_looked_for_is_no_sign_of_its_absence() -> None:
     make_run(profile_files={"orders/vendor-alone.toml": "other"})
     found = history()
     assert (found["looked_for"], found["steadiness"]) == (4, "steady")
+
+
+def test_the_runs_of_a_sweep_are_one() -> None:
+    """The same call site has other numbers in another guest; a setting of parameters is always the same one."""
+
+    def at(run: str, status: Status = Status.FAIL) -> tuple[str, str, Status]:
+        return "qemu-svm", f"faults@{run}", status
+
+    make_run(leak(order="faults@7"), orders=[at("7"), at("8", Status.PASS)])
+    make_run(leak(order="faults@8"), orders=[at("7", Status.PASS), at("8")])
+    make_run(orders=[at("7", Status.PASS), at("8", Status.ERROR)])
+    found = history()
+    assert (found["found"], found["looked_for"], found["steadiness"]) == (2, 2, "steady")
+    make_run(leak(order="faults@tdp=0"), orders=[at("tdp=0"), at("tdp=1", Status.PASS)])
+    make_run(leak(order="faults@tdp=1"), orders=[at("tdp=0", Status.PASS), at("tdp=1")])
+    assert {one["order"] for one in history()["flaky"]} == {"faults@tdp=0", "faults@tdp=1"}
+
+
+def test_what_follows_from_a_fault_is_looked_for_where_it_was_injected() -> None:
+    name = "load:leftover:debugfs/kvm:fault=kvm_init/misc_register"
+    found = Finding(id=name, status=Status.FAIL, message="m", host="qemu-svm", order="faults@7")
+
+    def sweep(site: str) -> list[Transcript]:
+        step = StepResult(number=1, action="inject", status=Status.PASS, detail={"site": site})
+        return [Transcript(host="qemu-svm", order="faults@7", status=Status.PASS, steps=[step])]
+
+    for _ in range(2):
+        make_run(found, transcripts=sweep("kvm_init/misc_register"))
+    make_run(transcripts=sweep("kvm_init/kmem_cache_create"))
+    one = history(name)
+    assert (one["found"], one["looked_for"], one["steadiness"]) == (2, 2, "steady")
+    make_run(transcripts=sweep("kvm_init/misc_register"))
+    assert history(name)["steadiness"] == "flaky"
 
 
 def test_a_rule_is_found_where_it_breaks() -> None:
