@@ -201,12 +201,19 @@ class Runs:
         """The address of a module's `init`, `exit`, or a function of it."""
         return self.program.symbol(module, ENTRIES.get(name, name))
 
-    def settle(self, jobs: Sequence[Job], meanwhile: Callable[[], None] | None = None) -> list[Run | None]:
+    def settle(
+        self,
+        jobs: Sequence[Job],
+        early: Mapping[Job, Run | None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Run | None]:
         """Run each until none relies on less of static calls than all have found; None: there is no such function.
 
-        `meanwhile` is done when each has been run once, before the other side's runs are waited for.
+        `early`: what came out of some already; `meanwhile` is done when each has been run once, before the other side's
+        runs are waited for.
         """
-        runs = [self.run(job) for job in jobs]
+        done = early or {}
+        runs = [done[job] if job in done else self.run(job) for job in jobs]
         if meanwhile is not None:
             meanwhile()
         while True:

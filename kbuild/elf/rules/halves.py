@@ -1,0 +1,133 @@
+"""The runs of vendor modules in two processes: what one puts into static calls is all that the other has to know.
+
+The first module's take less time than the second one's. So that half does more: it finds what was set in the second
+module before its init, and it runs that one's exit ahead of time. For that the second half guesses, as soon as most of
+its init has been run, where static calls will lead when it is over; where they lead elsewhere in the end, it runs the
+exit itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from kbuild.elf.code.calls import STATIC_CALL_UPDATE, Call
+from kbuild.elf.code.decode import Code
+from kbuild.elf.code.inlined import Inlined
+from kbuild.elf.code.link import Program
+from kbuild.elf.code.runs import Job, Question, Run, Runs, Together
+from kbuild.elf.code.sides import Side, side_by_side
+from kbuild.elf.code.state import State
+from kbuild.elf.rules.asked import may_be_zero
+from kbuild.elf.rules.entries import Exit, Functions, run_entries
+from kbuild.elf.rules.orders import Orders
+from kbuild.elf.rules.spec import OrderRule
+from kbuild.elf.rules.told import Told, told
+
+_AHEAD = 24
+"""Functions that are looked at while what their run begins with is not known yet."""
+_NEAR = 1
+"""Calls from init to a function whose return tells: init may hand all of its work to one."""
+_Static = tuple[tuple[int, int], ...]
+"""See `Job.static`."""
+
+
+def in_two(
+    program: Program,
+    inlined: Inlined,
+    names: Sequence[str],
+    orders: Sequence[OrderRule],
+    meanwhile: Callable[[], object] | None,
+) -> list[Told] | None:
+    """What is told of the vendor modules, two or more; `meanwhile`: see `side_by_side`."""
+    program.name_all()
+
+    def others(side: Side) -> list[Told]:
+        runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
+        for name in names[1:]:
+            runs.look_ahead(name, _AHEAD)
+        for name, given in side.hear().items():
+            runs.give(name, given)
+        answers, kept, _ = run_entries(runs, names[1:], orders, flow=False, other=_Guess(side, names[1]))
+        return told(runs, answers, kept)
+
+    def first(side: Side) -> list[Told]:
+        runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
+        side.say({name: runs.given(name) for name in names[1:]})
+        functions = Functions(runs, names, orders)
+        ahead = _Ahead(side, runs, names[1], [rule for rule in orders if rule.entry == "exit"], functions)
+        answers, kept, _ = run_entries(runs, names[:1], orders, flow=False, other=ahead)
+        return told(runs, [*answers, *functions.answers()], kept)
+
+    both = side_by_side(others, first, meanwhile)
+    return [*both[0], *both[1]] if both is not None else None
+
+
+class _Guess(Question):
+    """Of the half that takes longer: tells where static calls will lead when a module's init is over.
+
+    As a question it looks for the first function near the entry, none of the updates itself, that has returned behind
+    these and not failed.
+    """
+
+    def __init__(self, side: Side, module: str) -> None:
+        self._side = side
+        self._module = module
+        self._static: _Static | None = None
+
+    def returned(self, state: State, call: Call) -> list[State]:
+        is_update = call.name is not None and call.name.symbol == STATIC_CALL_UPDATE
+        if self._static is None and call.depth <= _NEAR and state.static and not is_update and may_be_zero(state):
+            self._tell(tuple(sorted((at, to) for at, to in state.static.items() if isinstance(to, int))))
+        return [state]
+
+    def _tell(self, static: _Static) -> None:
+        self._static = static
+        self._side.say(static)
+
+    def prepare(self, job: Job) -> Job:
+        """See `Other`; this and the next ones."""
+        return replace(job, question=Together([job.question, self])) if job.module == self._module else job
+
+    def wait(self) -> None:
+        if self._static is None:
+            self._tell(())
+
+    def share(self, exits: Sequence[Exit], lost: AbstractSet[str]) -> tuple[list[Exit], dict[Job, Run | None]]:
+        mine = [
+            (one, job)
+            for one, job in exits
+            if job.module != self._module or job.static != self._static or not job.static or job.module in lost
+        ]
+        self._side.say(len(mine) < len(exits))
+        return mine, {}
+
+
+class _Ahead:
+    """Of the other half: runs that module's exit as if the guess were right, and rules' other functions."""
+
+    def __init__(self, side: Side, runs: Runs, module: str, orders: Sequence[OrderRule], functions: Functions) -> None:
+        self._side = side
+        self._runs = runs
+        self._orders = orders
+        self._asked = Orders(runs, module, "exit", orders, is_vendor=True)
+        self._functions = functions
+        self._job = self._asked.job
+        self._run: Run | None = None
+
+    def prepare(self, job: Job) -> Job:
+        """See `Other`; this and the next ones."""
+        return job
+
+    def wait(self) -> None:
+        self._functions.run()
+        static: _Static = self._side.hear()
+        if static and self._orders:
+            self._job = replace(self._job, static=static)
+            self._run = self._runs.run(self._job)
+
+    def share(self, exits: Sequence[Exit], lost: AbstractSet[str]) -> tuple[list[Exit], dict[Job, Run | None]]:  # noqa: ARG002
+        is_right = self._side.hear()
+        more = [(self._asked, self._job)] if is_right else []
+        return [*exits, *more], {self._job: self._run} if is_right else {}
