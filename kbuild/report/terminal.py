@@ -66,7 +66,8 @@ def render(record: Record, stream: IO[str] | None = None) -> None:
         console.print("\nSHA-256 of the files that were judged:")
         for name, digest in record.artifacts.items():
             plain(console, f"{digest}  {name}", style="dim")
-    plain(console, f"record: {runs_home() / record.id}", style="dim")
+    if not record.abridged:
+        plain(console, f"record: {runs_home() / record.id}", style="dim")
 
 
 def plain(console: Console, text: str, style: str | None = None) -> None:

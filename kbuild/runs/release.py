@@ -139,15 +139,20 @@ class Policy:
             told = {(one["host"], one["order"]), (one["host"], one["order"].partition(RUN_OF)[0])} & missing.keys()
             if one["before"] in JUDGED and one["after"] in (None, Status.SKIP, Status.MISS) and not told:
                 yield _missing(one["host"], one["order"], one["after"], "the baseline judged it")
+        rules: dict[str, list[str]] = {}
         for one in compared["rules"]:
             asked = one["status"] not in (None, Status.SKIP) or one["other_kernel"]
             if one["status_before"] == Status.PASS and not asked:
-                yield Finding(
-                    id=finding_id(STAGE, "not-asked", str(one["module"]), str(one["rule"])),
-                    status=Status.MISS,
-                    message=f"{one['rule']}: {one['module']}: was not answered: the baseline has an answer",
-                    module=one["module"],
-                )
+                rules.setdefault(str(one["module"]), []).append(str(one["rule"]))
+        for module, names in rules.items():
+            count = f"{len(names)} rules were" if len(names) > 1 else f"{names[0]} was"
+            yield Finding(
+                id=finding_id(STAGE, "not-asked", module, "rules"),
+                status=Status.MISS,
+                message=f"{module}: {count} not answered: the baseline kept {'them' if len(names) > 1 else 'it'}",
+                evidence=tuple(sorted(names)),
+                module=module,
+            )
 
     def _growth(self, record: Record) -> Iterator[dict[str, Any]]:
         """Sizes in bytes; `after` is None where there is no such module."""

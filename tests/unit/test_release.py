@@ -100,7 +100,7 @@ def test_what_the_baseline_judged_has_to_be_judged_again() -> None:
     now = record(cells={"vendor-alone": Status.PASS})
     assert ids(policy, now) == [
         ("release:not-judged:qemu-svm:tdp-off", Status.MISS),
-        ("release:not-asked:kvm:r", Status.MISS),
+        ("release:not-asked:kvm:rules", Status.MISS),
     ]
     assert ids(policy, record(rule(Status.PASS))) == []
     other_kernel = record(rules={"asked": 0, "answers": {}, "other_kernels": ["r"]})
