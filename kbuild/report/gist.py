@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -186,6 +187,11 @@ def stages(record: Record) -> Iterator[StageOutcome]:
 def rule_findings(record: Record) -> Iterator[Finding]:
     """What was found of rules in the objects, also of those that could not be asked."""
     return (one for one in record.findings if one.rule is not None and one.module is not None and one.host is None)
+
+
+def skipped_rules(record: Record) -> Counter[str]:
+    """Why rules were not asked, and of how many."""
+    return Counter(why(one) for one in record.findings if one.status == Status.SKIP)
 
 
 def open_findings(findings: Iterable[Finding]) -> list[Finding]:

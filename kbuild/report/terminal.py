@@ -153,7 +153,7 @@ def _findings(console: Console, record: Record) -> None:
     for runs in gist.alike([one for one in record.transcripts if one.status == Status.SKIP]):
         what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {gist.order_of(runs[0])}"
         plain(console, f"skipped: {what} on {runs[0].host}: {runs[0].reason}", style="dim")
-    for why, count in Counter(gist.why(f) for f in record.findings if f.status == Status.SKIP).items():
+    for why, count in gist.skipped_rules(record).items():
         plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
     known = Counter((f.id, f.message if f.answer is None else gist.why(f), f.known) for f in record.findings if f.known)
     for (name, said, reason), count in known.items():

@@ -183,7 +183,7 @@ def _skipped(record: Record) -> Iterator[str]:
     for runs in gist.alike(one for one in record.transcripts if one.status == Status.SKIP):
         what = runs[0].order if len(runs) == 1 else f"{len(runs)} runs of {gist.order_of(runs[0])}"
         told.append(f"{what} on {runs[0].host}: {runs[0].reason}")
-    for why, count in Counter(gist.why(one) for one in record.findings if one.status == Status.SKIP).items():
+    for why, count in gist.skipped_rules(record).items():
         told.append(f"{count} {'rule' if count == 1 else 'rules'}: {why}")
     return _listed(told)
 

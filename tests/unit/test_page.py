@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from kbuild.detail import look_closer
-from kbuild.outcome import Status, to_json
+from kbuild.outcome import Finding, Status, to_json
 from kbuild.record import Record
 from kbuild.report.html.page import render_html
 from kbuild.traces import Call, Observation, Part, Trace
@@ -82,6 +82,13 @@ def test_page_says_the_verdict_first() -> None:
     assert "kernel BUG at a.c:1!" in words
     assert "/p/scripts/inv load --modules /runs/r/artifacts --host qemu-svm --order bad" in words
     assert "PASS" in words
+
+
+def test_page_says_which_rules_were_not_asked_and_why() -> None:
+    text = "a-rule: set: no module of the set is a vendor module"
+    skipped = Finding(id="inspect:rule:set:a-rule", rule="a-rule", module="set", status=Status.SKIP, message=text)
+    words = " ".join(page(record(passing(), findings=[skipped])).words)
+    assert "1 rule: no module of the set is a vendor module" in words
 
 
 def test_page_takes_nothing_for_markup() -> None:

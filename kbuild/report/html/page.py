@@ -59,6 +59,7 @@ def render_html(record: Record, folder: Path) -> str:
             untold=gist.alike(gist.untold(record)),
             known=_known(record)[:MAX_KNOWN],
             skipped=gist.alike(one for one in record.transcripts if one.status == Status.SKIP)[:MAX_KNOWN],
+            unasked=gist.skipped_rules(record),
             informing=[one for one in record.findings if one.known is None and one.status == Status.DONE],
             rules=rules.table(record),
             timelines=orders.timelines(record, folder),
