@@ -65,16 +65,13 @@ class Joiner:
         self._budget.spend(PLACE * len(places))
         same_behind = self._join_memory(a, b, places, either) if places else True
         known = a.known
-        # Mostly both know the same, and of that the interpreter's own loops tell sooner than one that is written here.
-        mine, theirs = [*map(known.get, learnt)], [*map(b.known.get, learnt)]
-        if mine != theirs:
-            for value, one, other in zip([*learnt], mine, theirs, strict=True):
-                if one is None or one == other:
-                    continue
-                if other is None:
-                    del known[value]
-                else:
-                    a.know(value, union(one, other))
+        theirs = b.known
+        for value in learnt & known.keys():
+            one, other = known[value], theirs.get(value)
+            if other is None:
+                del known[value]
+            elif one is not other and one != other:
+                a.know(value, union(one, other))
         known |= added
         a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
         if a.epoch != b.epoch or not same_behind:
