@@ -205,7 +205,7 @@ class Runs:
         self,
         jobs: Sequence[Job],
         early: Mapping[Job, Run | None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        meanwhile: Callable[[Sequence[Run | None]], None] | None = None,
     ) -> list[Run | None]:
         """Run each until none relies on less of static calls than all have found; None: there is no such function.
 
@@ -215,7 +215,7 @@ class Runs:
         done = early or {}
         runs = [done[job] if job in done else self.run(job) for job in jobs]
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(runs)
         while True:
             if self._other is not None:
                 for trampoline, targets in self._other.swap(self._static).items():

@@ -24,14 +24,19 @@ Exit = tuple[Orders, Job]
 """What is asked of an exit, and what has to be run for it."""
 
 
+def left_by(init: Run) -> tuple[tuple[int, int], ...]:
+    """Where static calls lead when an init has not failed: as `Job.static` of the exit."""
+    return init.left([end for end in init.ends if may_be_zero(end)])
+
+
 class Other(Protocol):
     """The process that runs other modules at the same time, as this one deals with it."""
 
     def prepare(self, job: Job) -> Job:
         """An init is about to be run, as what comes back."""
 
-    def wait(self) -> None:
-        """The other process's init is about to be waited for."""
+    def wait(self, inits: Sequence[Run | None]) -> None:
+        """The other process's init is about to be waited for; `inits`: what came out here."""
 
     def share(self, exits: Sequence[Exit], lost: AbstractSet[str]) -> tuple[list[Exit], dict[Job, Run | None]]:
         """Which exits are run here, and what came out of some already; `lost`: where init was given up."""
@@ -82,7 +87,7 @@ def run_entries(
             said, name = one.answers(run), one.job.module
             answers += [_unknown(each) for each in said] if name in lost else said
             if entry == "init" and run is not None:
-                left[name] = run.left([end for end in run.ends if may_be_zero(end)])
+                left[name] = left_by(run)
                 if run.flow.trouble.given_up is not None:
                     lost.add(name)
         if entry == "init":

@@ -20,7 +20,7 @@ from kbuild.elf.code.runs import Job, Question, Run, Runs, Together
 from kbuild.elf.code.sides import Side, side_by_side
 from kbuild.elf.code.state import State
 from kbuild.elf.rules.asked import may_be_zero
-from kbuild.elf.rules.entries import Exit, Functions, run_entries
+from kbuild.elf.rules.entries import Exit, Functions, left_by, run_entries
 from kbuild.elf.rules.orders import Orders
 from kbuild.elf.rules.spec import OrderRule
 from kbuild.elf.rules.told import Told, told
@@ -90,7 +90,7 @@ class _Guess(Question):
         """See `Other`; this and the next ones."""
         return replace(job, question=Together([job.question, self])) if job.module == self._module else job
 
-    def wait(self) -> None:
+    def wait(self, inits: Sequence[Run | None]) -> None:  # noqa: ARG002
         if self._static is None:
             self._tell(())
 
@@ -105,29 +105,41 @@ class _Guess(Question):
 
 
 class _Ahead:
-    """Of the other half: runs that module's exit as if the guess were right, and rules' other functions."""
+    """Of the other half: runs exits while that init is waited for, that module's as if the guess were right; and what
+    rules ask of other functions."""
 
     def __init__(self, side: Side, runs: Runs, module: str, orders: Sequence[OrderRule], functions: Functions) -> None:
         self._side = side
         self._runs = runs
+        self._module = module
         self._orders = orders
-        self._asked = Orders(runs, module, "exit", orders, is_vendor=True)
         self._functions = functions
-        self._job = self._asked.job
-        self._run: Run | None = None
+        self._done: dict[tuple[str, _Static], tuple[Exit, Run | None]] = {}
+        self._guess: _Static = ()
 
     def prepare(self, job: Job) -> Job:
         """See `Other`; this and the next ones."""
         return job
 
-    def wait(self) -> None:
+    def wait(self, inits: Sequence[Run | None]) -> None:
         self._functions.run()
-        static: _Static = self._side.hear()
-        if static and self._orders:
-            self._job = replace(self._job, static=static)
-            self._run = self._runs.run(self._job)
+        for init in inits:
+            if init is not None:
+                self._run(init.job.module, left_by(init))
+        self._guess = self._side.hear()
+        if self._guess:
+            self._run(self._module, self._guess)
+
+    def _run(self, module: str, static: _Static) -> None:
+        if self._orders:
+            asked = Orders(self._runs, module, "exit", self._orders, is_vendor=True)
+            job = replace(asked.job, static=static)
+            self._done[module, static] = (asked, job), self._runs.run(job)
 
     def share(self, exits: Sequence[Exit], lost: AbstractSet[str]) -> tuple[list[Exit], dict[Job, Run | None]]:  # noqa: ARG002
-        is_right = self._side.hear()
-        more = [(self._asked, self._job)] if is_right else []
-        return [*exits, *more], {self._job: self._run} if is_right else {}
+        wanted = [(job.module, job.static) for _, job in exits]
+        if self._side.hear():
+            wanted.append((self._module, self._guess))
+        rest = [one for one in exits if (one[1].module, one[1].static) not in self._done]
+        found = [self._done[key] for key in wanted if key in self._done]
+        return [*rest, *(one for one, _ in found)], {job: run for (_, job), run in found}
