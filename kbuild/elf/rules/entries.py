@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -110,8 +110,12 @@ def _unknown(answer: Answer) -> Answer:
 class Functions:
     """The rules that are asked of other functions than init and exit."""
 
-    def __init__(self, runs: Runs, names: Sequence[str], orders: Sequence[OrderRule]) -> None:
+    def __init__(
+        self, runs: Runs, names: Sequence[str], orders: Sequence[OrderRule], modules: Collection[str] | None = None
+    ) -> None:
+        """`names`: the vendor modules; `modules`: only functions of these, where they are not all asked in one place."""
         self._runs = runs
+        here = runs.program.modules if modules is None else modules
         self._asked: list[Orders] = []
         self._nowhere: list[Answer] = []
         self._done: dict[Job, Run | None] = {}
@@ -119,8 +123,9 @@ class Functions:
             if rule.entry in ENTRIES:
                 continue
             there = [name for name in sorted(runs.program.modules) if runs.entry(name, rule.entry) is not None]
-            self._asked += [Orders(runs, name, rule.entry, [rule], is_vendor=name in names) for name in there]
-            if not there:
+            some = [name for name in there if name in here]
+            self._asked += [Orders(runs, name, rule.entry, [rule], is_vendor=name in names) for name in some]
+            if not there and names[0] in here:
                 why = f"no module has a function {rule.entry}"
                 self._nowhere.append(Answer(rule, "set", "unreached", why))
 

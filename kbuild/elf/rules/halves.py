@@ -50,12 +50,13 @@ def in_two(
         for name, given in side.hear().items():
             runs.give(name, given)
         answers, kept, _ = run_entries(runs, names[1:], orders, flow=False, other=_Guess(side, names[1]))
-        return told(runs, answers, kept)
+        functions = Functions(runs, names, orders, names[1:])
+        return told(runs, [*answers, *functions.answers()], kept)
 
     def first(side: Side) -> list[Told]:
         runs = Runs(Code(program, inlined.cuts), side, inlined, cut=True)
         side.say({name: runs.given(name) for name in names[1:]})
-        functions = Functions(runs, names, orders)
+        functions = Functions(runs, names, orders, program.modules.keys() - names[1:])
         ahead = _Ahead(side, runs, names[1], [rule for rule in orders if rule.entry == "exit"], functions)
         answers, kept, _ = run_entries(runs, names[:1], orders, flow=False, other=ahead)
         return told(runs, [*answers, *functions.answers()], kept)
