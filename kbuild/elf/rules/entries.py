@@ -113,21 +113,20 @@ class Functions:
     def __init__(
         self, runs: Runs, names: Sequence[str], orders: Sequence[OrderRule], modules: Collection[str] | None = None
     ) -> None:
-        """`names`: the vendor modules; `modules`: only functions of these, where they are not all asked in one place."""
+        """`names`: the vendor modules; `modules`: only functions of these, where not all are asked in one place."""
         self._runs = runs
         here = runs.program.modules if modules is None else modules
         self._asked: list[Orders] = []
         self._nowhere: list[Answer] = []
         self._done: dict[Job, Run | None] = {}
-        for rule in orders:
-            if rule.entry in ENTRIES:
-                continue
-            there = [name for name in sorted(runs.program.modules) if runs.entry(name, rule.entry) is not None]
+        for entry in dict.fromkeys(rule.entry for rule in orders if rule.entry not in ENTRIES):
+            rules = [rule for rule in orders if rule.entry == entry]
+            there = [name for name in sorted(runs.program.modules) if runs.entry(name, entry) is not None]
             some = [name for name in there if name in here]
-            self._asked += [Orders(runs, name, rule.entry, [rule], is_vendor=name in names) for name in some]
+            self._asked += [Orders(runs, name, entry, rules, is_vendor=name in names) for name in some]
             if not there and names[0] in here:
-                why = f"no module has a function {rule.entry}"
-                self._nowhere.append(Answer(rule, "set", "unreached", why))
+                why = f"no module has a function {entry}"
+                self._nowhere += [Answer(rule, "set", "unreached", why) for rule in rules]
 
     def run(self) -> None:
         """Run them before it is known of all static calls where these may lead."""
