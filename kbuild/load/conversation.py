@@ -56,11 +56,13 @@ class Conversation:
             self.command(verb, *arguments) if cpu is None else self.command(Verb.ON, str(cpu), verb.value, *arguments)
         )
 
-    def answered(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> Result:
-        """The command's result; where there is none the order stops."""
+    def answered(
+        self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS, excuse: str = ""
+    ) -> Result:
+        """The command's result; where there is none the order stops. `excuse`: see `Ledger.keep_without_answer`."""
         if isinstance(reply.answer, Result):
             return reply.answer
-        self._ledger.keep_without_answer(reply, action, module, expectation)
+        self._ledger.keep_without_answer(reply, action, module, expectation, excuse)
         raise StopError
 
     def end(self, verb: Verb) -> Reply:

@@ -168,11 +168,18 @@ class Ledger:
         """Of the step that was kept last: what of the host's state it changed."""
         self.steps[-1] = msgspec.structs.replace(self.steps[-1], seen=difference)
 
-    def keep_without_answer(self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS) -> None:
-        """Keep a step whose command has no result: what happened instead is judged; what the log may say, it may."""
+    def keep_without_answer(
+        self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS, excuse: str = ""
+    ) -> None:
+        """Keep a step whose command has no result: what happened instead is judged; what the log may say, it may.
+
+        `excuse`: why the kernel is not to blame for it, unless its log shows a crash.
+        """
         matches, records = self.classified(reply)
         hang = hang_of(reply, lambda: self.request.texts, matches, records, action)
         status, what = without_answer(reply, matches, hang)
+        if excuse and status == Status.FAIL and crash_in(matches) is None:
+            status, what = Status.ERROR, f"{what}; {excuse}"
         said = [LogLine(record.text) for record in reply.console.records]
         self._console = [line.text for line in bounded(said, reply.console.dropped)]
         reason = f"{action} {module}: {what}"

@@ -128,6 +128,15 @@ def test_each_way_to_end_is_told_apart(tool: Tool, ends: list[str | Path]) -> No
     assert ids["load:selftest:fails:ends/2-selftest"]["evidence"][1] == "  fails.c:7: one == two"
 
 
+def test_a_machine_that_a_test_takes_down_is_not_the_kernels_fault_yet(tool: Tool, ends: list[str | Path]) -> None:
+    folder, order = Path(ends[5]), Path(ends[-1])
+    order.write_text(ORDER.format(id="ends", tests='["takes_the_machine_down"]', seconds=2))
+    shutil.copy(folder / "passes", folder / "takes_the_machine_down")
+    done = tool.run("load", *ends)
+    assert done.returncode == 3, done.stderr
+    assert "the machine went off without being asked to; no kernel of this kind was seen to pass it" in done.stdout
+
+
 def test_a_test_that_was_seen_to_pass_here_is_the_kernels_to_answer_for(tool: Tool, ends: list[str | Path]) -> None:
     """Another program of the same name fails where this one passed before."""
     folder = Path(ends[5])
