@@ -170,6 +170,12 @@ ERROR, EXIT = ("kmem_cache_create-c-error", "FAIL"), ("kmem_cache_create-c-exit"
             "",
             {("__cpuhp_setup_state-s-exit", "FAIL")},
         ),
+        # Where any that is free is asked for, none is 0 (drivers/cpufreq/acpi-cpufreq.c).
+        (
+            'int r = __cpuhp_setup_state(7, "s", 1, NULL, NULL, 0); if (r >= 0) state = r; return 0;',
+            "if (state > 0) __cpuhp_remove_state(state, 1);",
+            set(),
+        ),
         # A store to some element of a list is not taken for one to what lies beside it.
         (
             'beside.cache = kmem_cache_create("c", 64, 0, 0, NULL); beside.list[something()] = 1; return 0;',

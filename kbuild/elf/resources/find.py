@@ -140,12 +140,17 @@ class _Asked:
         for how, ledger in ((ERROR, look.ledger), *((EXIT, one.ledger) for one in self._exits(look))):
             for number in ledger.held[how] | ledger.unclear[how]:
                 found.setdefault(number, set()).add(how)
-        # Where nobody takes a positive result for success, it is none.
+        # Where nobody takes a positive result for success, it is none; where somebody does, 0 is none.
         every, believed = self._things.every, look.ledger.held[SUCCESS]
+        positive = {every[number].chain for number in believed if every[number].resource.success == "positive"}
         return {
             number: found[number]
             for number in sorted(found)
-            if every[number].resource.success != "positive" or number in believed
+            if (
+                number in believed
+                if every[number].resource.success == "positive"
+                else every[number].chain not in positive
+            )
         }
 
     def _closely(self, suspects: Mapping[int, Collection[str]]) -> Iterator[Kept]:
