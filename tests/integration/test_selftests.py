@@ -17,7 +17,7 @@ from tests.integration.conftest import Tool
 pytestmark = pytest.mark.kernel
 
 KVM = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko")
-ENDS = ("passes", "fails", "skips", "crashes", "hangs", "leaves_a_child", "says_much")
+ENDS = ("passes", "fails", "skips", "crashes", "leaves_a_child", "says_much")
 ORDER = """\
 id = "{id}"
 title = "x"
@@ -28,7 +28,10 @@ load = "{{vendor}}"
 
 [[step]]
 selftest = {tests}
-seconds = {seconds}
+
+[[step]]
+selftest = ["hangs"]
+seconds = 2
 
 [[step]]
 unload = "{{vendor}}"
@@ -46,7 +49,7 @@ def results(data: dict[str, Any], host: str) -> dict[str, dict[str, Any]]:
 def test_programs_of_the_tree_are_built_and_run(tmp_path: Path, tool: Tool) -> None:
     """One each for both vendors, one for Intel's only, one that the tree does not have, one that QEMU cannot."""
     tests = ["sync_regs_test", "vmx_msrs_test", "debug_regs", "no_such_test", "svm_vmcall_tes?"]
-    (tmp_path / "some.toml").write_text(ORDER.format(id="some", tests=json.dumps(tests), seconds=60))
+    (tmp_path / "some.toml").write_text(ORDER.format(id="some", tests=json.dumps(tests)))
     done = tool.run("gate", "--order", tmp_path / "some.toml", "--json")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
@@ -59,6 +62,7 @@ def test_programs_of_the_tree_are_built_and_run(tmp_path: Path, tool: Tool) -> N
         "debug_regs": "SKIP",
         "no_such_test": "SKIP",
         "svm_vmcall_test": "PASS",
+        "hangs": "SKIP",
     }
     assert outcomes["bochs-vmx"]["sync_regs_test"] == outcomes["bochs-vmx"]["vmx_msrs_test"] == "PASS"
     assert outcomes["bochs-vmx"]["svm_vmcall_test"] == "SKIP"
@@ -83,11 +87,11 @@ def ends(tmp_path: Path, kernel_build: Path) -> list[str | Path]:
     program = folder / ENDS[0]
     argv = ["gcc", "-static", "-o", str(program), str(PROJECT / "tests/data/selftests.c")]
     subprocess.run(argv, check=True)
-    for name in ENDS[1:]:
+    for name in (*ENDS[1:], "hangs"):
         shutil.copy(program, folder / name)
     for name in KVM:
         shutil.copy(kernel_build / name, modules)
-    (tmp_path / "ends.toml").write_text(ORDER.format(id="ends", tests=json.dumps(ENDS), seconds=2))
+    (tmp_path / "ends.toml").write_text(ORDER.format(id="ends", tests=json.dumps(ENDS)))
     kernel = kernel_build / "arch/x86/boot/bzImage"
     given: list[str | Path] = ["--modules", modules, "--kernel", kernel, "--selftests", folder]
     return [*given, "--host", "qemu-svm", "--order", tmp_path / "ends.toml"]
@@ -104,9 +108,9 @@ def test_each_way_to_end_is_told_apart(tool: Tool, ends: list[str | Path]) -> No
         "fails": "ERROR",
         "skips": "SKIP",
         "crashes": "ERROR",
-        "hangs": "ERROR",
         "leaves_a_child": "PASS",
         "says_much": "PASS",
+        "hangs": "ERROR",
     }
     assert "it failed with status 254: fails.c:7: one == two; no kernel of this kind" in tests["fails"]["reason"]
     assert tests["skips"]["reason"].endswith("it skipped itself: Requirement not met: a moon")
@@ -123,14 +127,14 @@ def test_each_way_to_end_is_told_apart(tool: Tool, ends: list[str | Path]) -> No
     assert ids.keys() == {
         "load:selftest:fails:ends/2-selftest",
         "load:selftest-crash:crashes:ends/2-selftest",
-        "load:selftest:hangs:ends/2-selftest",
+        "load:selftest:hangs:ends/3-selftest",
     }
     assert ids["load:selftest:fails:ends/2-selftest"]["evidence"][1] == "  fails.c:7: one == two"
 
 
 def test_a_machine_that_a_test_takes_down_is_not_the_kernels_fault_yet(tool: Tool, ends: list[str | Path]) -> None:
     folder, order = Path(ends[5]), Path(ends[-1])
-    order.write_text(ORDER.format(id="ends", tests='["takes_the_machine_down"]', seconds=2))
+    order.write_text(ORDER.format(id="ends", tests='["takes_the_machine_down"]'))
     shutil.copy(folder / "passes", folder / "takes_the_machine_down")
     done = tool.run("load", *ends)
     assert done.returncode == 3, done.stderr
@@ -141,7 +145,8 @@ def test_a_test_that_was_seen_to_pass_here_is_the_kernels_to_answer_for(tool: To
     """Another program of the same name fails where this one passed before."""
     folder = Path(ends[5])
     order = Path(ends[-1])
-    order.write_text(ORDER.format(id="ends", tests='["changes"]', seconds=2))
+    order.write_text(ORDER.format(id="ends", tests='["changes"]'))
+    (folder / "hangs").unlink()
     shutil.copy(folder / "passes", folder / "changes")
     assert tool.run("load", *ends).returncode == 0
     (folder / "changes").unlink()
