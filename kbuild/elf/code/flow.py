@@ -6,7 +6,6 @@ Whoever wants to know something of it is an `Observer`, told of each call, acces
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
 from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget, size_of
@@ -36,6 +35,8 @@ from kbuild.elf.code.patches import ways
 from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
+MAX_CAME = 1 << 15
+"""Steps from place to place that are kept before they are put in order, which most runs never need."""
 _RESULT = (RAX,)
 MAX_DEPTH = 64
 """Calls within calls; the kernel's stack would not hold many more."""
@@ -88,8 +89,9 @@ class Flow:
         self.budget = budget or Budget()
         self.steps = 0
         self.calls = 0
+        self._edges: dict[Node, set[Node]] = {}
         self._came: list[tuple[Node, Node]] = []
-        """Places that were come to, and from where; as often as it happened."""
+        """Places that were come to, and from where, as often as it happened: such as are not among the edges yet."""
         self._code = code
         self._shapes = shapes
         self._observer = observer
@@ -99,13 +101,16 @@ class Flow:
         self.calls_to = Calls(program, self.machine, shapes)
         self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten, self.budget)
 
-    @cached_property
+    @property
     def edges(self) -> dict[Node, set[Node]]:
-        """From where each place was come to, calls and returns among them; to be asked for when all has been run."""
-        found: dict[Node, set[Node]] = {}
+        """From where each place was come to, calls and returns among them."""
+        self._order()
+        return self._edges
+
+    def _order(self) -> None:
         for node, before in self._came:
-            found.setdefault(node, set()).add(before)
-        return found
+            self._edges.setdefault(node, set()).add(before)
+        self._came.clear()
 
     @property
     def joins(self) -> int:
@@ -151,6 +156,8 @@ class Flow:
                 run.forks -= 1
                 self._block(address, one, run, exits, frame)
         run.end()
+        if len(self._came) > MAX_CAME:
+            self._order()  # they repeat each other
         self.op = caller
         self.frame = self.machine.frame = parent
         for state in exits:
