@@ -144,7 +144,7 @@ def _packages(request: SeriesRequest, glob: str) -> _Asked:
     names = [one for one in apt.names(f"linux-image-{match[1]}") if fnmatch.fnmatchcase(one, glob)]
     # What depends on another package has no files, and what is not signed yet is the same kernel again.
     names = [one for one in names if not one.endswith(("-dbg", "-unsigned")) and re.search(r"-\d+\.\d+\.\d", one)]
-    versions = {f"{name}={version}": version for name in names for version in apt.versions(name)}
+    versions = {f"{name}={version}": version for name, several in apt.versions_of(names).items() for version in several}
     if not versions:
         raise UserError(f"--packages {glob}: the archive has no such kernel package")
     order = {version: number for number, version in enumerate(oldest_first(set(versions.values())))}
