@@ -214,10 +214,11 @@ def _peak_memory_kb() -> int:
 def _profile(request: GateRequest) -> Profile:
     """The profile, with the user's choice of orders, hosts and rules in place of its own."""
     profile = read_profile(request.profile, request.flavour)
+    for option, names in (("order", request.orders), ("host", request.hosts)):
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"--{option} {name}: given twice; once is enough")
     if request.orders:
-        for name in request.orders:
-            if request.orders.count(name) > 1:
-                raise UserError(f"--order {name}: given twice; once is enough")
         try:
             profile = msgspec.structs.replace(profile, orders=find_orders(request.orders, Path.cwd()))
         except KeyError as error:

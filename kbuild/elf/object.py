@@ -1,16 +1,16 @@
 """An ELF object for x86-64: sections, symbols, relocations, with every offset and size checked before it is used.
 
-All tables are read with `struct`, in bulk: a module has hundreds of sections and tens of thousands of entries behind
-them, and all that is asked of it takes a fraction of a second. Layouts: System V ABI, "Object Files"; AMD64 supplement,
-"Relocation".
+pyelftools reads the headers; the tables behind them, tens of thousands of entries, are read with `struct`, in bulk.
+Layouts: System V ABI, "Object Files"; AMD64 supplement, "Relocation".
 """
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -28,17 +28,7 @@ MAX_RELOCATIONS = 1 << 20
 """Of one section. `.text` of `kvm.ko` has some 20,000."""
 
 _HEADER_BYTES = 64
-_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-_SECTION_HEADER_BYTES = _SECTION_HEADER.size
-_SECTION_KINDS = {
-    **dict(enumerate(("NULL", "PROGBITS", "SYMTAB", "STRTAB", "RELA", "HASH", "DYNAMIC", "NOTE", "NOBITS", "REL"))),
-    **dict(enumerate(("INIT_ARRAY", "FINI_ARRAY", "PREINIT_ARRAY", "GROUP", "SYMTAB_SHNDX", "RELR"), 14)),
-    10: "SHLIB",
-    11: "DYNSYM",
-    0x70000001: "AMD64_UNWIND",
-    **dict(enumerate(("GNU_ATTRIBUTES", "GNU_HASH", "GNU_LIBLIST"), 0x6FFFFFF5)),
-    **dict(enumerate(("GNU_verdef", "GNU_verneed", "GNU_versym"), 0x6FFFFFFD)),
-}
+_SECTION_HEADER_BYTES = 64
 _FLAGS = tuple(zip("WAXMSILGC", (0x1, 0x2, 0x4, 0x10, 0x20, 0x40, 0x80, 0x200, 0x800), strict=True))
 _KINDS: tuple[SymbolKind, ...] = ("notype", "object", "func", "section", "file", "common", "tls")
 _BINDINGS: tuple[SymbolBinding, ...] = ("local", "global", "weak")
@@ -257,26 +247,41 @@ def _headers(data: bytes) -> tuple[bool, tuple[Section, ...]]:
 
 
 def _sections(data: bytes, offset: int, count: int, names_index: int) -> tuple[Section, ...]:
-    headers = [*_SECTION_HEADER.iter_unpack(data[offset : offset + count * _SECTION_HEADER_BYTES])]
-    names_at, names_size = headers[names_index][4:6]
-    table = data[names_at : names_at + names_size]
+    # What an ELFFile also loads, and makes of each section, takes longer than all that is read of a file.
+    from elftools.common.utils import struct_parse
+    from elftools.elf.structs import ELFStructs
+
+    try:
+        layout = ELFStructs(little_endian=True, elfclass=64)
+        layout.create_basic_structs()
+        layout.create_advanced_structs(e_machine="EM_X86_64")
+        stream = io.BytesIO(data)
+        places = range(offset, offset + count * _SECTION_HEADER_BYTES, _SECTION_HEADER_BYTES)
+        headers = [cast("dict[str, int | str]", struct_parse(layout.Elf_Shdr, stream, place)) for place in places]
+        names = headers[names_index]
+        table = data[int(names["sh_offset"]) :][: int(names["sh_size"])]
+    except Exception as error:
+        # pyelftools and construct raise whatever a broken header makes them stumble over.
+        raise MalformedError(f"its headers cannot be read: {type(error).__name__}: {error}".splitlines()[0]) from None
     sections = []
-    for index, (name_at, kind, flags, address, start, size, link, info, align, _) in enumerate(headers):
-        name = cstring(table, name_at) if index else ""
+    for index, header in enumerate(headers):
+        kind = header["sh_type"]
+        numbers = {key: value for key, value in header.items() if isinstance(value, int)}
+        name = cstring(table, numbers["sh_name"]) if index else ""
         section = Section(
             index,
             name,
-            size,
-            _SECTION_KINDS.get(kind, f"{kind:#x}"),
-            "".join(letter for letter, bit in _FLAGS if flags & bit),
-            part_of(name, bool(flags & 2)),
-            address,
-            start,
-            link,
-            info,
-            align,
+            numbers["sh_size"],
+            kind.removeprefix("SHT_") if isinstance(kind, str) else f"{kind:#x}",
+            "".join(letter for letter, bit in _FLAGS if numbers["sh_flags"] & bit),
+            part_of(name, bool(numbers["sh_flags"] & 2)),
+            numbers["sh_addr"],
+            numbers["sh_offset"],
+            numbers["sh_link"],
+            numbers["sh_info"],
+            numbers["sh_addralign"],
         )
-        inside = start <= len(data) and size <= len(data) - start
+        inside = section.offset <= len(data) and section.size <= len(data) - section.offset
         if not inside and section.kind not in ("NULL", "NOBITS"):
             raise MalformedError(f"section {name or index} goes past the end of the file: it is cut off or broken")
         sections.append(section)
