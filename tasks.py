@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from kbuild.gate import GateRequest
+    from kbuild.gate.request import GateRequest
     from kbuild.record import Record, Run
     from kbuild.report.write import Format
 
@@ -124,7 +124,7 @@ def _command() -> str:
 
 
 def _request(**options: Any) -> GateRequest:
-    from kbuild.gate import GateRequest
+    from kbuild.gate.request import GateRequest
 
     return GateRequest(command=_command(), **options)
 
@@ -177,7 +177,7 @@ def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, *
     asked = tuple(options.pop("report", ()))
 
     def work() -> int:
-        from kbuild.gate import gate
+        from kbuild.gate.judging import gate
         from kbuild.report.write import read_reports
 
         reports = read_reports(asked)
@@ -219,7 +219,7 @@ def explain(
     """Say why a symbol has its value, what blocks it, and where it is defined."""
 
     def work() -> int:
-        from kbuild.gate import explain_symbol
+        from kbuild.gate.wanted import explain_symbol
         from kbuild.outcome import to_json
         from kbuild.report.explanation import render
 

@@ -9,7 +9,7 @@ import pytest
 from kbuild.build.kernel import build, building, find_built, prepare_objects
 from kbuild.configure.apt import archive
 from kbuild.configure.tree import Tree, open_tree
-from kbuild.gate import build_request, requested_symbols, write_configuration
+from kbuild.gate.wanted import build_request, requested_symbols, write_configuration
 from kbuild.profile import read_profile
 
 

@@ -14,7 +14,7 @@ from kbuild.cache.limit import cache_limit, trim
 from kbuild.configure import git
 from kbuild.configure.apt import find, oldest_first
 from kbuild.errors import UserError
-from kbuild.gate import GateRequest
+from kbuild.gate.request import GateRequest
 from kbuild.outcome import Status
 from kbuild.profile import read_profile
 from kbuild.progress import Prefixed, Reporter

@@ -13,7 +13,7 @@ from kbuild import log
 from kbuild.cache.limit import cache_limit, trim
 from kbuild.configure import git
 from kbuild.errors import HarnessError, JudgeError, UserError
-from kbuild.gate import GateRequest
+from kbuild.gate.request import GateRequest
 from kbuild.outcome import Known, Status
 from kbuild.paths import cache_home, locked, make_folder
 from kbuild.progress import Prefixed, Reporter

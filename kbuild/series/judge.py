@@ -13,7 +13,8 @@ from kbuild.elf.differences import compare
 from kbuild.elf.essence import essence
 from kbuild.elf.inspect import Inspection, inspect
 from kbuild.errors import KbuildError, UserError
-from kbuild.gate import GateRequest, Judging
+from kbuild.gate.judging import Judging
+from kbuild.gate.request import GateRequest
 from kbuild.outcome import Finding, Status, worst
 from kbuild.progress import Reporter
 from kbuild.record import Record, Run, read_record, runs_home

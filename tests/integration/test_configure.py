@@ -19,7 +19,7 @@ from kbuild.configure.fragment import Fragment
 from kbuild.configure.kconfig import explain
 from kbuild.configure.request import Request
 from kbuild.errors import HarnessError, UserError
-from kbuild.gate import requested_symbols
+from kbuild.gate.wanted import requested_symbols
 from kbuild.outcome import Status
 from kbuild.paths import PROJECT
 from kbuild.profile import read_profile

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from kbuild.configure.tree import Tree
-from kbuild.gate import build_request, requested_symbols
+from kbuild.gate.wanted import build_request, requested_symbols
 from kbuild.paths import PROJECT, cache_home
 from kbuild.profile import read_profile
 from tests.integration.conftest import Tool, wait_for

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kbuild.configure.tree import Tree
-from kbuild.gate import build_request, requested_symbols
+from kbuild.gate.wanted import build_request, requested_symbols
 from kbuild.profile import read_profile
 from kbuild.record import TRANSCRIPTS
 from tests.integration.conftest import Tool, wait_for, write_profile

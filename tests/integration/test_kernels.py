@@ -15,7 +15,7 @@ import pytest
 
 from kbuild.configure.apt import archive, find, oldest_first
 from kbuild.configure.tree import Tree
-from kbuild.gate import build_request, requested_symbols
+from kbuild.gate.wanted import build_request, requested_symbols
 from kbuild.paths import PROJECT
 from kbuild.profile import read_profile
 from tests.integration.conftest import Changes, Tool, build_modules

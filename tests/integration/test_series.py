@@ -35,7 +35,7 @@ DRIVE = """
 import json, sys
 from pathlib import Path
 from kbuild import log
-from kbuild.gate import GateRequest
+from kbuild.gate.request import GateRequest
 from kbuild.progress import Silent
 from kbuild.series.judge import Judge, entries_of
 from kbuild.seriesrecord import begin

@@ -1,18 +1,16 @@
-"""One kernel, judged: configure, build, inspect, load, and the verdict of it all, on record at every moment."""
+"""The stages of one run: configure, build, inspect, load, on record at every moment."""
 
 from __future__ import annotations
 
 import datetime
 import fnmatch
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import NoReturn
 
 import msgspec
 
@@ -24,16 +22,9 @@ from kbuild.build.reproduce import describe, keep_patches
 from kbuild.build.request import BuildRequest
 from kbuild.build.selftests import Programs, build_selftests, find_selftests
 from kbuild.build.shipped import open_package
-from kbuild.build.toolchain import find_toolchain
 from kbuild.cache.inventory import agent_lock
-from kbuild.cache.limit import cache_limit, trim
 from kbuild.command import pasteable
-from kbuild.configure.conf import Configuration, configure
-from kbuild.configure.fragment import Fragment
-from kbuild.configure.kconfig import explain
-from kbuild.configure.request import Request
 from kbuild.configure.tree import Tree, open_tree
-from kbuild.dmesg.signatures import Signatures
 from kbuild.dmesg.signatures import load as load_signatures
 from kbuild.elf.image import file_module_name, module_key, read_module
 from kbuild.elf.inspect import find_modules, inspect_set, with_dependencies
@@ -44,7 +35,9 @@ from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.rules.counts import KIND as RULE_KIND
 from kbuild.elf.rules.counts import is_answer, told
 from kbuild.elf.rules.spec import Rules, read_rules
-from kbuild.errors import KbuildError, UserError, os_errors
+from kbuild.errors import KbuildError, UserError
+from kbuild.gate.request import GateRequest, LoadFiles
+from kbuild.gate.wanted import build_request, requested_symbols, write_configuration
 from kbuild.hosts.spec import HostSpec, read_host
 from kbuild.hosts.spec import check as missing_for
 from kbuild.hosts.spec import describe as describe_host
@@ -58,196 +51,26 @@ from kbuild.load.runner import loading
 from kbuild.load.trace.compare import answers_in, compare
 from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, verdict, worst
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
-from kbuild.profile import SHIPPED, Profile, find_hosts, find_orders, read_profile, reference, resolve_reference
+from kbuild.profile import SHIPPED, Profile, reference
 from kbuild.progress import Reporter
 from kbuild.record import HostFacts, Run, Stage
-from kbuild.runs.release import Policy, read_policy
+from kbuild.runs.release import Policy
 from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
 
 ASKED_KINDS = (RULE_KIND, "resource")
 """Of findings in the objects that come only where somebody asks for them."""
+
+
 FAULT = ":fault="
 """In the id of a finding that follows from an allocation that was made to fail."""
+
+
 MANY_RUNS = 10
 """Of an order that is run in several ways, as long as nobody knows how many these are."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateRequest:
-    """What to judge, and how far to go: `task` is `configure`, `build`, `load` or `gate`."""
-
-    task: str
-    command: str
-    """As it can be pasted into a shell."""
-    profile: str = "default"
-    flavour: str | None = None
-    """Of the profile's kernel."""
-    tree: str = "debian:6.1"
-    rev: str | None = None
-    patches: tuple[str, ...] = ()
-    """Files to be applied to the tree, in this order."""
-    refresh: bool = False
-    package: str | None = None
-    """A kernel package of Debian's archive, in place of a tree."""
-    modules: str | None = None
-    """A folder of shipped files, in place of a tree."""
-    kernel: str | None = None
-    orders: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    selftests: str | None = None
-    """A folder of KVM's selftests that are built already."""
-    rules: tuple[str, ...] = ()
-    """Only these; empty: the profile's."""
-    look: bool = False
-    """After each step of all orders."""
-    no_known: bool = False
-    boot_ahead: bool = True
-    """Let hosts boot while make works."""
-    baseline: str | None = None
-    """A run or a baseline's file, in place of the profile's."""
-    cache_gb: float | str | None = None
-    """How large the cache may become, in gigabytes; None: as large as `cache_limit` says."""
-    verbosity: int = 0
-
-
-def gate(request: GateRequest, reporter: Reporter) -> Run:
-    """Make a run. Its record has a verdict, or says what stopped it.
-
-    Raises UserError before anything is done where the input is wrong; KeyboardInterrupt is raised on
-    after the record has said how far the run came.
-    """
-    log.configure(request.verbosity)
-    limit = cache_limit(request.cache_gb)
-    started = time.time()
-    judging = Judging(request, reporter)
-    with judging:
-        judging.build()
-        judging.judge()
-    if judging.added:
-        with log.context(run=judging.run.record.id):
-            trim(limit, spare_since=started)
-    return judging.run
-
-
-class Judging:
-    """A run in two parts, so that one kernel can be built while another one is loaded: `build()`, then `judge()`.
-
-    To be used as a context, which ends what hosts have begun. Each part may be called in a thread of its own, one after
-    the other. What stops the run is recorded; then `judge()` does nothing, and UserError and KeyboardInterrupt are
-    raised on.
-    """
-
-    def __init__(self, request: GateRequest, reporter: Reporter) -> None:
-        """Raises UserError before anything is done where the input is wrong."""
-        if request.patches and (request.package or request.modules):
-            raise UserError(
-                f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
-            )
-        profile = _profile(request)
-        policy = read_policy(profile, request.baseline) if request.task == "gate" else None
-        self.run = Run(request.task, request.command)
-        self.run.record.profile, self.run.record.flavour = str(profile.path), profile.flavour
-        self._gate = _Gate(request, profile, policy, self.run, reporter)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        with self._recorded(), os_errors():
-            self._stack.enter_context(log.kept(self.run.record.id, self.run.log_file))
-            log.get().info("run", command=self.run.record.command, folder=str(self.run.folder))
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End what hosts have begun, and the run's log."""
-        with self._stack:
-            self._gate.stack.close()
-
-    @property
-    def added(self) -> bool:
-        """Whether the cache became larger."""
-        return self._gate.added
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing left to judge."""
-        return self.run.record.ended is not None
-
-    def build(self) -> None:
-        """What needs the tree: until the artifacts are in the run's folder."""
-        with self._recorded(), os_errors():
-            self._gate.make()
-
-    def judge(self) -> None:
-        """Inspect and load, as far as the task goes, and give the verdict."""
-        if self.over:
-            return
-        with self._recorded(), os_errors():
-            self._gate.judge()
-            log.get().info("run.end", verdict=self.run.record.verdict, peak_memory_kb=_peak_memory_kb())
-
-    def cancel(self) -> None:
-        """End what hosts are at, from another thread."""
-        self._gate.cancellation.cancel()
-
-    @contextmanager
-    def _recorded(self) -> Iterator[None]:
-        with log.context(run=self.run.record.id):
-            try:
-                yield
-            except KeyboardInterrupt:
-                self.run.interrupt()
-                raise
-            except KbuildError as error:
-                self.run.fail(error)
-                if isinstance(error, UserError):
-                    raise
-
-
-def _peak_memory_kb() -> int:
-    """The most memory that this process itself has had; emulators and compilers are others."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _profile(request: GateRequest) -> Profile:
-    """The profile, with the user's choice of orders, hosts and rules in place of its own."""
-    profile = read_profile(request.profile, request.flavour)
-    for option, names in (("order", request.orders), ("host", request.hosts)):
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"--{option} {name}: given twice; once is enough")
-    if request.orders:
-        try:
-            profile = msgspec.structs.replace(profile, orders=find_orders(request.orders, Path.cwd()))
-        except KeyError as error:
-            raise UserError(f"--order {error.args[0]}: no such file, here or in profiles/orders/") from None
-    if request.hosts:
-        try:
-            profile = msgspec.structs.replace(profile, hosts=find_hosts(request.hosts, Path.cwd()))
-        except KeyError as error:
-            raise UserError(f"--host {error.args[0]}: no such file, here or in profiles/hosts/") from None
-    if request.rules:
-        rules = [resolve_reference("rules", name, Path.cwd()) for name in request.rules]
-        for name, file in zip(request.rules, rules, strict=True):
-            if file is None:
-                raise UserError(f"--rules {name}: no such file, here or in profiles/rules/")
-        profile = msgspec.structs.replace(profile, rules=tuple(file for file in rules if file))
-    return profile
-
-
-@dataclass(frozen=True)
-class _LoadFiles:
-    """What the load stage is to do, as read from files."""
-
-    orders: tuple[Order, ...]
-    hosts: tuple[HostSpec, ...]
-    signatures: Signatures
-    rules: Rules
-
-
-class _Gate:
+class Stages:
     """The stages of one run, in order."""
 
     def __init__(
@@ -268,7 +91,7 @@ class _Gate:
         """Where hosts boot while the build is made."""
         self.stack = ExitStack()
         self.cancellation = Cancellation()
-        self.files: _LoadFiles | None = None
+        self.files: LoadFiles | None = None
         self.made: tuple[Path, KernelImage, list[Path]] | None = None
         """The bzImage, what is known of the kernel, and the modules."""
 
@@ -339,7 +162,7 @@ class _Gate:
 
     # Stages.
 
-    def _read_load_files(self) -> _LoadFiles:
+    def _read_load_files(self) -> LoadFiles:
         """Orders, hosts, signatures and rules, all checked before anything is done."""
         signatures = load_signatures()
         orders = tuple(map(read_order, self.profile.orders))
@@ -352,9 +175,9 @@ class _Gate:
             for one in things:
                 if sum(one.id == other.id for other in things) > 1:
                     raise UserError(f"{self.profile.path}: two {kind} files have the id '{one.id}'")
-        return _LoadFiles(orders, hosts, signatures, read_rules(self.profile.rules))
+        return LoadFiles(orders, hosts, signatures, read_rules(self.profile.rules))
 
-    def _build(self, load_files: _LoadFiles | None) -> dict[str, Path] | None:
+    def _build(self, load_files: LoadFiles | None) -> dict[str, Path] | None:
         """The stages tree, configure and build; gives the artifacts as this run keeps them."""
         request = self.request
         symbols = requested_symbols(self.profile)
@@ -425,7 +248,7 @@ class _Gate:
         files = {name: self.run.keep(artifact(digest), f"selftests/{name}") for name, digest in digests.items()}
         return replace(programs, files=files)
 
-    def _boot_ahead(self, wanted: BuildRequest, files: _LoadFiles) -> None:
+    def _boot_ahead(self, wanted: BuildRequest, files: LoadFiles) -> None:
         """Let the hosts boot while make works: after an edit of a module the kernel itself is as it was."""
         last = next(iter(remembered(wanted.objects)), None)
         if last is None or not is_whole(last.files["bzImage"]):
@@ -486,7 +309,7 @@ class _Gate:
         return [*start, "--modules", str(folder), "--kernel", str(folder / kernel.name)]
 
     @contextmanager
-    def _loading(self, kernel: Path, modules: ModuleSet, files: _LoadFiles) -> Iterator[Callable[[], list[Transcript]]]:
+    def _loading(self, kernel: Path, modules: ModuleSet, files: LoadFiles) -> Iterator[Callable[[], list[Transcript]]]:
         """Begin to load: hosts boot while the caller does something else.
 
         What keeps it from beginning is raised where the transcripts are asked for: it is no reason to judge less.
@@ -502,7 +325,7 @@ class _Gate:
                 transcripts = partial(_refuse, error)
             yield transcripts
 
-    def _load(self, kernel: Path, files: _LoadFiles, transcripts: Callable[[], list[Transcript]]) -> None:
+    def _load(self, kernel: Path, files: LoadFiles, transcripts: Callable[[], list[Transcript]]) -> None:
         record = self.run.record
         with self._stage("load") as stage:
             record.hosts = {spec.id: describe_host(spec) for spec in files.hosts if not missing_for(spec)}
@@ -531,7 +354,7 @@ class _Gate:
             record.release |= policy.counted(record.findings)
             stage.summary = policy.told(record.release)
 
-    def _load_request(self, kernel: Path, release: str, modules: ModuleSet, files: _LoadFiles) -> LoadRequest:
+    def _load_request(self, kernel: Path, release: str, modules: ModuleSet, files: LoadFiles) -> LoadRequest:
         start = self._again("load", kernel)
         if self.request.profile != GateRequest.profile:
             start += ["--profile", str(self.profile.path.resolve())]
@@ -619,34 +442,9 @@ def _facts(spec: HostSpec) -> HostFacts:
     return HostFacts(spec.kind, cpu, spec.cpus, spec.memory_mb, spec.gives)
 
 
-def _selftests(files: _LoadFiles | None) -> frozenset[str]:
+def _selftests(files: LoadFiles | None) -> frozenset[str]:
     """What the orders ask for of KVM's selftests."""
     return frozenset[str]().union(*(order.selftests for order in files.orders)) if files else frozenset()
-
-
-def requested_symbols(profile: Profile) -> Request:
-    """What a profile asks of the configuration. Raises UserError for a fragment that cannot be read."""
-    return Request(profile.settings.configure.base, tuple(map(Fragment.read, profile.fragments)))
-
-
-def build_request(profile: Profile, tree: Tree, symbols: Request) -> BuildRequest:
-    """What a profile asks to be built of a tree, with this system's toolchain."""
-    return BuildRequest(
-        tree=tree,
-        symbols=symbols,
-        toolchain=find_toolchain(),
-        local_version=profile.local_version,
-        warnings_count=profile.settings.build.warnings_count,
-    )
-
-
-def write_configuration(wanted: BuildRequest, *, reuse: bool = False) -> Configuration:
-    """Write `.config` into the object folder. Raises UserError where a requested symbol did not take effect.
-
-    `reuse`: leave it, where nothing that it was made of has changed.
-    """
-    source, objects = wanted.tree.source, wanted.objects
-    return configure(source, objects, wanted.symbols, make_variables=wanted.variables, predict=True, reuse=reuse)
 
 
 def _judged(transcript: Transcript, findings: list[Finding]) -> Transcript:
@@ -667,18 +465,3 @@ def _tree_facts(tree: Tree) -> dict[str, str]:
     if tree.patches:
         facts["patches"] = ", ".join(patch.title for patch in tree.patches)
     return facts
-
-
-def explain_symbol(
-    symbol: str, tree: str, rev: str | None, profile: str, flavour: str | None = None, *, refresh: bool = False
-) -> dict[str, Any]:
-    """What `explain --json` prints: why a symbol has its value in a profile's configuration of a tree.
-
-    Raises UserError for what is no symbol.
-    """
-    log.configure()
-    request = requested_symbols(read_profile(profile, flavour))
-    with open_tree(tree, rev, refresh=refresh) as opened:
-        explanation = explain(opened.source, None, symbol, request)
-    data: dict[str, Any] = msgspec.to_builtins(explanation)
-    return data
