@@ -41,10 +41,10 @@ def find_hazards(modules: ModuleSet) -> dict[str, Any]:
         jobs = [Job(name, "init", watch) for name, watch in zip(names, watches, strict=True)]
         with uncollected():
             done = runs.settle(jobs)
+        teller, asked = _Teller(runs.program), zip(jobs, watches, strict=True)
+        found = [hazard for job, watch in asked for hazard in teller.hazards(job, watch.pairs())]
     except MalformedError as error:
         raise UserError(f"hazards cannot be looked for in these modules: {error}") from None
-    teller = _Teller(runs.program)
-    found = [hazard for job, watch in zip(jobs, watches, strict=True) for hazard in teller.hazards(job, watch.pairs())]
     # Stable: within a level, the vendor modules' come first, as their runs do.
     found.sort(key=lambda one: one["level"])
     return {"found": found, "levels": LEVELS, "not_followed": sorted(set(_not_followed(runs.program, done)))}
