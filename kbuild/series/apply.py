@@ -50,8 +50,9 @@ def apply(folder: Path, mailbox: Mailbox, rev: str | None) -> Applied:
     home = make_folder(cache_home() / "series")
     ours = home / f"{folder.name or 'tree'}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
     with locked(ours.with_suffix(".lock")):
+        if ours.is_dir():
+            _run(ours, "am", "--quit", check=False)  # of a run that was killed
         git.check_out(folder, base.id, ours)
-        _run(ours, "am", "--abort", check=False)  # of a run that was killed
         commits: list[Commit] = []
         for mail in mailbox.mails:
             with tempfile.TemporaryDirectory(prefix="kvm-kbuild-") as scratch:
@@ -60,7 +61,9 @@ def apply(folder: Path, mailbox: Mailbox, rev: str | None) -> Applied:
                 done = _run(ours, "am", "--quiet", "--committer-date-is-author-date", file, check=False)
                 if done.status:
                     _run(ours, "am", "--abort", check=False)
-                    said = done.output.strip().splitlines()
+                    lines = done.output.strip().splitlines()
+                    # The rest is how to go on by hand, which nobody can here.
+                    said = [line for line in lines if line.startswith(("error:", "fatal:"))] or lines
                     return Applied(ours, base, tuple(commits), mail, (*said[:20], *_rejected(ours, file)))
             made = commit(ours, "HEAD")
             # Nobody else's clean-up takes what no branch leads to.
@@ -85,6 +88,8 @@ def _rejected(ours: Path, file: Path) -> list[str]:
     _run(ours, "apply", "--reject", file, check=False)
     lines: list[str] = []
     for path in sorted(ours.rglob("*.rej")):
+        if path.is_symlink():  # the patch made it, and it may lead anywhere
+            continue
         lines += path.read_text("utf-8", "replace").splitlines()
     _run(ours, "reset", "--quiet", "--hard", check=False)
     _run(ours, "clean", "-qffdx", check=False)
