@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from kbuild import log
 from kbuild.elf.differences import compare
 from kbuild.elf.essence import essence
-from kbuild.elf.inspect import Inspection, inspect
+from kbuild.elf.inspect import Inspection, find_modules, inspect
 from kbuild.errors import KbuildError, UserError
 from kbuild.gate.judging import Judging
 from kbuild.gate.request import GateRequest
@@ -23,6 +24,8 @@ from kbuild.transcript import Transcript
 
 JUDGED = ("inspect", "load")
 """Stages whose answer depends on nothing but the kernel and its modules."""
+
+_MODULE = re.compile(r"\.ko(?:\.(?:xz|zst|gz))?$")
 
 
 @dataclass
@@ -125,27 +128,23 @@ class Judge:
 
     def _twin(self, entry: Entry, run: Run) -> Entry | None:
         """The entry before this one that has the same kernel and, but for what changes with each build, its modules."""
-        if not run.record.artifacts:
+        same = kernel_key(run.record, run.folder)
+        if same is None:
             return None
-        same = self._key(run.record, run.folder)
         first = self._essences.setdefault(same, entry.id)
         if first == entry.id:
             return None
         twin = next(one for one in self.series.record.entries if one.id == first)
         return twin if twin.verdict in (Status.PASS, Status.FAIL) else None
 
-    def _key(self, record: Record, folder: Path) -> str:
-        modules = sorted(name for name in record.artifacts if name.endswith(".ko"))
-        parts = [f"{name} {essence(folder / 'artifacts' / name)}" for name in modules]
-        return "\n".join([record.artifacts.get("bzImage", ""), *parts])
-
     def _remember(self, entry: Entry) -> None:
         """An entry that was judged before this process began."""
         if entry.run is None or entry.verdict not in (Status.PASS, Status.FAIL) or entry.same_as:
             return
         try:
-            record = read_record(entry.run)
-            self._essences.setdefault(self._key(record, _folder(entry.run)), entry.id)
+            same = kernel_key(read_record(entry.run), _folder(entry.run))
+            if same is not None:
+                self._essences.setdefault(same, entry.id)
         except (UserError, OSError) as error:
             log.get().warning("series.forgotten", entry=entry.id, reason=str(error))
 
@@ -214,11 +213,24 @@ class Judge:
     def _inspection(self, entry: Entry) -> Inspection:
         if entry.id not in self._inspections:
             assert entry.run is not None
-            paths = sorted((_folder(entry.run) / "artifacts").glob("*.ko"))
+            paths = find_modules(_folder(entry.run) / "artifacts")
             self._inspections[entry.id] = inspect(paths, None, None, flow=True)
             while len(self._inspections) > 2:
                 del self._inspections[next(iter(self._inspections))]
         return self._inspections[entry.id]
+
+
+def kernel_key(record: Record, folder: Path) -> str | None:
+    """Equal for kernels that a run would find the same of; None where the run has no kernel, or no modules.
+
+    The kernel counts byte by byte, the modules by their essence, however they are compressed.
+    """
+    modules = {name.partition(".ko")[0]: name for name in record.artifacts if _MODULE.search(name)}
+    kernels = [digest for name, digest in record.artifacts.items() if name.startswith(("bzImage", "vmlinuz"))]
+    if not modules or len(kernels) != 1:
+        return None
+    parts = [f"{module} {essence(folder / 'artifacts' / name)}" for module, name in sorted(modules.items())]
+    return "\n".join([*kernels, *parts])
 
 
 def _folder(run: str) -> Path:

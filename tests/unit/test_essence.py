@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from kbuild.elf.essence import essence
 from kbuild.elf.object import ElfObject, Section
+from kbuild.record import Record
+from kbuild.series.judge import kernel_key
 
 LINE, FLAGS = 8, 10
 """Offsets in the first entry of 6.1's bug table: two references of 4 bytes come before (include/asm-generic/bug.h)."""
@@ -55,6 +58,23 @@ def replace(name: str, old: bytes, new: bytes) -> Callable[[bytearray, ElfObject
         data[at : at + len(new)] = new
 
     return change
+
+
+def test_a_kernel_is_its_own_bytes_and_its_modules_however_they_are_packed(module: bytes, tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts/kvm.ko").write_bytes(module)
+    (tmp_path / "artifacts/kvm.ko.xz").write_bytes(lzma.compress(module, preset=0))
+
+    def key(**artifacts: str) -> str | None:
+        named = {name.replace("_", "."): digest for name, digest in artifacts.items()}
+        return kernel_key(Record(id="1", task="gate", command="", started="", artifacts=named), tmp_path)
+
+    built = key(bzImage="a", kvm_ko="x", vmlinux="y", config="z")
+    assert built is not None
+    assert built == key(vmlinuz="a", kvm_ko_xz="other bytes")
+    assert built != key(bzImage="b", kvm_ko="x")
+    assert key(bzImage="a") is None
+    assert key(kvm_ko="x") is None
 
 
 @pytest.mark.parametrize(
