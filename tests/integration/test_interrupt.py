@@ -142,7 +142,10 @@ def test_killed_after_an_order_came_to_its_end(tool: Tool, kernel_build: Path) -
     record = json.loads(shown.stdout)
     assert record["verdict"] is None
     done = [(one["order"], one["status"]) for one in record["transcripts"]]
-    assert done[0] == ("vendor-alone", "PASS")
+    # Two machines of a host take its orders: which one is done first is nobody's promise.
+    assert done
+    assert {order for order, _ in done} <= {*orders}
+    assert {status for _, status in done} == {"PASS"}
     assert len(done) < len(orders)
     assert record["profile_files"].keys() >= {"default.toml", "orders/guests.toml", "hosts/qemu-svm.toml"}
     assert tool.run("gate", "--host", "qemu-svm", "--order", "vendor-alone").returncode == 0
