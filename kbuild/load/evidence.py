@@ -17,7 +17,7 @@ from kbuild.load.session import End, Reply
 from kbuild.outcome import Finding, Status, finding_id, worst
 from kbuild.transcript import LogLine
 
-BLAMED = ("load", "unload", "together", "cpu", "suspend")
+BLAMED = ("load", "unload", "inject", "together", "cpu", "suspend")
 """What a module's own code is called for, by the kernel."""
 MAX_EVIDENCE = 60
 """Lines of a report that go into a finding; the transcript has all."""

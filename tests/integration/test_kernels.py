@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from kbuild.build.kernel import find_built
 from kbuild.configure.apt import archive, find, oldest_first
-from kbuild.configure.tree import Tree
+from kbuild.configure.tree import Tree, open_tree
 from kbuild.gate.wanted import build_request, requested_symbols
 from kbuild.paths import PROJECT
 from kbuild.profile import read_profile
@@ -247,3 +248,35 @@ def test_lost_memory_is_found_and_kvm_loses_none(shared_tool: Tool, kernel_tree:
     assert {one["message"] for one in found} == {
         "memory that drift_object_init() of drift_object asked for is lost: 64 bytes"
     }
+
+
+def test_a_sweep_goes_on_behind_guests_that_die(shared_tool: Tool, tmp_path: Path) -> None:
+    """Of dt_fragile's allocations one panics, one oopses and one hangs when it fails: all are told, the last is tried."""
+    assert shared_tool.run("build", "--flavour", "fault").returncode == 0
+    profile = read_profile("default", "fault")
+    with open_tree("debian:6.1") as tree:
+        wanted = build_request(profile, tree, requested_symbols(profile))
+        assert find_built(wanted)
+        sources = [PROJECT / "tests/data/modules/dt_fragile.c"]
+        modules = build_modules(tmp_path, sources, tree.source, wanted.objects)
+    order, host = tmp_path / "fragile.toml", tmp_path / "qemu-svm.toml"
+    text = (PROJECT / "profiles/orders/faults-vendor.toml").read_text().replace("{vendor}", "dt_fragile")
+    order.write_text(text.replace("faults-vendor", "fragile").partition("\n[[step]]\ncheck")[0])
+    text = (PROJECT / "profiles/hosts/qemu-svm.toml").read_text()
+    host.write_text(text.replace("step_s = 30, silent_s = 20", "step_s = 6, silent_s = 5"))
+    kernel = wanted.objects / "arch/x86/boot/bzImage"
+    words = ("--modules", modules, "--kernel", kernel, "--flavour", "fault", "--order", order, "--host", host)
+    done = shared_tool.run("load", *words, "--json")
+    assert done.returncode == 10, done.stderr
+    data = json.loads(done.stdout)
+    assert {one["id"] for one in data["findings"] if "load:fault:" not in one["id"]} == {
+        "load:panic:dt_fragile:panic_dt_fragile_cannot_go_on:fault=unseen",
+        "load:null-dereference:dt_fragile:NULL_pointer_dereference_in_dt_fragile_oopses"
+        ":fault=dt_fragile_oopses/kmalloc_trace",
+        "load:hang:dt_fragile:dt_fragile_hangs:fault=unseen",
+    }
+    runs = {one["order"]: one for one in data["transcripts"]}
+    points = sorted(int(name.partition("@")[2]) for name in runs if name.partition("@")[2].isdigit())
+    assert points == list(range(1, len(points) + 1)), "none is left out"
+    sites = {one["steps"][0]["detail"].get("site"): one["status"] for one in runs.values() if one["steps"]}
+    assert sites["dt_fragile_first/kmalloc_trace"] == sites["dt_fragile_last/kmalloc_trace"] == "PASS"

@@ -22,6 +22,8 @@ from kbuild.transcript import StepResult
 
 NEVER = (1 << 31) - 1
 """More allocations than any load makes: with it, they are counted."""
+UNSEEN = "unseen"
+"""In place of a call site, where the guest came to its end, or hung, before its log had told of the failure."""
 
 
 @dataclass
@@ -130,6 +132,10 @@ class Injection:
         loads = self.step.inject == "load"
         words = self._words if loads else (self.step.module,)
         reply = self.talk.command(Verb.FAULT, kind, str(number), self.step.inject, *words)
+        if not isinstance(reply.answer, Result) and number != NEVER:
+            # What it led to is another finding than the same without it, also where the guest had no time to tell.
+            site = site_of(records_of(reply))
+            self.ledger.fault = site.name if site else UNSEEN
         got = self.talk.answered(reply, "inject", self.step.module)
         if got.errno == 0:
             self.note(Verb.LOAD if loads else Verb.UNLOAD)
