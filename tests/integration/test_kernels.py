@@ -251,7 +251,7 @@ def test_lost_memory_is_found_and_kvm_loses_none(shared_tool: Tool, kernel_tree:
 
 
 def test_a_sweep_goes_on_behind_guests_that_die(shared_tool: Tool, tmp_path: Path) -> None:
-    """Of dt_fragile's allocations one panics, one oopses and one hangs when it fails: all are told, the last is tried."""
+    """One failing allocation of dt_fragile panics, one oopses, one hangs: all are told, and the last is tried."""
     assert shared_tool.run("build", "--flavour", "fault").returncode == 0
     profile = read_profile("default", "fault")
     with open_tree("debian:6.1") as tree:
