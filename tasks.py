@@ -541,20 +541,31 @@ def report(
     looks: bool = False,
     json: bool = False,
 ) -> None:
-    """Show a run's record again, or write it for somebody else; the exit status is the run's verdict."""
+    """Show a run's or series' record again, or write a run for somebody else; the exit status is its verdict."""
 
     def work() -> int:
         from kbuild.errors import UserError
         from kbuild.outcome import Status, exit_status, to_json
         from kbuild.record import open_record
         from kbuild.report.data import summary
+        from kbuild.report.series import render as render_series
         from kbuild.report.terminal import render
+        from kbuild.seriesrecord import is_series, read_series
 
         _positional(run, "report")
         if sum((format is not None, trace, looks, json)) > 1:
             raise UserError("report: --format, --trace, --looks and --json are ways to show it: give one")
         if format is None and (output is not None or origin is not None):
             raise UserError("report: --output and --origin need a --format")
+        if is_series(run):
+            if format is not None or trace or looks:
+                raise UserError(f"report: {run} is a series: it is shown as a table, or with --json")
+            whole = read_series(run)
+            if json:
+                sys.stdout.buffer.write(to_json(whole) + b"\n")
+            else:
+                render_series(whole)
+            return exit_status(whole.verdict or Status.ERROR)
         folder, record = open_record(run)
         if format is not None:
             from kbuild.report.write import read_format, write

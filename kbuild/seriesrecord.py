@@ -18,6 +18,8 @@ from kbuild.paths import locked, make_folder, state_home, write_atomically
 
 FORMAT = 1
 FILE = "series.json"
+_ENDING = "-series"
+"""Of an id."""
 
 
 class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -112,7 +114,7 @@ def begin(key: str, command: str, source: str, entries: list[Entry]) -> Series:
             return Series(record)
     now = datetime.datetime.now(datetime.UTC)
     record = SeriesRecord(
-        id=f"{now:%Y%m%d-%H%M%S}-{now.microsecond >> 4:04x}-series",
+        id=f"{now:%Y%m%d-%H%M%S}-{now.microsecond >> 4:04x}{_ENDING}",
         key=key,
         command=command,
         source=source,
@@ -130,23 +132,20 @@ def holding(key: str) -> Any:
     return locked(make_folder(series_home()) / f"{key}.lock", blocking=False)
 
 
-def read_series(name: str) -> SeriesRecord:
-    """The series of that id, of a unique beginning of it, or in that folder; `latest` is the last that was begun.
+def is_series(name: str) -> bool:
+    """Whether it is the id of a series, or the folder of one."""
+    return name.endswith(_ENDING) or (Path(name).expanduser() / FILE).is_file()
 
-    Raises UserError where there is none, or it cannot be read.
-    """
-    home = series_home()
-    names = sorted(path.parent.name for path in home.glob(f"*/{FILE}"))
-    found = names[-1:] if name == "latest" else [one for one in names if one.startswith(name)]
-    folder = Path(name).expanduser() if (Path(name).expanduser() / FILE).is_file() else None
-    if folder is None and len(found) != 1:
-        what = f"{len(found)} series begin so" if found else "there is no such series"
-        raise UserError(f"{name}: {what}; see {home}")
-    file = (folder or home / found[0]) / FILE
+
+def read_series(name: str) -> SeriesRecord:
+    """The series of that id, or in that folder. Raises UserError where there is none, or it cannot be read."""
+    folder = series_home() / name if name.endswith(_ENDING) and "/" not in name else Path(name).expanduser()
     try:
-        return msgspec.json.decode(file.read_bytes(), type=SeriesRecord)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=SeriesRecord)
+    except OSError as error:
+        raise UserError(f"{folder / FILE}: cannot be read: {error.strerror}") from None
+    except msgspec.MsgspecError as error:
+        raise UserError(f"{folder / FILE}: no series' record: {error}") from None
 
 
 def _all(home: Path) -> Iterator[SeriesRecord]:

@@ -58,7 +58,7 @@ def render(record: SeriesRecord, stream: IO[str] | None = None) -> None:
     console.print(_table(record))
     for entry in record.entries:
         _explain(console, entry)
-    plain(console, f"\nseries: {record.id}", style="dim")
+    plain(console, f"\nseries: {record.id} (inv report shows it again)", style="dim")
 
 
 def _table(record: SeriesRecord) -> Table:

@@ -98,6 +98,11 @@ def test_each_is_held_against_the_one_before_it(tool: Tool, folders: Path, kerne
     assert same == ("3-the-same", "PASS", "FAIL", "2-license", None, None)
     assert mended[:4] == ("4-mended", "PASS", "FAIL", "0-base")
     assert mended[5] == license_[4]
+    (path,) = (tool.runs.parent / "series").glob("*/series.json")
+    shown = tool.run("report", path.parent.name)
+    assert shown.returncode == 10, "the verdict of the series"
+    assert "2-license" in shown.stdout
+    assert "to blame for" in shown.stdout
 
 
 def test_killed_at_any_moment_it_goes_on(tool: Tool, folders: Path, kernel_build: Path) -> None:
