@@ -33,7 +33,7 @@ def look_closer(folder: Path, record: Record) -> None:
     if not any(".ko" in name for name in record.artifacts) or _is_there(folder / FILE):
         return
     artifacts = folder / "artifacts"
-    kernel = next((artifacts / name for name in record.artifacts if name.startswith(("bzImage", "vmlinuz"))), None)
+    kernel = artifacts / record.kernel_file if record.kernel_file else None
     data = to_json(_look(artifacts, kernel, _rules(folder, record)))
     if len(data) > MAX_BYTES:
         data = to_json({"modules": [], "flow": None, "why": f"the trees would have {len(data)} bytes"})

@@ -38,6 +38,16 @@ _RANK = {status: rank for rank, status in enumerate(Status)}
 RUN_OF = "@"
 """Between an order's id and what tells one of its runs from the others: `mmu-parameters@kvm.tdp_mmu=0`."""
 
+
+def place_of(order: str) -> str:
+    """The order's run by its name; but the order alone where that is a number.
+
+    Runs of a sweep are numbered by the allocation that fails, and another guest makes some more or fewer of them.
+    """
+    name, _, run = order.partition(RUN_OF)
+    return name if run.isdigit() else order
+
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 

@@ -107,6 +107,11 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     abridged: bool = False
     """A baseline: without evidence, steps and places on a machine."""
 
+    @property
+    def kernel_file(self) -> str | None:
+        """Which of the artifacts is booted; a build and a package name it differently."""
+        return next((name for name in self.artifacts if name.startswith(("bzImage", "vmlinuz"))), None)
+
 
 def runs_home() -> Path:
     """The folder of all runs."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 from kbuild import log
 from kbuild.cache.inventory import Entry, Kind, measure
 from kbuild.errors import HarnessError, UserError
-from kbuild.outcome import RUN_OF, Status
+from kbuild.outcome import RUN_OF, Status, place_of
 from kbuild.paths import cache_home, locked, unheld
 from kbuild.record import TRANSCRIPTS, Record, read_folder, runs_home
 
@@ -161,7 +161,7 @@ def _take_in(database: sqlite3.Connection, run: str, stamp: str) -> None:
     database.executemany(
         "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            (run, one.id, one.status, one.known, one.host, one.order and _place(one.order), one.message)
+            (run, one.id, one.status, one.known, one.host, one.order and place_of(one.order), one.message)
             for one in record.findings
         ),
     )
@@ -171,34 +171,25 @@ def _take_in(database: sqlite3.Connection, run: str, stamp: str) -> None:
 def _sites(record: Record) -> set[tuple[str, str, str]]:
     """Hosts, places, and the call sites at which an allocation was made to fail there."""
     return {
-        (one.host, _place(one.order), site)
+        (one.host, place_of(one.order), site)
         for one in record.transcripts
         for step in one.steps
         if (site := step.detail.get("site"))
     }
 
 
-def _place(order: str) -> str:
-    """The order's run by its name; but the order alone where that is a number.
-
-    Runs of a sweep are numbered by the allocation that fails, and another guest makes some more or fewer of them.
-    """
-    name, _, run = order.partition(RUN_OF)
-    return name if run.isdigit() else order
-
-
 def _cells(record: Record) -> dict[tuple[str, str], Status]:
     """Hosts and places. What is not judged in one of an order's numbered runs leaves the whole of it open."""
     found: dict[tuple[str, str], Status] = {}
     for one in record.transcripts:
-        key = (one.host, _place(one.order))
+        key = (one.host, place_of(one.order))
         found[key] = min(found.get(key, one.status), one.status, key=_LEAST_TOLD.index)
     return found
 
 
 def build_of(record: Record) -> str | None:
     """One text for the bytes of kernel and modules: equal where all of them are the same."""
-    judged = [(n, d) for n, d in sorted(record.artifacts.items()) if ".ko" in n or n.startswith(("bzImage", "vmlinuz"))]
+    judged = [(n, d) for n, d in sorted(record.artifacts.items()) if ".ko" in n or n == record.kernel_file]
     if not judged:
         return None
     # The kernel has another name in a package than in a build.
