@@ -43,7 +43,7 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
     _rules(data, console)
     _findings(data, console)
     _modules(data, console)
-    _pairs("slab caches", [_cache(one) for one in data["caches"]], console)
+    _pairs("slab caches", caches(data), console)
     _config(data["config"], console)
     _pairs("tools and hosts", [_change(one) for one in data["tools"]], console)
     _profile(data["profile"], console)
@@ -105,6 +105,7 @@ def _findings(data: dict[str, Any], console: Console) -> None:
         states = f"{one['before'] or 'none'} → {one['after'] or 'none'}"
         what = f"{_MARKS[one['change']]} {one['id']}: {states}"
         what += ", but it was not looked for" if one["change"] == "not looked for" else ""
+        what += f" on {', '.join(one['worse_on'])}" if one["before"] == one["after"] and one["worse_on"] else ""
         plain(console, f"  {what}", style=_STYLES[one["change"]])
         plain(console, f"      {one['message']}")
         if more:
@@ -127,7 +128,16 @@ def _modules(data: dict[str, Any], console: Console) -> None:
         plain(console, "\nmodules: the same bytes", style="dim")
 
 
-def _cache(one: dict[str, Any]) -> tuple[str, str | None, str | None]:
+Change = tuple[str, str | None, str | None]
+"""What it is, before, after; None: it is not there."""
+
+
+def caches(data: dict[str, Any]) -> list[Change]:
+    """Of what `kbuild.runs.objects` says the slab caches that have another size."""
+    return [_cache(one) for one in data.get("caches", ())]
+
+
+def _cache(one: dict[str, Any]) -> Change:
     sides = (None if one[side] is None else " or ".join(map(str, one[side])) or "?" for side in ("before", "after"))
     before, after = sides
     return f"{one['cache']} ({one['module']}), bytes of an object", before, after
@@ -141,18 +151,18 @@ def _config(changes: Sequence[dict[str, Any]] | None, console: Console) -> None:
 
 
 def _profile(changes: Sequence[dict[str, Any]], console: Console) -> None:
-    said: list[tuple[str, str | None, str | None]] = []
+    said: list[Change] = []
     for one in changes:
         after = ("other contents" if one["before"] else "there") if one["after"] else None
         said.append((one["name"], "there" if one["before"] else None, after))
     _pairs("files of the profile", said, console)
 
 
-def _change(one: dict[str, Any]) -> tuple[str, str | None, str | None]:
+def _change(one: dict[str, Any]) -> Change:
     return one["name"], one["before"], one["after"]
 
 
-def _pairs(title: str, changes: Sequence[tuple[str, str | None, str | None]], console: Console) -> None:
+def _pairs(title: str, changes: Sequence[Change], console: Console) -> None:
     if changes:
         plain(console, f"\n{title}:", style="bold")
     for name, before, after in changes[:MAX_SHOWN]:

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kbuild.outcome import Finding, Status, worst
+from kbuild.outcome import Finding, Status, place_of, worst
 from kbuild.record import Record, open_record
 from kbuild.runs.objects import compare_objects
 
 MANY = 5
 """Answers to rules that are missing, above which they are counted."""
 JUDGED = (Status.FAIL, Status.PASS)
+_STAGES = ("inspect", "release")
+"""Whose own answer may be missing; of a load each order says so."""
 _ANSWER = "inspect:rule:"
 _OF_THE_MACHINE = ("host", "pid")
 
@@ -32,7 +34,13 @@ def compare_runs(before: str, after: str) -> dict[str, Any]:
 def compare_records(before: Record, after: Record) -> dict[str, Any]:
     """What two records alone tell. `status` is the worst of what got worse, PASS where nothing did."""
     findings, rules, cells = _findings(before, after), _rules(before, after), _cells(before, after)
-    worse = [*_not_finished(after), *_worse_findings(findings), *_worse_rules(rules), *_worse_cells(cells)]
+    worse = [
+        *_not_finished(after),
+        *_missing_stages(before, after),
+        *_worse_findings(findings),
+        *_worse_rules(rules),
+        *_worse_cells(cells),
+    ]
     return {
         "before": _run(before),
         "after": _run(after),
@@ -48,6 +56,17 @@ def compare_records(before: Record, after: Record) -> dict[str, Any]:
         "tools": _changes(_tools(before), _tools(after)),
         "profile": _changes(before.profile_files, after.profile_files),
     }
+
+
+def changed_ids(compared: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Of what `compare_records` gave the ids of findings and answers to rules: those that blame the later run, and
+    those that counted in the earlier one and are mended.
+
+    What the machine failed at blames nobody.
+    """
+    both = [*compared["findings"], *compared["rules"]]
+    blaming = {one["id"] for one in both if one["worse"] in (Status.FAIL, Status.ERROR)}
+    return sorted(blaming), sorted(one["id"] for one in both if one["mended"])
 
 
 def _run(record: Record) -> dict[str, Any]:
@@ -75,19 +94,35 @@ def _stages(before: Record, after: Record) -> list[dict[str, Any]]:
     return found
 
 
+def _missing_stages(before: Record, after: Record) -> Iterator[Worse]:
+    for one in _stages(before, after):
+        if one["name"] in _STAGES and one["before"] in JUDGED and one["after"] not in JUDGED:
+            status = Status.ERROR if one["after"] == Status.ERROR else Status.MISS
+            yield status, f"stage {one['name']}: {one['before']} → {one['after'] or 'not run'}"
+
+
 # Findings, but for the answers to rules.
 
 
 def _findings(before: Record, after: Record) -> list[dict[str, Any]]:
-    """Each id once. Its state is the worst outcome that counts, else `known`, else its outcome."""
+    """Each id once. Its state is the worst outcome that counts, else `known`, else its outcome.
+
+    It gets worse on each host by itself: what one host showed before is new on another one.
+    """
     old, new = _by_id(before.findings), _by_id(after.findings)
     found = []
     for name in [*new, *(one for one in old if one not in new)]:
         was, now = old.get(name, ()), new.get(name, ())
         shown = min(now or was, key=_rank)
         state = (_state(was), _state(now))
-        change = "same" if state[0] == state[1] else "new" if not was else "gone" if now == () else "changed"
-        if change == "gone" and not any(_looked_for(one, after) for one in was):
+        hosts = dict.fromkeys(one.host for one in (*was, *now))
+        sides = {host: (_state_on(host, was), _state_on(host, now)) for host in hosts}
+        worse = {host: Status(new) for host, (old, new) in sides.items() if new and _counts(new) < _counts(old)}
+        mended = any(_is_mended(host, *states, was, after) for host, states in sides.items())
+        change = "new" if not was else "gone" if not now else "changed"
+        if state[0] == state[1] and not worse and not mended:
+            change = "same"
+        if change == "gone" and not any(looked_for(one, after) for one in was):
             change = "not looked for"
         found.append(
             {
@@ -95,6 +130,9 @@ def _findings(before: Record, after: Record) -> list[dict[str, Any]]:
                 "id": name,
                 "before": state[0],
                 "after": state[1],
+                "worse": worst(worse.values()) if worse else None,
+                "worse_on": [host for host in worse if host],
+                "mended": mended,
                 "message": shown.message,
                 "known": shown.known,
                 "expired": shown.expired,
@@ -124,21 +162,44 @@ def _state(findings: Sequence[Finding]) -> str | None:
     return "known" if first.known is not None else str(first.status)
 
 
-def _looked_for(finding: Finding, record: Record) -> bool:
+def _state_on(host: str | None, findings: Iterable[Finding]) -> str | None:
+    return _state([one for one in findings if one.host == host])
+
+
+def _is_mended(
+    host: str | None, before: str | None, after: str | None, findings: Iterable[Finding], now: Record
+) -> bool:
+    """Whether what counted on a host counts no more, and could have been seen there."""
+    if not _counting(before) or _counting(after):
+        return False
+    return after not in (None, Status.SKIP) or any(looked_for(one, now) for one in findings if one.host == host)
+
+
+def looked_for(finding: Finding, record: Record) -> bool:
     """Whether a run that does not have a finding could have had it there."""
-    if finding.host is not None:
+    if finding.id.startswith(_ANSWER):
+        return any(one.id == finding.id and one.status in JUDGED for one in record.findings)
+    if finding.host is not None and finding.order is not None:
         return any(
             (one.host, one.order) == (finding.host, finding.order) and one.status in JUDGED
             for one in record.transcripts
         )
     stage = finding.id.partition(":")[0]
+    if stage == "build" and not record.artifacts:
+        return False  # make stopped at something else
     return any(one.name == stage and one.status in JUDGED for one in record.stages)
 
 
 def _worse_findings(findings: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
     for one in findings:
-        if one["change"] in ("new", "changed") and _counts(one["after"]) < _counts(one["before"]):
-            yield Status(one["after"]), f"{one['change']} finding {one['id']}"
+        if one["worse"] is not None:
+            # Where it is no worse elsewhere, it is no news that it is there.
+            where = f" on {', '.join(one['worse_on'])}" if one["before"] == one["after"] else ""
+            yield one["worse"], f"{one['change']} finding {one['id']}{where}"
+
+
+def _counting(state: str | None) -> bool:
+    return state is not None and state != "known" and Status(state).counts
 
 
 def _counts(state: str | None) -> int:
@@ -169,6 +230,8 @@ def _rules(before: Record, after: Record) -> list[dict[str, Any]]:
                 "status_before": was.status if was else None,
                 "known": now.known if now else None,
                 "known_before": was.known if was else None,
+                "worse": _worse_rule(was, now),
+                "mended": _mended_rule(was, now),
                 "other_kernel": now is None and shown.rule in others,
                 "message": shown.message,
                 "witness": shown.witness,
@@ -184,17 +247,31 @@ def _answer(finding: Finding | None) -> str | None:
     return f"{finding.answer or 'skipped'}{', known' if finding.known is not None else ''}"
 
 
+def _worse_rule(was: Finding | None, now: Finding | None) -> Status | None:
+    """The outcome of an answer that counts and did not, or less."""
+    if now is None or not _is_counted(now):
+        return None
+    before = _state([was]) if was else None
+    return now.status if _counts(now.status) < _counts(before) else None
+
+
+def _mended_rule(was: Finding | None, now: Finding | None) -> bool:
+    answered = now is not None and now.status != Status.SKIP
+    return was is not None and answered and _is_counted(was) and not _is_counted(now)
+
+
+def _is_counted(finding: Finding | None) -> bool:
+    return finding is not None and finding.known is None and finding.status.counts
+
+
 def _worse_rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
     """Of answers that are missing there are often many, for one reason."""
     missing: list[str] = []
     for one in rules:
-        was, now = one["status_before"], one["status"]
         name = f"rule {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {one['after'] or 'not asked'}"
-        if now is not None and Status(now).counts and one["known"] is None:
-            before = was if was is not None and one["known_before"] is None else None
-            if _counts(now) < _counts(before):
-                yield Status(now), name
-        elif was == Status.PASS and (now is None or now == Status.SKIP) and not one["other_kernel"]:
+        if one["worse"] is not None:
+            yield one["worse"], name
+        elif one["status_before"] == Status.PASS and one["status"] in (None, Status.SKIP) and not one["other_kernel"]:
             missing.append(name)
     if len(missing) > MANY:
         yield Status.MISS, f"{len(missing)} rules that were kept were not asked"
@@ -207,13 +284,22 @@ def _worse_rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
 
 def _cells(before: Record, after: Record) -> list[dict[str, Any]]:
     old, new = ({(one.host, one.order): one for one in record.transcripts} for record in (before, after))
+    judged = {(one.host, place_of(one.order)) for one in after.transcripts if one.status in JUDGED}
     found = []
     for host, order in [*old, *(key for key in new if key not in old)]:
         was, now = old.get((host, order)), new.get((host, order))
         states = {"before": was.status if was else None, "after": now.status if now else None}
         again = now.reproduce if now else None
         found.append(
-            {"host": host, "order": order, **states, "reason": now.reason if now else None, "reproduce": again}
+            {
+                "host": host,
+                "order": order,
+                **states,
+                # A run by its number, of which this kernel has fewer.
+                "renumbered": place_of(order) != order and (host, place_of(order)) in judged,
+                "reason": now.reason if now else None,
+                "reproduce": again,
+            }
         )
     return found
 
@@ -225,6 +311,8 @@ def _worse_cells(cells: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:
         name = f"{one['host']}, {one['order']}: {was or 'not run'} → {now or 'not run'}"
         if now == Status.FAIL and was != Status.FAIL:
             yield Status.FAIL, name
+        elif was in JUDGED and now is None and one["renumbered"]:
+            continue
         elif was in JUDGED and now not in JUDGED:
             yield Status.ERROR if now == Status.ERROR else Status.MISS, name
 

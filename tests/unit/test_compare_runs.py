@@ -14,7 +14,7 @@ from kbuild.build.artifacts import file_digest
 from kbuild.outcome import Finding, Status
 from kbuild.record import Record, Run, Stage
 from kbuild.report.compare import render
-from kbuild.runs.compare import compare_records, compare_runs
+from kbuild.runs.compare import changed_ids, compare_records, compare_runs, looked_for
 from kbuild.transcript import Transcript
 
 PLACE: dict[str, Any] = {"host": "qemu-svm", "order": "vendor-alone"}
@@ -125,6 +125,38 @@ def test_rules() -> None:
 
 def test_a_run_that_did_not_come_to_its_end_does_not_pass() -> None:
     assert worse(record(), record(verdict=None))[0] == Status.ERROR
+
+
+def test_each_host_by_itself() -> None:
+    other = finding(host="bochs-vmx", order="vendor-alone")
+    assert worse(record(finding(**PLACE)), record(finding(**PLACE), other)) == (
+        Status.FAIL,
+        ["changed finding load:leftover:slab/x:vendor-alone on bochs-vmx"],
+    )
+    moved = compare_records(record(finding(**PLACE)), record(other))
+    assert changed_ids(moved) == ([other.id], [other.id]), "it came there, and is gone here"
+    assert changed_ids(compare_records(record(finding(Status.MISS)), record(finding(Status.MISS)))) == ([], [])
+    assert changed_ids(compare_records(record(), record(finding(Status.MISS)))) == ([], []), "a machine is to blame"
+
+
+def test_a_stage_that_is_not_run_any_more() -> None:
+    without = record(stages=[Stage("load", Status.PASS)])
+    assert worse(record(), without) == (Status.MISS, ["stage inspect: PASS → not run"])
+    assert worse(without, record()) == (Status.PASS, [])
+    failed = record(stages=[Stage("inspect", Status.ERROR), Stage("load", Status.PASS)])
+    assert worse(record(), failed)[0] == Status.ERROR
+
+
+def test_where_it_was_looked_for() -> None:
+    assert looked_for(finding(**PLACE), record())
+    assert not looked_for(finding(host="bochs-vmx", order="vendor-alone"), record())
+    assert not looked_for(finding(**PLACE), record(cells={"vendor-alone": Status.ERROR}))
+    assert looked_for(rule(Status.FAIL, "violated"), record(rule(Status.PASS, "proved")))
+    assert not looked_for(rule(Status.FAIL, "violated"), record(rule(Status.ERROR, "unknown")))
+    assert not looked_for(rule(Status.FAIL, "violated"), record())
+    broken = finding(name="build:error:a.c:x")
+    for artifacts, told in (({"kvm.ko": "a"}, True), ({}, False)):
+        assert looked_for(broken, record(stages=[Stage("build", Status.FAIL)], artifacts=artifacts)) == told
 
 
 def test_what_it_was_made_with() -> None:
