@@ -452,7 +452,9 @@ def bisect(
         else:
             render(record)
             what = (
-                f"first bad commit: {first.id} {first.subject}" if first else "the commits that are left do not build"
+                f"first bad commit: {first.id} {first.subject}"
+                if first
+                else "the commits that are left cannot be told apart"
             )
             print(what)
         return exit_status(Status.DONE if first else Status.ERROR)

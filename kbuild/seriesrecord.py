@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from kbuild import log
-from kbuild.errors import HarnessError, UserError
+from kbuild.errors import UserError
 from kbuild.outcome import Status, to_json, worst
 from kbuild.paths import locked, make_folder, state_home, write_atomically
 
@@ -45,11 +45,11 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     cells: dict[str, Status] = {}
     """The outcome of each stage, and of the orders on each host (`HOST`)."""
     changes: dict[str, Any] | None = None
-    """What differs in the modules, against the one before it: `kbuild.elf.differences`."""
+    """What differs in the modules and slab caches, against the one before it: `kbuild.runs.objects`."""
     reason: str | None = None
-    """Why there is no run, or no verdict."""
+    """Why there is no run, or no verdict, or what got worse without a finding that blames it."""
     evidence: list[str] = []
-    """Lines that show it: the rejected hunks of a patch that does not apply."""
+    """Lines that show it: the rejected hunks of a patch that does not apply, all that got worse."""
 
     @property
     def over(self) -> bool:
@@ -60,7 +60,8 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
 class SeriesRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What a series' file says."""
 
-    format: int = FORMAT
+    format: int = msgspec.field(default_factory=lambda: FORMAT)
+    """Not a default that can be left out: a later version's would be taken for ours."""
     id: str
     key: str
     """Equal for equal questions: the same commits, judged by the same profile in the same way."""
@@ -71,6 +72,11 @@ class SeriesRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     ended: str | None = None
     verdict: Status | None = None
     entries: list[Entry] = []
+
+
+class _Format(msgspec.Struct):
+    format: int = 1
+    """The first versions did not write theirs."""
 
 
 def series_home() -> Path:
@@ -106,10 +112,13 @@ def key_of(parts: Sequence[str]) -> str:
 
 
 def begin(key: str, command: str, source: str, entries: list[Entry]) -> Series:
-    """A series that was begun with the same key and did not come to its end, or a new one."""
+    """A series that was begun with the same key and did not come to its end, or a new one.
+
+    The key tells of the entries, too: a bisect has other ones by the time at which it is killed.
+    """
     home = make_folder(series_home())
     for record in _all(home):
-        if record.key == key and record.ended is None and [one.id for one in record.entries] == [e.id for e in entries]:
+        if record.key == key and record.ended is None:
             log.get().warning("going on with a series that did not come to its end", series=record.id)
             return Series(record)
     now = datetime.datetime.now(datetime.UTC)
@@ -140,19 +149,28 @@ def is_series(name: str) -> bool:
 def read_series(name: str) -> SeriesRecord:
     """The series of that id, or in that folder. Raises UserError where there is none, or it cannot be read."""
     folder = series_home() / name if name.endswith(_ENDING) and "/" not in name else Path(name).expanduser()
-    try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=SeriesRecord)
-    except OSError as error:
-        raise UserError(f"{folder / FILE}: cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{folder / FILE}: no series' record: {error}") from None
+    return _read(folder / FILE)
 
 
 def _all(home: Path) -> Iterator[SeriesRecord]:
     """Newest first; what cannot be read is passed over."""
     for path in sorted(home.glob(f"*/{FILE}"), reverse=True):
-        with suppress(OSError, msgspec.MsgspecError, HarnessError):
-            yield msgspec.json.decode(path.read_bytes(), type=SeriesRecord)
+        with suppress(UserError):
+            yield _read(path)
+
+
+def _read(path: Path) -> SeriesRecord:
+    """Raises UserError in one line; keys that a later version adds to this format are passed over."""
+    try:
+        data = path.read_bytes()
+        version = msgspec.json.decode(data, type=_Format).format
+        if version > FORMAT:
+            raise UserError(f"{path}: written by a later version of this tool; read it with that one")
+        return msgspec.json.decode(data, type=SeriesRecord)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no series' record: {error}") from None
 
 
 def _now() -> str:

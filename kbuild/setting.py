@@ -30,7 +30,7 @@ def keep_profile(run: Run, profile: Profile) -> None:
     new = run.folder / f".{FOLDER}.new"
     digests: dict[str, str] = {}
     with os_errors(f"{run.folder / FOLDER}: cannot be written"):
-        for name, path in _files(profile):
+        for name, path in files_of(profile):
             content = path.read_bytes()
             make_folder((new / name).parent)
             (new / name).write_bytes(content)
@@ -39,8 +39,8 @@ def keep_profile(run: Run, profile: Profile) -> None:
     run.record.profile_files = digests
 
 
-def _files(profile: Profile) -> Iterator[tuple[str, Path]]:
-    """Names in the run's folder, each once."""
+def files_of(profile: Profile) -> Iterator[tuple[str, Path]]:
+    """The profile and all that it names, with their names in a run's folder, each once."""
     yield profile.path.name, profile.path
     seen = {profile.path.name}
     for kind in ("fragments", "rules", "orders", "hosts"):

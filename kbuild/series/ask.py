@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -10,19 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kbuild import log
+from kbuild.build.artifacts import file_digest
 from kbuild.cache.limit import cache_limit, trim
 from kbuild.configure import git
 from kbuild.configure.apt import find, oldest_first
 from kbuild.errors import UserError
-from kbuild.gate.request import GateRequest
+from kbuild.gate.request import GateRequest, profile_of
 from kbuild.outcome import Status
-from kbuild.profile import read_profile
 from kbuild.progress import Prefixed, Reporter
+from kbuild.record import open_record
 from kbuild.series.apply import apply
 from kbuild.series.commits import commits_of
 from kbuild.series.judge import Judge, entries_of
 from kbuild.series.mail import read_mbox
 from kbuild.seriesrecord import Entry, SeriesRecord, begin, holding, key_of
+from kbuild.setting import files_of
 
 SHORT = 12
 """Digits of a commit's id that are shown."""
@@ -154,7 +157,14 @@ def _packages(request: SeriesRequest, glob: str) -> _Asked:
 
 
 def question(gate: GateRequest) -> list[str]:
-    """All that an answer to a commit depends on, but for this tool and the machine."""
-    profile = read_profile(gate.profile, gate.flavour)
-    parts = [profile.path.read_text("utf-8"), str(gate.flavour), str(gate.no_known), gate.tree]
-    return [*parts, *gate.orders, "", *gate.hosts, "", *gate.rules, ""]
+    """All that an answer to a commit depends on, but for this tool and the machine: what its files say, not where."""
+    profile = profile_of(gate)
+    release = profile.settings.release
+    files = dict(files_of(profile))
+    baseline = gate.baseline or (release and release.baseline and str(profile.path.parent / release.baseline))
+    said = [f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in files.items()]
+    if baseline:
+        folder, record = open_record(baseline)
+        said.append(f"baseline {record.id if folder.is_dir() else file_digest(folder)}")
+    runs = [" ".join(some) for some in profile.orders.values()]
+    return [str(gate.flavour), str(gate.no_known), str(gate.look), gate.tree, *said, *runs]

@@ -14,10 +14,11 @@ from kbuild.cache.limit import cache_limit, trim
 from kbuild.configure import git
 from kbuild.errors import HarnessError, JudgeError, UserError
 from kbuild.gate.request import GateRequest
-from kbuild.outcome import Known, Status
+from kbuild.outcome import Finding, Known, Status
 from kbuild.paths import cache_home, locked, make_folder
 from kbuild.progress import Prefixed, Reporter
 from kbuild.record import Record
+from kbuild.runs.compare import looked_for
 from kbuild.series.ask import checkout_of, of_tree, question, short
 from kbuild.series.commits import commit
 from kbuild.series.judge import Judge, entries_of
@@ -41,7 +42,7 @@ class BisectRequest:
 def bisect(
     request: BisectRequest, reporter: Reporter, tell: Callable[[SeriesRecord, Entry], None]
 ) -> tuple[SeriesRecord, Entry | None]:
-    """The commits that were tried, in their order, and the first bad one; None where those that are left do not build.
+    """The commits that were tried, in their order, and the first bad one; None where what is left cannot be told apart.
 
     Raises UserError where the input is wrong, JudgeError where the finding is not in the bad commit, or is in the good.
     """
@@ -65,7 +66,11 @@ def bisect(
             lambda entry: Prefixed(reporter, short(entry)),
             lambda entry: tell(made.record, entry),
         )
-        first = _Bisect(request, folder, judge).run(good.id, bad.id)
+        try:
+            first = _Bisect(request, folder, judge).run(good.id, bad.id)
+        except JudgeError:
+            made.finish_as(Status.ERROR)  # nothing to be gone on with
+            raise
         made.finish_as(Status.DONE if first else Status.ERROR)
         trim(limit, spare_since=started)
     return made.record, first
@@ -77,21 +82,26 @@ class _Bisect:
         self._folder = folder
         self._judge = judge
         self._entries = judge.series.record.entries
-        self._wanted: set[str] = set()
+        self._wanted: list[Finding] = []
+        """As the bad commit has them."""
 
     def run(self, good: str, bad: str) -> Entry | None:
-        was, now = (self._counting(self._judge.one(self._entry(one))) for one in (good, bad))
+        was, now = (self._judge.one(self._entry(one)) for one in (good, bad))
+        had = {one.id for one in _counting(was)}
         if self._request.finding is None:
-            self._wanted = now - was
+            self._wanted = [one for one in _counting(now) if one.id not in had]
         else:
             known = Known(finding=self._request.finding, reason="")
-            self._wanted = {name for name in was | now if known.matches_id(name)}
+            self._wanted = [one for one in _counting(now) if known.matches(one)]
+            if any(map(known.matches_id, had)):
+                raise JudgeError(f"--good {self._request.good}: {self._request.finding} is in it already")
         what = self._request.finding or "a finding that counts"
-        if not self._wanted & now:
+        if not self._wanted:
             more = "" if self._request.finding else " that the good one does not have"
             raise JudgeError(f"--bad {self._request.bad}: {what}{more} is not in it")
-        if self._wanted & was:
-            raise JudgeError(f"--good {self._request.good}: {what} is in it already")
+        self._wanted = [one for one in self._wanted if looked_for(one, was)]
+        if not self._wanted:
+            raise JudgeError(f"--good {self._request.good}: {what} could not be looked for in it")
         self._mark(self._entry(good), Status.PASS)
         self._mark(self._entry(bad), Status.FAIL)
         home = make_folder(cache_home() / "series")
@@ -107,20 +117,21 @@ class _Bisect:
                 said = self._git(ours, "bisect", self._answer(at), at, check=False)
             self._git(ours, "bisect", "reset", check=False)
         first = self._entry(found[1])
-        first.blamed = sorted(self._wanted)
+        first.blamed = sorted({one.id for one in self._wanted})
         return first
 
     def _answer(self, at: str) -> str:
         """What git is told of a commit."""
         entry = self._entry(at)
         record = self._judge.one(entry)
-        stages = {stage.name: stage.status for stage in record.stages}
-        if self._wanted & self._counting(record):
+        found = {(one.id, one.status) for one in _counting(record)}
+        if any((one.id, one.status) in found for one in self._wanted):
             self._mark(entry, Status.FAIL)
             return "bad"
-        looked = {name.partition(":")[0] for name in self._wanted}
-        # A stage that did not come to an answer, for the commit does not build or a machine failed, says nothing.
-        if any(stages.get(stage) not in (Status.PASS, Status.FAIL, Status.ERROR) for stage in looked):
+        # What does not build, or was not told for the machine failed or the log is not understood, says nothing.
+        if any(one.id == name for one in self._wanted for name, _ in found) or not all(
+            looked_for(one, record) for one in self._wanted
+        ):
             self._mark(entry, Status.SKIP)
             return "skip"
         self._mark(entry, Status.PASS)
@@ -141,12 +152,12 @@ class _Bisect:
         return entry
 
     @staticmethod
-    def _counting(record: Record) -> set[str]:
-        return {one.id for one in record.findings if one.status.counts and not one.known}
-
-    @staticmethod
     def _git(folder: Path, *arguments: str, check: bool = True) -> str:
         done = git.call("-C", folder, *arguments, check=False, env={"LC_ALL": "C"})
         if check and done.status:
             raise HarnessError(f"{folder}: git {' '.join(arguments[:2])}: {done.output.strip()[-200:]}")
         return done.output
+
+
+def _counting(record: Record) -> list[Finding]:
+    return [one for one in record.findings if one.status.counts and not one.known]
