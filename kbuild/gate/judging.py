@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from kbuild.errors import KbuildError, UserError, os_errors
 from kbuild.gate.request import GateRequest, profile_of
 from kbuild.gate.stages import Stages
 from kbuild.progress import Reporter
-from kbuild.record import Run
+from kbuild.record import Record, Run
 from kbuild.runs.release import read_policy
 
 
@@ -95,6 +96,11 @@ class Judging:
         with self._recorded(), os_errors():
             self._gate.judge()
             log.get().info("run.end", verdict=self.run.record.verdict, peak_memory_kb=_peak_memory_kb())
+
+    def take_over(self, other: Record, folder: Path) -> None:
+        """The same, of another run with the same kernel and modules, and its folder."""
+        with self._recorded(), os_errors():
+            self._gate.take_over(other, folder)
 
     def cancel(self) -> None:
         """End what hosts are at, from another thread."""

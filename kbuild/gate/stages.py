@@ -53,7 +53,7 @@ from kbuild.outcome import RUN_OF, Finding, Known, Status, mark_known, to_json, 
 from kbuild.paths import PROJECT, cache_home, locked, make_folder, mark_used, write_atomically
 from kbuild.profile import SHIPPED, Profile, reference
 from kbuild.progress import Reporter
-from kbuild.record import HostFacts, Run, Stage
+from kbuild.record import HostFacts, Record, Run, Stage
 from kbuild.runs.release import Policy
 from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
@@ -109,7 +109,6 @@ class Stages:
 
     def judge(self) -> None:
         """What the task asks of them, and the verdict."""
-        record = self.run.record
         if self.files is not None and self.made is not None:
             kernel, image, paths = self.made
             if (asked := _selftests(self.files)) and self.request.selftests:
@@ -122,6 +121,33 @@ class Stages:
                 self._load(kernel, self.files, transcripts)
             if self.policy is not None:
                 self._release(self.policy)
+        self._finish()
+
+    def take_over(self, other: Record, folder: Path) -> None:
+        """In place of `judge()`: what another run, in its folder, found of the same kernel and modules.
+
+        Each stage says whose it is. What the release policy asks is asked anew, of what was found.
+        """
+        record = self.run.record
+        record.rules, record.sizes, record.transcripts = other.rules, other.sizes, other.transcripts
+        record.hosts, record.machines, record.agent = other.hosts, other.machines, other.agent
+        record.kernel = record.kernel or other.kernel
+        for name in ("agent", "inspect.json"):
+            if (folder / name).is_file():
+                self.run.keep(folder / name, name)
+        for stage in other.stages:
+            if stage.name in ("inspect", "load"):
+                with self._stage(stage.name) as own:
+                    record.findings += self._mark(
+                        one for one in other.findings if one.id.partition(":")[0] == stage.name
+                    )
+                    own.status, own.summary = stage.status, f"the same modules as in run {other.id}: {stage.summary}"
+        if self.policy is not None:
+            self._release(self.policy)
+        self._finish()
+
+    def _finish(self) -> None:
+        record = self.run.record
         record.known_not_seen = [one for one in self.not_seen if self._looked_for(one)]
         # That files were read is no answer: where all orders were skipped, nothing was judged.
         judged_so = [status for status in self.results if status != Status.DONE]

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status
 from kbuild.record import read_record
+from kbuild.report.compare import caches
 from kbuild.report.terminal import STYLES, console_for, plain, table, word
 from kbuild.seriesrecord import Entry, SeriesRecord
 
@@ -134,8 +135,10 @@ def _findings(entry: Entry) -> dict[str, list[Finding]]:
 def _changes(changes: dict[str, Any] | None) -> list[str]:
     """A line for each kind of difference in each module."""
     found = changes or {}
-    lines = [line for module in found.get("modules", ()) for line in _module(module)]
-    return lines + [f"{one['module']}: {one['entry']} calls otherwise" for one in found.get("flow", ())]
+    lines = [line for module in found.get("modules") or () for line in _module(module)]
+    lines += [f"{one['module']}: {one['entry']} calls otherwise" for one in found.get("flow", ())]
+    lines += [f"{name}: {before or 'none'} → {after or 'none'}" for name, before, after in caches(found)]
+    return lines + [f"modules cannot be compared: {why}" for why in [found.get("modules_problem")] if why]
 
 
 def _module(module: dict[str, Any]) -> Iterator[str]:

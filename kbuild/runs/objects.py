@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,26 @@ _CREATES_CACHE = ("kmem_cache_create", "kmem_cache_create_usercopy", "__kmem_cac
 """include/linux/slab.h: of all of them the first argument is the cache's name, the second the size of its objects."""
 
 
-def compare_objects(folders: Sequence[Path], records: Sequence[Record]) -> dict[str, Any]:
-    """`modules` (None: the same bytes, or `modules_problem` says why they cannot be compared), `flow` and `caches`."""
-    old, new = (_modules(record) for record in records)
+def inspect_kept(folder: Path, record: Record) -> Inspection:
+    """The modules that a run keeps, with their flow. Raises KbuildError where they are not what was judged."""
+    return inspect([*_kept(folder, module_files(record))], flow=True)
+
+
+def compare_objects(
+    folders: Sequence[Path],
+    records: Sequence[Record],
+    look: Callable[[Path, Record], Inspection] = inspect_kept,
+) -> dict[str, Any]:
+    """`modules` (None: the same bytes, or `modules_problem` says why they cannot be compared), `flow` and `caches`.
+
+    `look` gives what is in a run's modules, for who has it already.
+    """
+    old, new = map(module_files, records)
     nothing: dict[str, Any] = {"modules": None, "flow": [], "caches": [], "modules_problem": None}
     if old == new:
         return {**nothing, "modules_same": bool(new)}
     try:
-        before, after = (
-            inspect([*_kept(folder, names)], flow=True) for folder, names in zip(folders, (old, new), strict=True)
-        )
+        before, after = map(look, folders, records)
         found = compare(before, after)
         caches = _caches(before, after)
     except KbuildError as error:
@@ -35,7 +45,8 @@ def compare_objects(folders: Sequence[Path], records: Sequence[Record]) -> dict[
     return {**nothing, "modules_same": False, "modules": found["modules"], "flow": found["flow"], "caches": caches}
 
 
-def _modules(record: Record) -> dict[str, str]:
+def module_files(record: Record) -> dict[str, str]:
+    """Of the artifacts those that are modules: file name to SHA-256."""
     return {name: digest for name, digest in record.artifacts.items() if file_module_name(Path(name)) is not None}
 
 

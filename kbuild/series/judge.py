@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kbuild import log
-from kbuild.elf.differences import compare
+from kbuild.build.artifacts import file_digest
 from kbuild.elf.essence import essence
-from kbuild.elf.inspect import Inspection, find_modules, inspect
+from kbuild.elf.image import file_module_name
+from kbuild.elf.inspect import Inspection
 from kbuild.errors import KbuildError, UserError
 from kbuild.gate.judging import Judging
 from kbuild.gate.request import GateRequest
-from kbuild.outcome import Finding, Status, worst
+from kbuild.outcome import Status, worst
 from kbuild.progress import Reporter
 from kbuild.record import Record, Run, read_record, runs_home
+from kbuild.runs.compare import changed_ids, compare_records
+from kbuild.runs.objects import compare_objects, inspect_kept, module_files
+from kbuild.series.held import NOTHING, SAID, bring_up_to_date
 from kbuild.seriesrecord import Entry, Series
 from kbuild.transcript import Transcript
-
-JUDGED = ("inspect", "load")
-"""Stages whose answer depends on nothing but the kernel and its modules."""
-
-_MODULE = re.compile(r"\.ko(?:\.(?:xz|zst|gz))?$")
 
 
 @dataclass
@@ -44,7 +43,11 @@ class Judge:
     _essences: dict[str, str] = field(default_factory=dict)
     """Of the modules of a kernel, to the id of the first entry that has them."""
     _inspections: dict[str, Inspection] = field(default_factory=dict)
-    """By entry; the last ones."""
+    """By run; the last ones."""
+    _held: Record = field(default_factory=lambda: NOTHING)
+    """What was said last."""
+    _last: Record | None = None
+    """Of the last entry that has modules."""
 
     def run(self) -> None:
         """Judge what has not been judged yet. What interrupts it is raised on, and the series can go on from there."""
@@ -55,8 +58,7 @@ class Judge:
                 for entry in entries:
                     if self.stop and any(one.status == Status.FAIL and not one.base for one in entries):
                         break
-                    if entry.over:
-                        self._remember(entry)
+                    if entry.over and self._remember(entry):
                         continue
                     self.tell(entry)
                     judging = self._build(entry)
@@ -78,15 +80,13 @@ class Judge:
 
     def one(self, entry: Entry) -> Record:
         """Judge one entry, alone. Returns its run's record."""
-        if entry.verdict is None or entry.run is None:
+        if entry.verdict is None or entry.run is None or not self._remember(entry):
             self.tell(entry)
             judging = self._build(entry)
             self._finish(entry, judging)
             entry.verdict, entry.cells = judging.run.record.verdict, _cells(judging.run.record)
             entry.reason = judging.run.record.error
             self.series.save()
-        else:
-            self._remember(entry)
         return read_record(entry.run or "")
 
     def _build(self, entry: Entry) -> Judging:
@@ -121,7 +121,8 @@ class Judge:
         with closing(judging), suppress(UserError):
             twin = self._twin(entry, judging.run)
             if twin is not None and not judging.over:
-                _take_over(judging.run, read_record(twin.run or ""))
+                assert twin.run is not None
+                judging.take_over(read_record(twin.run), _folder(twin.run))
                 entry.same_as = twin.id
             else:
                 judging.judge()
@@ -131,132 +132,109 @@ class Judge:
         same = kernel_key(run.record, run.folder)
         if same is None:
             return None
-        first = self._essences.setdefault(same, entry.id)
-        if first == entry.id:
-            return None
-        twin = next(one for one in self.series.record.entries if one.id == first)
-        return twin if twin.verdict in (Status.PASS, Status.FAIL) else None
+        twin = next((one for one in self.series.record.entries if one.id == self._essences.get(same)), None)
+        if twin is not None and twin is not entry and twin.run and is_whole(read_record(twin.run)):
+            return twin
+        self._essences[same] = entry.id
+        return None
 
-    def _remember(self, entry: Entry) -> None:
-        """An entry that was judged before this process began."""
-        if entry.run is None or entry.verdict not in (Status.PASS, Status.FAIL) or entry.same_as:
-            return
+    def _remember(self, entry: Entry) -> bool:
+        """Take up an entry that was judged before this process began. False: its run is gone, and it is judged anew."""
+        if entry.run is None:
+            return True  # it does not apply, or comes after one that does not
         try:
-            same = kernel_key(read_record(entry.run), _folder(entry.run))
-            if same is not None:
-                self._essences.setdefault(same, entry.id)
-        except (UserError, OSError) as error:
+            record = read_record(entry.run)
+        except UserError as error:
             log.get().warning("series.forgotten", entry=entry.id, reason=str(error))
+            entry.status = entry.verdict = entry.same_as = None
+            return False
+        self._held = bring_up_to_date(self._held, record)
+        self._last = record if module_files(record) else self._last
+        try:
+            if is_whole(record) and (same := kernel_key(record, _folder(entry.run))) is not None:
+                self._essences.setdefault(same, entry.same_as or entry.id)
+        except (KbuildError, OSError) as error:
+            log.get().warning("series.not-reused", entry=entry.id, reason=str(error))
+        return True
 
     def _conclude(self, entry: Entry, record: Record) -> None:
         """Hold the entry's run against what came before it."""
         entry.verdict = record.verdict
         entry.cells = _cells(record)
-        entry.reason = record.error
-        before = self._before(entry)
-        counting = _counting(record)
-        last = {stage: _counting(other) for stage, other in before.items()}
-        new = {
-            name: one for name, one in counting.items() if name not in last.get(_stage(one), {}) and _stage(one) in last
-        }
-        asked = {stage.name for stage in record.stages if stage.status not in (None, Status.SKIP)}
-        entry.blamed = sorted({name[0] for name in new})
-        entry.mended = sorted(
-            {
-                name[0]
-                for stage, others in last.items()
-                if stage in asked
-                for name, one in others.items()
-                if _stage(one) == stage and name not in counting
-            }
-        )
-        own = [one.status for one in new.values()]
-        if record.verdict in (None, Status.MISS) or record.error:
-            own.append(record.verdict or Status.ERROR)  # none: it could not be configured, or its files are damaged
-        entry.status = worst(own) if own else Status.PASS
+        entry.changes = self._changes(record)
         if entry.base:
-            entry.blamed, entry.status = [], record.verdict or Status.MISS
-        self._compare(entry, record)
+            entry.status, entry.reason = record.verdict or Status.MISS, record.error
+        else:
+            conclude(entry, self._held, record)
+        self._held = bring_up_to_date(self._held, record)
 
-    def _before(self, entry: Entry) -> Mapping[str, Record]:
-        """Of each stage the record of the last entry before this one in which it said something of the kernel."""
-        found: dict[str, Record] = {}
-        entries = self.series.record.entries
-        for other in reversed(entries[: entries.index(entry)]):
-            if other.run is None or other.verdict in (None, Status.MISS):
-                continue
-            record = read_record(other.run)
-            for stage in record.stages:
-                if stage.status in (Status.PASS, Status.FAIL, Status.ERROR, Status.DONE):
-                    found.setdefault(stage.name, record)
-            if {"build", *JUDGED} <= found.keys():
-                break
-        return found
+    def _changes(self, record: Record) -> dict[str, Any] | None:
+        """What differs in the objects, against the last entry that has some; None where nothing does."""
+        if not module_files(record):
+            return None
+        before, self._last = self._last, record
+        if before is None:
+            return None
+        folders, records = [_folder(one.id) for one in (before, record)], (before, record)
+        found = compare_objects(folders, records, self._inspected)
+        return found if any(found[key] for key in ("modules", "flow", "caches", "modules_problem")) else None
 
-    def _compare(self, entry: Entry, record: Record) -> None:
-        """What differs in the objects, against the last entry that has some."""
-        if not record.artifacts:
-            return
-        entries = self.series.record.entries
-        earlier = [
-            one
-            for one in entries[: entries.index(entry)]
-            if one.run and one.cells.get("build", one.verdict) == Status.PASS
-        ]
-        try:
-            now = self._inspection(entry)
-            if earlier and entry.same_as != earlier[-1].id:
-                entry.changes = dict(compare(self._inspection(earlier[-1]), now))
-        except (KbuildError, OSError) as error:
-            log.get().warning("series.not-compared", entry=entry.id, reason=str(error))
-
-    def _inspection(self, entry: Entry) -> Inspection:
-        if entry.id not in self._inspections:
-            assert entry.run is not None
-            paths = find_modules(_folder(entry.run) / "artifacts")
-            self._inspections[entry.id] = inspect(paths, None, None, flow=True)
+    def _inspected(self, folder: Path, record: Record) -> Inspection:
+        """Of each run once: it is held against two others."""
+        if record.id not in self._inspections:
+            self._inspections[record.id] = inspect_kept(folder, record)
             while len(self._inspections) > 2:
                 del self._inspections[next(iter(self._inspections))]
-        return self._inspections[entry.id]
+        return self._inspections[record.id]
+
+
+def conclude(entry: Entry, held: Record, record: Record) -> None:
+    """What an entry's run means for the series, held against what was said before it: outcome, blame, what is mended.
+
+    Worse is what `inv compare` calls so. What was not judged at all does not pass, be it that it was not before either.
+    """
+    compared = compare_records(held, record)
+    entry.blamed, entry.mended = changed_ids(compared)
+    # Of what it is to blame for the findings tell.
+    worse = [one["what"] for one in compared["worse"] if not entry.blamed or one["status"] == Status.MISS]
+    outcomes = [Status(compared["status"])]
+    if record.verdict == Status.MISS or record.error:
+        outcomes.append(Status.ERROR if record.verdict in (None, Status.ERROR) else Status.MISS)
+    load = next((stage.status for stage in record.stages if stage.name == "load"), None)
+    if load is None:
+        outcomes.append(Status.MISS)
+        worse.append("nothing of it was loaded")
+    entry.status = worst(outcomes)
+    if entry.status == Status.PASS and load == Status.SKIP:
+        entry.status = Status.SKIP
+        worse.append("nothing of it was judged: each order was skipped")
+    if not entry.blamed:
+        more = f" and {len(worse) - 1} more" if len(worse) > 1 else ""
+        entry.reason = record.error or (f"{worse[0]}{more}" if worse else None)
+    entry.evidence = worse
 
 
 def kernel_key(record: Record, folder: Path) -> str | None:
     """Equal for kernels that a run would find the same of; None where the run has no kernel, or no modules.
 
-    The kernel counts byte by byte, the modules by their essence, however they are compressed.
+    The kernel counts byte by byte, the modules by their essence, however they are compressed; and the selftests that
+    were built with them, which come from the same tree and are run there.
     """
-    modules = {name.partition(".ko")[0]: name for name in record.artifacts if _MODULE.search(name)}
-    kernels = [digest for name, digest in record.artifacts.items() if name.startswith(("bzImage", "vmlinuz"))]
-    if not modules or len(kernels) != 1:
+    modules = {file_module_name(Path(name)): folder / "artifacts" / name for name in module_files(record)}
+    if not modules or record.kernel_file is None:
         return None
-    parts = [f"{module} {essence(folder / 'artifacts' / name)}" for module, name in sorted(modules.items())]
-    return "\n".join([*kernels, *parts])
+    parts = [f"{name} {essence(path)}" for name, path in sorted(modules.items(), key=str)]
+    selftests = [f"{path.name} {file_digest(path)}" for path in sorted((folder / "selftests").glob("*"))]
+    return "\n".join([record.artifacts[record.kernel_file], *parts, *selftests])
+
+
+def is_whole(record: Record) -> bool:
+    """Whether nothing of it was left open: another run with its kernel and modules would find the same."""
+    return record.verdict in (Status.PASS, Status.FAIL) and all(stage.status in SAID for stage in record.stages)
 
 
 def _folder(run: str) -> Path:
     return runs_home() / run
-
-
-def _take_over(run: Run, other: Record) -> None:
-    """What was found of the same kernel and modules is this run's, too; each stage says whose it is."""
-    record = run.record
-    record.findings += [one for one in other.findings if one.id.partition(":")[0] in JUDGED]
-    record.transcripts, record.rules, record.hosts = other.transcripts, other.rules, other.hosts
-    record.known_not_seen, record.kernel = other.known_not_seen, record.kernel or other.kernel
-    for stage in other.stages:
-        if stage.name in JUDGED:
-            with run.stage(stage.name) as own:
-                own.status, own.summary = stage.status, f"the same modules as in run {other.id}: {stage.summary}"
-    run.finish(worst(stage.status for stage in record.stages if stage.status not in (None, Status.DONE)))
-
-
-def _counting(record: Record) -> dict[tuple[str, str], Finding]:
-    """What counts, by id and host."""
-    return {(one.id, one.host or ""): one for one in record.findings if one.status.counts and not one.known}
-
-
-def _stage(finding: Finding) -> str:
-    return finding.id.partition(":")[0]
 
 
 def _cells(record: Record) -> dict[str, Status]:

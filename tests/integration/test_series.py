@@ -21,7 +21,7 @@ import pytest
 
 from kbuild.elf.object import ElfObject
 from tests.integration.conftest import Tool
-from tests.integration.test_designs import CALL, HEADER, INIT, MMU, SETUP, SPLIT, X86
+from tests.integration.test_designs import CALL, HEADER, INIT, MMU, SETUP, SPLIT, SVM, X86
 
 pytestmark = pytest.mark.kernel
 
@@ -147,6 +147,25 @@ PATCHES: tuple[tuple[str, dict[str, dict[str, str]]], ...] = (
     ),
     ("KVM: x86: Make the caches after the vendor's set-up again", {X86: {CALL + SETUP: SETUP + CALL}}),
 )
+LESS = ("KVM: SVM: Take the parameter 'vls' out", {SVM: {"module_param(vls, int, 0444);\n": ""}})
+"""On a branch of its own: behind it an order's runs with and without that are no more."""
+ORDER = """\
+id = "vls"
+title = "It loads with and without virtual VMLOAD and VMSAVE"
+modules = ["{vendor}"]
+needs = ["svm"]
+
+[[matrix]]
+module = "{vendor}"
+params = { vls = [0, 1] }
+when = { has_parameter = "{vendor}.vls" }
+
+[[step]]
+load = "{vendor}"
+
+[[step]]
+unload = "{vendor}"
+"""
 AUTHOR = {
     f"GIT_{who}_{what}": value
     for who in ("AUTHOR", "COMMITTER")
@@ -169,7 +188,8 @@ def checkout(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory, requ
     git("init", "--quiet", "--initial-branch=main")
     git("add", "--all", "--force")
     git("commit", "--quiet", "--message=Linux 6.1 as Debian has it")
-    for subject, changes in PATCHES:
+
+    def patch(subject: str, changes: dict[str, dict[str, str]]) -> None:
         for path, some in changes.items():
             text = (tree / path).read_text()
             for before, after in some.items():
@@ -177,6 +197,12 @@ def checkout(kernel_source: Path, tmp_path_factory: pytest.TempPathFactory, requ
                 text = text.replace(before, after)
             (tree / path).write_text(text)
         git("commit", "--quiet", "--all", f"--message={subject}")
+
+    for subject, changes in PATCHES:
+        patch(subject, changes)
+    git("checkout", "--quiet", "-b", "less")
+    patch(*LESS)
+    git("checkout", "--quiet", "main")
     assert HEADER in PATCHES[0][1]
     return tree
 
@@ -200,6 +226,18 @@ def as_the_thread_says(entries: list[dict[str, Any]]) -> None:
 
 def test_a_range_blames_the_third_patch(shared_tool: Tool, checkout: Path) -> None:
     as_the_thread_says(judged(shared_tool, checkout, "--range", "main~5..main"))
+
+
+def test_what_is_not_run_any_more_does_not_pass(shared_tool: Tool, checkout: Path, tmp_path: Path) -> None:
+    order = tmp_path / "vls.toml"
+    order.write_text(ORDER)
+    options = ("--rules", "mmu-setup-thread", "--order", order, "--host", "qemu-svm", "--json")
+    done = shared_tool.run("series", "--tree", checkout, "--range", "main..less", *options)
+    assert done.returncode == 3, done.stderr
+    base, less = json.loads(done.stdout)["entries"]
+    assert (base["status"], less["status"], less.get("blamed")) == ("PASS", "MISS", None)
+    assert less["verdict"] == "PASS", "alone it has nothing wrong"
+    assert less["evidence"] == [f"qemu-svm, vls@kvm_amd.vls={value}: PASS → not run" for value in (0, 1)]
 
 
 def mails(checkout: Path) -> bytes:
