@@ -41,6 +41,15 @@ void line_list_end(struct line *line);
 bool line_send(struct line *line, int fd);
 
 /* kmsg.c: the kernel's log. */
+struct record {
+	unsigned int level, facility;
+	uint64_t seq, us;
+	bool continues;
+	char caller[24];
+	char *text;
+	size_t length;
+};
+
 struct said;
 
 struct kmsg {
@@ -56,6 +65,8 @@ struct kmsg {
 	struct said *said;	/* of a command in parts; else NULL */
 };
 
+/* What a record says, but for its number and time. */
+void line_record(struct line *line, const struct record *record);
 void kmsg_open(struct kmsg *log, int out, bool since_boot);
 /* Send what has come since; records between two commands belong to the earlier one. */
 void kmsg_drain(struct kmsg *log);
@@ -70,15 +81,6 @@ void kmsg_part(uint64_t id, uint64_t part);
  * said.c: the log of a command in parts. Each text is sent once, and then by its number: reports of failed allocations
  * have most of their lines in common, and a serial line is what a sweep would wait for most.
  */
-struct record {
-	unsigned int level, facility;
-	uint64_t seq, us;
-	bool continues;
-	char caller[24];
-	char *text;
-	size_t length;
-};
-
 /* NULL: no memory. */
 struct said *said_begin(int out, uint64_t id);
 /* Returns how many bytes were sent. */
@@ -186,8 +188,8 @@ long fault_syscall(struct answer *answer, long number, long a, long b, long c);
 void host_set_up(void);
 void host_hello(struct line *line);
 uint64_t host_us(void);
-/* What cannot be written is left as it is. */
-void host_write_file(const char *path, const char *text);
+/* All of the text at once, into a file that is there. Returns an errno. */
+int host_write_file(const char *path, const char *text);
 /* Reads at most size - 1 bytes, ends them with NUL; the length, or a negative errno. */
 int host_read_file(const char *path, char *buffer, size_t size);
 

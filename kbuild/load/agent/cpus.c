@@ -4,7 +4,6 @@
 #include "agent.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -33,17 +32,10 @@ const char *check_cpu(const struct command *command)
 int verb_cpu(const struct command *command, struct answer *answer)
 {
 	char path[64];
-	int fd, error = 0;
 
 	(void)answer;
 	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%s/online", command->argv[1]);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return errno;
-	if (write(fd, strcmp(command->argv[0], "online") ? "0" : "1", 1) != 1)
-		error = errno;
-	close(fd);
-	return error;
+	return host_write_file(path, strcmp(command->argv[0], "online") ? "0" : "1");
 }
 
 static int run_on(const char *cpu)

@@ -55,18 +55,6 @@ static const struct setting *of_kind(const char *kind)
 	return !strcmp(kind, "objects") ? objects : !strcmp(kind, "pages") ? pages : NULL;
 }
 
-static int write_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, value, strlen(value)) < 0)
-		error = errno;
-	close(fd);
-	return error;
-}
-
 /* lib/fault-inject.c, should_fail_ex(): the count is the task's own, and goes down with each allocation that could fail. */
 long fault_syscall(struct answer *answer, long number, long a, long b, long c)
 {
@@ -117,7 +105,7 @@ int fault_set_up(const char *kind, struct answer *answer)
 	int error;
 
 	for (const struct setting *one = of_kind(kind); one->path; one++) {
-		error = write_file(one->path, one->value);
+		error = host_write_file(one->path, one->value);
 		if (error) {
 			line_string(answer->result, "where", one->path);
 			return error;

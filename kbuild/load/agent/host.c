@@ -18,16 +18,18 @@
 #define CPUID_EXT1_ECX_SVM (1u << 2)
 #define CPUID_SVM_EDX_NPT (1u << 0)
 
-void host_write_file(const char *path, const char *text)
+int host_write_file(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int fd = open(path, O_WRONLY | O_CLOEXEC), error = 0;
+	ssize_t n;
 
 	if (fd < 0)
-		return;
-	/* EINVAL: the command line has set it and it can not be changed any more. */
-	if (write(fd, text, strlen(text)) < 0)
-		errno = 0;
+		return errno;
+	n = write(fd, text, strlen(text));
+	if (n != (ssize_t)strlen(text))
+		error = n < 0 ? errno : EIO;
 	close(fd);
+	return error;
 }
 
 /* What cannot be mounted shows later: as `absent` in the state, or as ENOENT of a verb. */
@@ -45,7 +47,10 @@ void host_set_up(void)
 		mkdir(mounts[i].path, 0755);
 		mount(mounts[i].type, mounts[i].path, mounts[i].type, 0, NULL);
 	}
-	/* Otherwise the kernel drops all but ten step marks in five seconds. */
+	/*
+	 * Otherwise the kernel drops all but ten step marks in five seconds.
+	 * EINVAL: the command line has set it and it can not be changed any more.
+	 */
 	host_write_file("/proc/sys/kernel/printk_devkmsg", "on\n");
 }
 

@@ -106,10 +106,25 @@ static void send_lost(struct kmsg *log)
 	log->lost = 0;
 }
 
+void line_record(struct line *line, const struct record *record)
+{
+	size_t cut;
+
+	line_number(line, "level", record->level);
+	if (record->facility)
+		line_number(line, "facility", record->facility);
+	if (record->caller[0])
+		line_string(line, "caller", record->caller);
+	if (record->continues)
+		line_bool(line, "cont", true);
+	cut = line_bytes(line, "text", record->text, record->length);
+	if (cut)
+		line_number(line, "cut", cut);
+}
+
 static void send_record(struct kmsg *log, const struct record *record)
 {
 	struct line line;
-	size_t cut;
 
 	log->records++;
 	if (log->said) {
@@ -120,16 +135,7 @@ static void send_record(struct kmsg *log, const struct record *record)
 	line_number(&line, "id", log->id);
 	line_number(&line, "seq", record->seq);
 	line_number(&line, "us", record->us);
-	line_number(&line, "level", record->level);
-	if (record->facility)
-		line_number(&line, "facility", record->facility);
-	if (record->caller[0])
-		line_string(&line, "caller", record->caller);
-	if (record->continues)
-		line_bool(&line, "cont", true);
-	cut = line_bytes(&line, "text", record->text, record->length);
-	if (cut)
-		line_number(&line, "cut", cut);
+	line_record(&line, record);
 	line_send(&line, log->out);
 	log->bytes += line.used;
 }

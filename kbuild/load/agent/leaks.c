@@ -4,7 +4,6 @@
 #include "items.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,18 +18,6 @@
  */
 #define MIN_AGE_S 6
 #define MAX_LINES 4000
-
-static int tell(const char *word)
-{
-	int fd = open(KMEMLEAK, O_WRONLY | O_CLOEXEC), error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, word, strlen(word)) < 0)
-		error = errno;
-	close(fd);
-	return error;
-}
 
 static int send_leaks(struct answer *answer)
 {
@@ -68,17 +55,17 @@ int verb_leaks(const struct command *command, struct answer *answer)
 	 * are left that would hide a loss, and nobody who sleeps there now
 	 * needs memory of a module that is gone.
 	 */
-	error = tell("stack=off");
+	error = host_write_file(KMEMLEAK, "stack=off");
 	/* The first notes what each object holds; one that changed meanwhile is in use (kmemleak_scan(), update_checksum()). */
 	if (!error)
-		error = tell("scan");
+		error = host_write_file(KMEMLEAK, "scan");
 	if (!error)
-		error = tell("scan");
+		error = host_write_file(KMEMLEAK, "scan");
 	if (!error)
-		error = tell("stack=on");
+		error = host_write_file(KMEMLEAK, "stack=on");
 	if (!error)
 		error = send_leaks(answer);
 	if (!error)
-		error = tell("clear");
+		error = host_write_file(KMEMLEAK, "clear");
 	return error;
 }

@@ -95,7 +95,6 @@ static size_t add_text(struct said *said, const struct record *record, uint64_t 
 {
 	struct text *text = &said->texts[number];
 	struct line line;
-	size_t cut;
 
 	if (number < said->count)
 		free(text->bytes);
@@ -109,16 +108,7 @@ static size_t add_text(struct said *said, const struct record *record, uint64_t 
 	line_begin(&line, "text");
 	line_number(&line, "id", said->id);
 	line_number(&line, "number", number);
-	line_number(&line, "level", record->level);
-	if (record->facility)
-		line_number(&line, "facility", record->facility);
-	if (record->caller[0])
-		line_string(&line, "caller", record->caller);
-	if (record->continues)
-		line_bool(&line, "cont", true);
-	cut = line_bytes(&line, "text", record->text, record->length);
-	if (cut)
-		line_number(&line, "cut", cut);
+	line_record(&line, record);
 	line_send(&line, said->out);
 	return line.used;
 }

@@ -3,9 +3,7 @@
 #include "agent.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
 #define PM_TEST "/sys/power/pm_test"
 #define REAL "memory"		/* no level of pm_test, which then says none */
@@ -20,22 +18,10 @@ const char *check_suspend(const struct command *command)
 	return "no level of suspend";
 }
 
-static int write_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), error = 0;
-
-	if (fd < 0)
-		return errno;
-	if (write(fd, value, strlen(value)) < 0)
-		error = errno;
-	close(fd);
-	return error;
-}
-
 /* What this kernel or machine does not have is told by its file. */
 static int prepare(const char *path, const char *value, struct answer *answer)
 {
-	int error = write_file(path, value);
+	int error = host_write_file(path, value);
 
 	if (error)
 		line_string(answer->result, "where", path);
@@ -60,7 +46,7 @@ int verb_suspend(const struct command *command, struct answer *answer)
 	}
 	if (error)
 		return error;
-	error = write_file("/sys/power/state", "mem");
+	error = host_write_file("/sys/power/state", "mem");
 	host_write_file(PM_TEST, "none");
 	return error;
 }

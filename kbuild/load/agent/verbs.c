@@ -92,15 +92,7 @@ int verb_param(const struct command *command, struct answer *answer)
 /* kernel/panic.c, clear_warn_once: what warns once a boot may warn again. */
 int verb_rearm(const struct command *command, struct answer *answer)
 {
-	int fd = open("/sys/kernel/debug/clear_warn_once", O_WRONLY | O_CLOEXEC);
-	int error = 0;
-
 	(void)command;
 	(void)answer;
-	if (fd < 0)
-		return errno;
-	if (write(fd, "1", 1) != 1)
-		error = errno;
-	close(fd);
-	return error;
+	return host_write_file("/sys/kernel/debug/clear_warn_once", "1");
 }
