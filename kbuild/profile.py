@@ -76,10 +76,14 @@ class Require(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orders: tuple[str, ...]
 
 
+GrowthPart = Literal["init", "exit", "text", "data", "core", "total"]
+"""Of a module: the bytes of one of its parts, of text and data, or of all."""
+
+
 class Growth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[release.growth]]`: by how much a part of a module may be larger than in the baseline."""
 
-    of: Literal["init", "exit", "text", "data", "core", "total"]
+    of: GrowthPart
     max_bytes: Annotated[int, msgspec.Meta(ge=0)]
     module: str | None = None
     """Absent: each of them, by itself."""

@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -114,12 +114,9 @@ class Hello(_Message, frozen=True, tag="hello"):
     """Of `vmx`, `ept`, `unrestricted-guest`, `svm`, `npt`."""
 
 
-class LogRecord(_Message, frozen=True, tag="log"):
-    """One record of the kernel's log. In `text`, each character is one byte (Latin-1)."""
+class _LogLine(_Message, frozen=True, kw_only=True):
+    """What a record of the kernel's log says. In `text`, each character is one byte (Latin-1)."""
 
-    id: Id
-    seq: Count
-    us: Count
     level: Annotated[int, msgspec.Meta(ge=0, le=7)]
     text: str
     facility: Count = 0
@@ -129,21 +126,23 @@ class LogRecord(_Message, frozen=True, tag="log"):
     """It goes on with the line of the same caller's previous record."""
     cut: Count = 0
     """Bytes that are left out at the end of `text`."""
+
+
+class LogRecord(_LogLine, frozen=True, tag="log"):
+    """One record of the kernel's log."""
+
+    id: Id
+    seq: Count
+    us: Count
     part: Count = 0
     """Of a command in parts."""
 
 
-class Text(_Message, frozen=True, tag="text"):
+class Text(_LogLine, frozen=True, tag="text"):
     """A line of the log of a command in parts: what all its records have that consist of it."""
 
     id: Id
     number: Annotated[int, msgspec.Meta(ge=0, le=4095)]
-    level: Annotated[int, msgspec.Meta(ge=0, le=7)]
-    text: str
-    facility: Count = 0
-    caller: str | None = None
-    cont: bool = False
-    cut: Count = 0
 
 
 class Said(_Message, frozen=True, tag="said"):
@@ -159,20 +158,13 @@ class Said(_Message, frozen=True, tag="said"):
     def records(self, texts: Mapping[int, Text]) -> list[LogRecord]:
         """As if each had come by itself. Raises KeyError for a number that stands for nothing."""
         return [
-            LogRecord(
-                id=self.id,
-                seq=self.seq + at,
-                us=self.us,
-                level=(line := texts[number]).level,
-                text=line.text,
-                facility=line.facility,
-                caller=line.caller,
-                cont=line.cont,
-                cut=line.cut,
-                part=self.part,
-            )
+            LogRecord(id=self.id, seq=self.seq + at, us=self.us, part=self.part, **_said_by(texts[number]))
             for at, number in enumerate(self.texts)
         ]
+
+
+def _said_by(line: _LogLine) -> dict[str, Any]:
+    return {name: getattr(line, name) for name in _LogLine.__struct_fields__}
 
 
 class Lost(_Message, frozen=True, tag="lost"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from pathlib import Path
 from kbuild.command import Completed
 from kbuild.configure import git
 from kbuild.errors import HarnessError, UserError
-from kbuild.paths import cache_home, locked, make_folder
-from kbuild.series.commits import Commit, commit
+from kbuild.paths import locked
+from kbuild.series.commits import Commit, commit, repository
 from kbuild.series.mail import Mail, Mailbox
 
 MAX_REJECTED = 200
@@ -47,8 +46,7 @@ def apply(folder: Path, mailbox: Mailbox, rev: str | None) -> Applied:
     Raises UserError where that commit is not in the checkout.
     """
     base = _base(folder, mailbox, rev)
-    home = make_folder(cache_home() / "series")
-    ours = home / f"{folder.name or 'tree'}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
+    ours = repository(folder, folder.name or "tree")
     with locked(ours.with_suffix(".lock")):
         if ours.is_dir():
             _run(ours, "am", "--quit", check=False)  # of a run that was killed

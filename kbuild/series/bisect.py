@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -15,12 +14,12 @@ from kbuild.configure import git
 from kbuild.errors import HarnessError, JudgeError, UserError
 from kbuild.gate.request import GateRequest
 from kbuild.outcome import Finding, Known, Status
-from kbuild.paths import cache_home, locked, make_folder
+from kbuild.paths import locked
 from kbuild.progress import Prefixed, Reporter
 from kbuild.record import Record
 from kbuild.runs.compare import looked_for
 from kbuild.series.ask import checkout_of, of_tree, question, short
-from kbuild.series.commits import commit
+from kbuild.series.commits import commit, repository
 from kbuild.series.judge import Judge, entries_of
 from kbuild.seriesrecord import Entry, SeriesRecord, begin, holding, key_of
 
@@ -104,8 +103,7 @@ class _Bisect:
             raise JudgeError(f"--good {self._request.good}: {what} could not be looked for in it")
         self._mark(self._entry(good), Status.PASS)
         self._mark(self._entry(bad), Status.FAIL)
-        home = make_folder(cache_home() / "series")
-        ours = home / f"bisect-{hashlib.sha256(str(self._folder).encode()).hexdigest()[:10]}"
+        ours = repository(self._folder, "bisect")
         with locked(ours.with_suffix(".lock")):
             git.check_out(self._folder, bad, ours)
             self._git(ours, "bisect", "reset", check=False)  # of one that was killed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild.configure import git
 from kbuild.errors import UserError
+from kbuild.paths import cache_home, make_folder
 
 MAX_COMMITS = 1000
 """Of a range: more is a typing error, such as two kernel versions."""
@@ -19,6 +21,12 @@ class Commit:
 
     id: str
     subject: str
+
+
+def repository(folder: Path, kind: str) -> Path:
+    """Where a repository of our own lies that borrows the objects of a checkout; one of each kind. Locked beside it."""
+    home = make_folder(cache_home() / "series")
+    return home / f"{kind}-{hashlib.sha256(str(folder).encode()).hexdigest()[:10]}"
 
 
 def commits_of(folder: Path, asked: str) -> tuple[Commit, list[Commit]]:

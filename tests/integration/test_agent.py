@@ -18,7 +18,7 @@ from kbuild.errors import HarnessError
 from kbuild.hosts.base import BootImage
 from kbuild.hosts.disk import SECTOR, fill_disk, make_disk
 from kbuild.hosts.initramfs import write_initramfs
-from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings, start
+from kbuild.hosts.spec import BochsSettings, Capability, HostSpec, QemuSettings, start
 from kbuild.load import agent
 from kbuild.load.agent import build_agent
 from kbuild.load.guests import SmokeKind, expected_output
@@ -193,8 +193,8 @@ INTEL = Vendor("kvm-intel.ko", "kvm_intel", "ept")
 AMD = Vendor("kvm-amd.ko", "kvm_amd", "npt")
 
 
-def bochs(model: str, *gives: str) -> HostSpec:
-    return HostSpec(id=model, kind="bochs", gives=("intel", "vmx", *gives), bochs=BochsSettings(model=model))  # type: ignore[arg-type]
+def bochs(model: str, *gives: Capability) -> HostSpec:
+    return HostSpec(id=model, kind="bochs", gives=("intel", "vmx", *gives), bochs=BochsSettings(model=model))
 
 
 QEMU = HostSpec(id="qemu", kind="qemu", gives=("amd", "svm", "npt"), qemu=QemuSettings(cpu="EPYC,+svm"))

@@ -135,6 +135,9 @@ class Guest:
         self.agent = b""
         return self
 
+    def until_said(self, count: int) -> None:
+        self.until(lambda: len(self.agent) >= count)
+
     def until_end(self) -> str:
         self.until(lambda: self.end is not None)
         assert self.end is not None
@@ -148,7 +151,7 @@ def test_both_directions_and_a_power_off(host: spec.HostSpec, image: BootImage, 
         for line in sent.splitlines(keepends=True):
             before = guest.agent
             machine.send(line)
-            guest.until(lambda whole=before + line: len(guest.agent) >= len(whole))  # type: ignore[misc]
+            guest.until_said(len(before + line))
         assert guest.agent == sent
         machine.send(b"off\n")
         assert POWERED_OFF in guest.until_end()

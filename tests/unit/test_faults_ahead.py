@@ -4,6 +4,8 @@ missing looks like a pass.
 
 from __future__ import annotations
 
+from typing import Any
+
 from kbuild.load.faults.ahead import PARTS, split
 from kbuild.load.protocol import Broken, Died, Items, LogRecord, Result, Verb
 from kbuild.load.session import End, Reply
@@ -12,8 +14,8 @@ NO_MEMORY = 12
 DONE = Result(id=7, errno=0, us=9)
 
 
-def part(number: int, errno: int = 0, **more: object) -> Result:
-    return Result(id=7, part=number, errno=errno, us=1000, **more)  # type: ignore[arg-type]
+def part(number: int, errno: int = 0, **more: Any) -> Result:
+    return Result(id=7, part=number, errno=errno, us=1000, **more)
 
 
 def failed(at: int) -> list[Result]:
@@ -26,8 +28,8 @@ def said(number: int, text: str) -> LogRecord:
     return LogRecord(id=7, seq=number, us=1, level=4, text=text, part=number)
 
 
-def whole(*parts: Result, answer: Result | Died | None = DONE, **more: object) -> Reply:
-    return Reply(7, answer, parts=[*parts], **more)  # type: ignore[arg-type]
+def whole(*parts: Result, answer: Result | Died | None = DONE, **more: Any) -> Reply:
+    return Reply(7, answer, parts=[*parts], **more)
 
 
 def test_each_part_is_the_answer_to_a_command_of_its_own() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ class Asker:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def ask(self, requests: str, **what: object) -> Answer:
+    def ask(self, requests: str, **what: Any) -> Answer:
         environment = {"srctree": str(self._source), "SRCARCH": "x86", "PATH": os.environ["PATH"]}
         return ask(
             Question(
@@ -43,7 +44,7 @@ class Asker:
                 folder=str(self._source),
                 machine=self.machine,
                 options=Fragment.parse(requests, "f.config").options,
-                **what,  # type: ignore[arg-type]
+                **what,
             )
         )
 

@@ -82,8 +82,8 @@ def contents(folder: Path) -> dict[str, tuple[bytes, bool]]:
     }
 
 
-def refusal(*arguments: str | None, patches: list[Path]) -> str:
-    with pytest.raises(UserError) as caught, open_tree(*arguments, patches=[str(path) for path in patches]):  # type: ignore[arg-type]
+def refusal(tree: str, rev: str | None = None, *, patches: list[Path]) -> str:
+    with pytest.raises(UserError) as caught, open_tree(tree, rev, patches=[str(path) for path in patches]):
         pass
     assert "\n" not in str(caught.value)
     return str(caught.value)

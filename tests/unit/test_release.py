@@ -11,7 +11,7 @@ import pytest
 
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Known, Status, mark_known
-from kbuild.profile import Growth, Profile, Release, Require, find_profile, read_profile
+from kbuild.profile import Growth, GrowthPart, Profile, Release, Require, find_profile, read_profile
 from kbuild.record import Record, Run, Stage, read_record
 from kbuild.runs.baseline import baseline_of
 from kbuild.runs.release import Policy, read_policy
@@ -113,10 +113,10 @@ def test_what_the_baseline_judged_has_to_be_judged_again() -> None:
     ("of", "more", "fails"),
     [("init", 50, False), ("init", 51, True), ("core", 51, True), ("total", 51, True), ("exit", 1000, False)],
 )
-def test_growth(of: str, more: int, fails: bool) -> None:
+def test_growth(of: GrowthPart, more: int, fails: bool) -> None:
     part = {"core": "data", "total": "text", "exit": "init"}.get(of, of)
     now = record(sizes={"kvm": SIZES | {part: SIZES[part] + more}})
-    policy = Policy(Release(growth=(Growth(of, 50, "kvm", "why"),)), record())  # type: ignore[arg-type]
+    policy = Policy(Release(growth=(Growth(of, 50, "kvm", "why"),)), record())
     found, data = policy.judge(now)
     assert [(one.id, one.status) for one in found] == ([(f"release:growth:kvm:{of}", Status.FAIL)] if fails else [])
     assert data["growth"][0]["before"] == sum(

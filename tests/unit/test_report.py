@@ -35,15 +35,22 @@ def finding(order: str, message: str = "load kvm_amd: kernel BUG in svm_init", k
     )
 
 
-def record(**more: object) -> Record:
+def record(**more: Any) -> Record:
     step = StepResult(number=1, action="load", module="kvm_amd", status=Status.FAIL, log=[LogLine("text", seq=1)])
     transcripts = [
         Transcript(host="qemu-svm", order="one", status=Status.FAIL, steps=[step]),
         Transcript(host="qemu-svm", order="two", status=Status.MISS, reason="the emulator failed"),
         Transcript(host="bochs-vmx", order="two", status=Status.SKIP, reason="it needs svm"),
     ]
-    fields = {"id": "r", "task": "gate", "command": "inv gate", "started": "now", "transcripts": transcripts, **more}
-    return Record(**fields)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "id": "r",
+        "task": "gate",
+        "command": "inv gate",
+        "started": "now",
+        "transcripts": transcripts,
+        **more,
+    }
+    return Record(**fields)
 
 
 def shown(what: Record) -> str:
