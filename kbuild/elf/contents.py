@@ -127,6 +127,15 @@ def _lz4(data: bytes, limit: int) -> bytes:
     return bytes(out)
 
 
+def _lz4_more(block: bytes, position: int) -> tuple[int, int]:
+    """What the bytes that follow add to a length, as long as they are 255 and one more; and where they end."""
+    more = 0
+    while block[position] == 255:
+        more += 255
+        position += 1
+    return more + block[position], position + 1
+
+
 def _lz4_block(block: bytes, out: bytearray, limit: int) -> None:
     start = len(out)
     position = 0
@@ -136,11 +145,8 @@ def _lz4_block(block: bytes, out: bytearray, limit: int) -> None:
             position += 1
             length = token >> 4
             if length == 15:
-                while (more := block[position]) == 255:
-                    length += 255
-                    position += 1
+                more, position = _lz4_more(block, position)
                 length += more
-                position += 1
             if length:
                 out += block[position : position + length]
                 position += length
@@ -152,11 +158,8 @@ def _lz4_block(block: bytes, out: bytearray, limit: int) -> None:
             position += 2
             length = (token & 15) + 4
             if length == 19:
-                while (more := block[position]) == 255:
-                    length += 255
-                    position += 1
+                more, position = _lz4_more(block, position)
                 length += more
-                position += 1
             source = len(out) - distance
             if distance == 0 or source < start:
                 raise MalformedError("broken LZ4 data: a match before its block")

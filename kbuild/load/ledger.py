@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.orders.format import SUCCESS, Expectation
 from kbuild.load.orders.plan import Plan, PlannedStep
-from kbuild.load.protocol import Result
+from kbuild.load.protocol import Result, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
 from kbuild.outcome import RUN_OF, Finding, Status, finding_id, verdict, worst
@@ -167,6 +168,31 @@ class Ledger:
     def note_seen(self, difference: list[str]) -> None:
         """Of the step that was kept last: what of the host's state it changed."""
         self.steps[-1] = msgspec.structs.replace(self.steps[-1], seen=difference)
+
+    def keep_errno(
+        self,
+        action: str,
+        got: Result,
+        reply: Reply,
+        expectation: Expectation,
+        judged: tuple[Status, str | None],
+        *,
+        subject: str | None = None,
+        **more: Any,
+    ) -> None:
+        """Keep a step that was judged by its errno; `more` are further fields of its result."""
+        status, reason = judged
+        result = StepResult(
+            number=self.next_number,
+            action=action,
+            status=status,
+            reason=reason,
+            errno=errno_name(got.errno),
+            expected=expectation.errno,
+            why=expectation.why if expectation is not SUCCESS else None,
+            **more,
+        )
+        self.keep(result, reply, expectation, kind="errno", subject=subject)
 
     def keep_without_answer(
         self, reply: Reply, action: str, module: str, expectation: Expectation = SUCCESS, excuse: str = ""

@@ -122,19 +122,8 @@ class MachineSteps:
         judged: tuple[Status, str | None],
     ) -> None:
         """Keep what came of a step; one that did not go as expected is the order's last one."""
-        status, reason = judged
-        result = StepResult(
-            number=self._ledger.next_number,
-            action=action,
-            status=status,
-            reason=reason,
-            errno=errno_name(got.errno),
-            expected=expectation.errno,
-            why=expectation.why if expectation is not SUCCESS else None,
-            detail=dict(detail),
-        )
-        self._ledger.keep(result, reply, expectation, kind="errno", subject=subject)
-        if status not in (Status.PASS, Status.SKIP):
+        self._ledger.keep_errno(action, got, reply, expectation, judged, subject=subject, detail=dict(detail))
+        if judged[0] not in (Status.PASS, Status.SKIP):
             raise StopError
 
 

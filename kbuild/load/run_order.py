@@ -224,20 +224,10 @@ class OrderRun:
         if reason and got.refs is not None:
             users = [f"used by {holder}" for holder in got.holders] + _opened(got)
             reason += f"; {got.refs} references: {', '.join(users) or 'of nobody that is known'}"
-        result = StepResult(
-            number=self._ledger.next_number,
-            action=verb.value,
-            module=name,
-            status=status,
-            reason=reason,
-            params=params,
-            added=added,
-            errno=errno_name(got.errno),
-            expected=expectation.errno,
-            why=expectation.why if expectation is not SUCCESS else None,
-            detail=detail,
+        judged = status, reason
+        self._ledger.keep_errno(
+            verb.value, got, reply, expectation, judged, module=name, params=params, added=added, detail=detail
         )
-        self._ledger.keep(result, reply, expectation, kind="errno")
         self._recorder.after(verb.value, name)
         self._look()
         if status != Status.PASS:
@@ -279,24 +269,15 @@ class OrderRun:
         reply = self._talk.on(cpu, verb, *([what] if what else []))
         got = self._talk.answered(reply, verb.value, subject, expectation)
         guest = "guest" in (what, self._held)
-        status, reason = self._judge.errno(f"{verb} {subject}", got.errno, expectation, RUNS_ON if guest else None)
+        judged = self._judge.errno(f"{verb} {subject}", got.errno, expectation, RUNS_ON if guest else None)
         detail = {"what": what} if what else {}
         if not what and guest:
             detail = {"what": "guest", "right answers": str(got.output)}
-        result = StepResult(
-            number=self._ledger.next_number,
-            action=verb.value,
-            status=status,
-            reason=reason,
-            added=added,
-            errno=errno_name(got.errno),
-            expected=expectation.errno,
-            why=expectation.why if expectation is not SUCCESS else None,
-            detail=detail | on(cpu),
+        self._ledger.keep_errno(
+            verb.value, got, reply, expectation, judged, subject=what, added=added, detail=detail | on(cpu)
         )
-        self._ledger.keep(result, reply, expectation, kind="errno", subject=what)
         self._held = what if got.errno == 0 else None
-        if status != Status.PASS:
+        if judged[0] != Status.PASS:
             raise StopError
         if guest and not what:
             self._judge.note(RUNS_ON)
