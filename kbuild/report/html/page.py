@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from kbuild.outcome import Status
 from kbuild.report import clean, faults, gist
 from kbuild.report.html import flow, orders, rules, sizes
+from kbuild.report.html.frame import MAX_EVIDENCE, read_data, render_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jinja2 import Environment
-
     from kbuild.outcome import Finding
     from kbuild.record import Record
 
-_HERE = Path(__file__).parent
-MAX_EVIDENCE = 200
 MAX_SHOWN = 24
 """Lines of evidence that are seen without unfolding; registers are not among them."""
 MAX_FINDINGS = 150
@@ -34,82 +27,37 @@ MAX_SITES = 2000
 
 def render_html(record: Record, folder: Path) -> str:
     """The page. `folder`: of the run; what is not there, the page says or leaves out."""
-    style, script = ((_HERE / name).read_text("utf-8") for name in ("style.css", "script.js"))
-    code = _read(folder / "code.json") or {}
+    code = read_data(folder / "code.json") or {}
     verdict, status = gist.verdict_of(record)
     groups = gist.groups(gist.counting(record))
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            record=record,
-            style=style,
-            script=script,
-            policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'",
-            verdict=verdict,
-            status=status,
-            asked=gist.asked(record) or record.task,
-            identity=gist.identity(record),
-            gist=_gist(record),
-            facts=_facts(record),
-            hosts=gist.hosts(record),
-            matrix=orders.matrix(record),
-            findings=[_finding(group) for group in groups[:MAX_FINDINGS]],
-            left=max(len(groups) - MAX_FINDINGS, 0),
-            untold=gist.alike(gist.untold(record)),
-            known=_known(record)[:MAX_KNOWN],
-            skipped=gist.alike(one for one in record.transcripts if one.status == Status.SKIP)[:MAX_KNOWN],
-            unasked=gist.skipped_rules(record),
-            informing=[one for one in record.findings if one.known is None and one.status == Status.DONE],
-            rules=rules.table(record),
-            timelines=orders.timelines(record, folder),
-            sites=faults.sites(record.transcripts)[:MAX_SITES],
-            flow=flow.entries(code.get("flow") or [], record),
-            unseen=_unseen(record, code),
-            sizes=sizes.modules(code.get("modules") or []),
-            reproduce=orders.commands(record),
-            rebuild=folder / "reproduce.sh" if (folder / "reproduce.sh").is_file() else None,
-            folder=folder,
-        )
+    return render_page(
+        "page.html",
+        record=record,
+        verdict=verdict,
+        status=status,
+        asked=gist.asked(record) or record.task,
+        identity=gist.identity(record),
+        gist=_gist(record),
+        facts=_facts(record),
+        hosts=gist.hosts(record),
+        matrix=orders.matrix(record),
+        findings=[_finding(group) for group in groups[:MAX_FINDINGS]],
+        left=max(len(groups) - MAX_FINDINGS, 0),
+        untold=gist.alike(gist.untold(record)),
+        known=_known(record)[:MAX_KNOWN],
+        skipped=gist.alike(one for one in record.transcripts if one.status == Status.SKIP)[:MAX_KNOWN],
+        unasked=gist.skipped_rules(record),
+        informing=[one for one in record.findings if one.known is None and one.status == Status.DONE],
+        rules=rules.table(record),
+        timelines=orders.timelines(record, folder),
+        sites=faults.sites(record.transcripts)[:MAX_SITES],
+        flow=flow.entries(code.get("flow") or [], record),
+        unseen=_unseen(record, code),
+        sizes=sizes.modules(code.get("modules") or []),
+        reproduce=orders.commands(record),
+        rebuild=folder / "reproduce.sh" if (folder / "reproduce.sh").is_file() else None,
+        folder=folder,
     )
-
-
-def _environment() -> Environment:
-    import jinja2
-    import markupsafe
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["lines"] = lambda texts, limit=MAX_EVIDENCE: [*clean.lines(list(texts), limit)]
-    environment.filters["digests"] = gist.short_digests
-    environment.filters["whole"] = lambda text: markupsafe.escape(clean.visible(text))
-    environment.globals["title"] = gist.title
-    environment.globals["place"] = gist.place
-    environment.globals["order_of"] = gist.order_of
-    return environment
-
-
-def _shown(value: Any) -> Any:
-    """Each value that a template prints: text of others is of bounded length, and moves nothing on the page."""
-    return value if hasattr(value, "__html__") else clean.one_line(str(value)) if value is not None else ""
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A file of the run, None where there is none that can be read."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def _unseen(record: Record, code: Mapping[str, Any]) -> str | None:
