@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kbuild.report.calls import called
@@ -52,38 +52,38 @@ def _module(module: dict[str, Any], console: Console) -> None:
         return
     sizes = ", ".join(f"{part} {_sizes(*pair)}" for part, pair in module["bytes"].items())
     plain(console, f"\n{name}{': ' if sizes else ''}{sizes}", style="bold")
-    for kind, lines in (
-        ("symbols", list(map(_symbol, module["symbols"]))),
-        ("functions of the same size with other code", [("changed", name) for name in module["code"]]),
-        ("exports", list(_with_properties(module["exports"]))),
-        ("imports", list(_with_properties(module["imports"]))),
-        ("parameters", list(_with_properties(module["parameters"]))),
-        ("sections", list(_with_properties(module["sections"]))),
-        ("depends on", [(one["change"], one["name"]) for one in module["depends"]]),
-        ("built with", [(one["change"], one["name"]) for one in module["traits"]]),
-    ):
+    for kind, lines in changes_of(module):
         _lines(kind, lines, console)
+
+
+def changes_of(module: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Of a module that is there on both sides each kind of change, and its changes: `came`, …, and what, in words."""
+    yield "symbols", list(map(_symbol, module["symbols"]))
+    yield "functions of the same size with other code", [("changed", name) for name in module.get("code", ())]
+    for kind in ("exports", "imports", "parameters", "sections"):
+        yield kind, list(_with_properties(module[kind]))
+    yield "depends on", [(one["change"], one["name"]) for one in module["depends"]]
+    yield "built with", [(one["change"], one["name"]) for one in module["traits"]]
 
 
 def _calls(calls: Sequence[dict[str, Any]], depth: int, console: Console) -> None:
     """Calls that differ, and those that lead there."""
     for one in calls:
         mark = " " if one["change"] == "same" else _mark(one)
-        text = called(one)
-        if "arguments" in one.get("before", ()):
-            text += f", was {called({**one, **one['before']})}"
-        text += "".join(
-            f", {key} {one['before'][key]} → {one[key]}" for key in ("section", "how") if key in one.get("before", ())
-        )
-        text += f"  {one['module']}" if one["module"] else ""
-        if one["change"] in MARKS and one["below"]:
-            text += f", and {one['below']} more below"
-        if one.get("again"):
-            text += ": as above"
-        plain(
-            console, f"{mark} {'  ' * depth}{text}", style=STYLES.get(one["change"], "dim" if mark == " " else "yellow")
-        )
+        text, where, rest = call_of(one)
+        line = f"{mark} {'  ' * depth}{text}{f'  {where}' if where else ''}{rest}"
+        plain(console, line, style=STYLES.get(one["change"], "dim" if mark == " " else "yellow"))
         _calls(one["calls"], depth + 1, console)
+
+
+def call_of(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Of a call of a difference what is called and what it was, the module, and what else is to be said."""
+    text, before = called(one), one.get("before", {})
+    if "arguments" in before:
+        text += f", was {called({**one, **before})}"
+    text += "".join(f", {key} {before[key]} → {one[key]}" for key in ("section", "how") if key in before)
+    rest = f", and {one['below']} more below" if one["change"] in MARKS and one["below"] else ""
+    return text, one["module"] or "", rest + (": as above" if one.get("again") else "")
 
 
 def _lines(kind: str, lines: Sequence[tuple[str, str]], console: Console) -> None:

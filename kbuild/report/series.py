@@ -43,7 +43,7 @@ def teller(quiet: bool, stream: IO[str] | None = None) -> Callable[[SeriesRecord
         if entry.status is None:
             print(f"{place} {name_of(entry)} {entry.subject}", file=out, flush=True)
         else:
-            print(f"{place} {name_of(entry)} {entry.status}{_short(entry)}", file=out, flush=True)
+            print(f"{place} {name_of(entry)} {entry.status}{short_of(entry)}", file=out, flush=True)
 
     return tell
 
@@ -75,11 +75,11 @@ def _table(record: SeriesRecord) -> Table:
     for entry in record.entries:
         cells = [word(entry.cells[column]) if column in entry.cells else "" for column in columns]
         base = "[dim]base[/]" if entry.base else word(entry.status)
-        rows.add_row(name_of(entry), base, *cells, escape(f"{entry.subject}{_short(entry, record)}"))
+        rows.add_row(name_of(entry), base, *cells, escape(f"{entry.subject}{short_of(entry, record)}"))
     return rows
 
 
-def _short(entry: Entry, record: SeriesRecord | None = None) -> str:
+def short_of(entry: Entry, record: SeriesRecord | None = None) -> str:
     """In a few words what is special about an entry."""
     said = []
     if entry.same_as:

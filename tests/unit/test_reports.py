@@ -24,7 +24,8 @@ from kbuild.report import clean
 from kbuild.report.junit import render_junit
 from kbuild.report.kcidb import kcidb, render_kcidb
 from kbuild.report.ktap import render_ktap
-from kbuild.report.text import WIDTH, render_text
+from kbuild.report.mail import WIDTH
+from kbuild.report.text import render_text
 from kbuild.report.write import FORMATS, read_format, read_reports, render_as
 from kbuild.transcript import LogLine, StepResult, Transcript
 from tests.unit.records import NOT_PRINTED, STOPPED, answer, failing, hostile, known, passing, record

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kbuild.outcome import Status
-from kbuild.report import clean, faults, gist
+from kbuild.report import faults, gist
 from kbuild.report.html import flow, orders, rules, sizes
-from kbuild.report.html.frame import MAX_EVIDENCE, read_data, render_page
+from kbuild.report.html.findings import told
+from kbuild.report.html.frame import read_data, render_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,12 +17,9 @@ if TYPE_CHECKING:
     from kbuild.outcome import Finding
     from kbuild.record import Record
 
-MAX_SHOWN = 24
-"""Lines of evidence that are seen without unfolding; registers are not among them."""
 MAX_FINDINGS = 150
 """That count, findings that say the same being one."""
 MAX_KNOWN = 500
-MAX_PLACES = 12
 MAX_SITES = 2000
 
 
@@ -41,7 +39,7 @@ def render_html(record: Record, folder: Path) -> str:
         facts=_facts(record),
         hosts=gist.hosts(record),
         matrix=orders.matrix(record),
-        findings=[_finding(group) for group in groups[:MAX_FINDINGS]],
+        findings=[told(group) for group in groups[:MAX_FINDINGS]],
         left=max(len(groups) - MAX_FINDINGS, 0),
         untold=gist.alike(gist.untold(record)),
         known=_known(record)[:MAX_KNOWN],
@@ -94,21 +92,6 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         told.append((host, record.hosts.get(host, "not there") + about))
     told += [(name, version) for name, version in record.tools.items() if name not in ("host", "pid")]
     return [(name, said) for name, said in told if said]
-
-
-def _finding(group: list[Finding]) -> dict[str, Any]:
-    """Findings that say the same: the first one, its evidence, and where the others are."""
-    one, places = group[0], [gist.place(other) for other in group[1:]]
-    whole = [*clean.lines(one.witness or one.evidence, MAX_EVIDENCE)]
-    shown = [*clean.lines(one.witness or gist.telling(one.evidence), MAX_SHOWN)]
-    more = max(len(places) - MAX_PLACES, 0)
-    return {
-        "one": one,
-        "gist": shown,
-        "whole": whole if len(whole) > len(shown) else [],
-        "also": places[:MAX_PLACES],
-        "more": more,
-    }
 
 
 def _known(record: Record) -> list[tuple[Finding, int]]:

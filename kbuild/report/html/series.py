@@ -1,0 +1,199 @@
+"""A series as one page: what each commit is to blame for, what it changed in the objects, and how to see it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kbuild.errors import UserError
+from kbuild.outcome import Finding, Status
+from kbuild.record import Record, read_record, runs_home
+from kbuild.report import gist
+from kbuild.report.html import changes, orders
+from kbuild.report.html.findings import told
+from kbuild.report.html.frame import render_page
+from kbuild.report.series import name_of, short_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kbuild.seriesrecord import Entry, SeriesRecord
+
+MAX_BEFORE = 60
+"""Findings of a commit that were there before it."""
+MAX_FINDINGS = 40
+"""Groups of findings that one commit is to blame for."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """An entry, and what its run says."""
+
+    entry: Entry
+    number: int
+    name: str
+    special: str
+    """In a few words."""
+    twin: Commit | None
+    record: Record | None
+    why: str
+    """There is no record."""
+    blamed: list[dict[str, Any]]
+    before: list[list[Finding]]
+    """What counts in it, and did before it."""
+    changes: changes.Changes
+    matrix: list[orders.Row]
+    hosts: list[str]
+    commands: list[tuple[str, str, str]]
+
+    @property
+    def anchor(self) -> str:
+        """Of its section."""
+        return f"commit-{self.number}"
+
+
+@dataclass(frozen=True)
+class Trail:
+    """A finding that some commit brought or mended, and how each commit stands to it."""
+
+    finding: str
+    message: str
+    cells: tuple[str, ...]
+    """`blamed`, `counts`, `mended`, `absent`, or nothing where it was not judged."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The bytes of a module in each commit that has it, against the first of them."""
+
+    module: str
+    rows: tuple[changes.Delta, ...]
+
+
+def render_series_html(record: SeriesRecord) -> str:
+    """The page. A run that is gone is said to be."""
+    commits: list[Commit] = []
+    for number, entry in enumerate(record.entries):
+        twin = next((one for one in commits if one.entry.id == entry.same_as), None)
+        commits.append(_commit(number, entry, twin, record))
+    others = [one for one in commits if not one.entry.base]
+    return render_page(
+        "series.html",
+        record=record,
+        commits=commits,
+        verdict=str(record.verdict or "not finished"),
+        status=record.verdict or Status.ERROR,
+        gist=_gist(others),
+        columns=[*dict.fromkeys(cell for one in record.entries for cell in one.cells)],
+        trails=_trails(commits),
+        sizes=_sizes(commits),
+        facts=_facts(commits),
+    )
+
+
+def _commit(number: int, entry: Entry, twin: Commit | None, series: SeriesRecord) -> Commit:
+    record, why = _read(entry)
+    blamed = [one for one in gist.counting(record) if one.id in entry.blamed] if record else []
+    before = [one for one in gist.counting(record) if one.id not in entry.blamed] if record else []
+    return Commit(
+        entry,
+        number,
+        name_of(entry),
+        short_of(entry, series),
+        twin,
+        record,
+        why,
+        [told(group) for group in gist.groups(blamed)[:MAX_FINDINGS]],
+        gist.groups(before)[:MAX_BEFORE],
+        changes.changes(entry.changes),
+        orders.matrix(record) if record else [],
+        gist.hosts(record) if record else [],
+        orders.commands(record) if record else [],
+    )
+
+
+def _read(entry: Entry) -> tuple[Record | None, str]:
+    if entry.run is None:
+        return None, entry.reason or "it was not judged"
+    try:
+        return read_record(entry.run), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def run_folder(entry: Entry) -> Path:
+    """Of an entry that has a run."""
+    return runs_home() / (entry.run or "")
+
+
+def _gist(commits: Sequence[Commit]) -> list[str]:
+    """The series in a line."""
+    blamed = [one for one in commits if one.entry.blamed]
+    mending = [one for one in commits if one.entry.mended]
+    same = [one for one in commits if one.entry.same_as]
+    said = [f"{len(commits)} {'commit' if len(commits) == 1 else 'commits'} judged against the one before"]
+    said += [f"{_names(blamed)} to blame"] if blamed else ["none to blame"]
+    said += [f"{_names(mending)} mends what was there"] if mending else []
+    said += [f"{_names(same)} with the modules of another one, not loaded again"] if same else []
+    return said
+
+
+def _names(commits: Sequence[Commit]) -> str:
+    return ", ".join(one.name for one in commits)
+
+
+def _facts(commits: Sequence[Commit]) -> list[tuple[str, str]]:
+    """With what it was judged: of the first run that was, as all are asked the same."""
+    record = next((one.record for one in commits if one.record is not None and one.record.transcripts), None)
+    if record is None:
+        return []
+    said = [("kernel", record.kernel or ""), ("profile", (record.profile or "").rpartition("/")[2])]
+    said += [("flavour", record.flavour or ""), ("gcc", record.tools.get("gcc", ""))]
+    return [(name, text) for name, text in [*said, *record.hosts.items()] if text]
+
+
+def _trails(commits: Sequence[Commit]) -> list[Trail]:
+    """Of each finding that the series changed: where it counts."""
+    ids = dict.fromkeys(name for one in commits for name in (*one.entry.blamed, *one.entry.mended))
+    found = []
+    for name in ids:
+        with_it = [one for commit in commits if commit.record for one in gist.counting(commit.record) if one.id == name]
+        cells = tuple(_stands(commit, name) for commit in commits)
+        found.append(Trail(name, with_it[0].message if with_it else "", cells))
+    return found
+
+
+def _stands(commit: Commit, name: str) -> str:
+    if name in commit.entry.blamed:
+        return "blamed"
+    if name in commit.entry.mended:
+        return "mended"
+    if commit.record is None or commit.entry.verdict is None:
+        return ""
+    if any(one.id == name for one in gist.counting(commit.record)):
+        return "counts"
+    stage = name.partition(":")[0]
+    looked = any(one.name == stage and one.status in (Status.PASS, Status.FAIL) for one in commit.record.stages)
+    return "absent" if looked else ""
+
+
+def _sizes(commits: Sequence[Commit]) -> list[Sizes]:
+    """Where something differs: the modules whose bytes change within the series."""
+    every = [(one, _bytes(one)) for one in commits]
+    found = []
+    for module in dict.fromkeys(name for _, sizes in every for name in sizes):
+        rows = [(one, sizes[module]) for one, sizes in every if module in sizes]
+        first = rows[0][1]
+        if any(size != first for _, size in rows):
+            labels = [(one.name, first, size, one.entry.subject) for one, size in rows]
+            found.append(Sizes(module, changes.chart(labels, [one.anchor for one, _ in rows])))
+    return found
+
+
+def _bytes(commit: Commit) -> Mapping[str, int]:
+    """Of each module; of one whose modules are another's, that one's."""
+    record = commit.record
+    if record is not None and not record.sizes and commit.twin is not None:
+        record = commit.twin.record
+    return {name: sum(parts.values()) for name, parts in record.sizes.items()} if record is not None else {}
