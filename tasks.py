@@ -365,12 +365,13 @@ SERIES = {
 }
 
 
-@task(iterable=["order", "host", "rules"], help={**TREE, **LOADING, **VERBOSE, **JSON, **SERIES})
+@task(iterable=["order", "host", "rules", "report"], help={**TREE, **LOADING, **REPORT, **VERBOSE, **JSON, **SERIES})
 def series(
     ctx: Context,
     order: list[str],
     host: list[str],
     rules: list[str],
+    report: list[str],
     tree: str | None = None,
     range: str | None = None,  # noqa: A002
     mbox: str | None = None,
@@ -391,9 +392,11 @@ def series(
     def work() -> int:
         from kbuild.outcome import Status, exit_status, to_json
         from kbuild.report.series import render, teller
+        from kbuild.report.write import read_reports, render_series_as, write
         from kbuild.series.ask import SeriesRequest
         from kbuild.series.ask import series as judge
 
+        reports = read_reports(tuple(report))
         asked = SeriesRequest(gate=question(), range=range, mbox=mbox, packages=packages, stop=stop)
         with _reporter(quiet) as reporter:
             record = judge(asked, reporter, teller(quiet))
@@ -401,6 +404,8 @@ def series(
             sys.stdout.buffer.write(to_json(record) + b"\n")
         else:
             render(record)
+        for form, path in reports:
+            write(render_series_as(form, record), str(path))
         return exit_status(record.verdict or Status.ERROR)
 
     _run(work)
@@ -523,7 +528,7 @@ def gate(
 
 
 REPORTING = {
-    "run": "the run's id or the beginning of it, its folder, or 'latest'",
+    "run": "the run's id or the beginning of it, its folder, or 'latest'; or the id of a series",
     "trace": "show what was called in its traces, as a tree with times",
     "looks": "show what each step changed of the host's state, where it was looked at (load --look)",
     "format": "text (for a reply on a mailing list), html (one page), junit, ktap or kcidb, in place of the terminal's",
@@ -560,10 +565,14 @@ def report(
         if format is None and (output is not None or origin is not None):
             raise UserError("report: --output and --origin need a --format")
         if is_series(run):
-            if format is not None or trace or looks:
-                raise UserError(f"report: {run} is a series: it is shown as a table, or with --json")
+            if trace or looks:
+                raise UserError(f"report: {run} is a series: --trace and --looks are of one run; its table names them")
             whole = read_series(run)
-            if json:
+            if format is not None:
+                from kbuild.report.write import read_format, render_series_as, write
+
+                write(render_series_as(read_format(format, "--format"), whole, origin), output)
+            elif json:
                 sys.stdout.buffer.write(to_json(whole) + b"\n")
             else:
                 render_series(whole)

@@ -24,7 +24,9 @@ MAX_LOG = 120
 
 
 @dataclass
-class _Case:
+class Case:
+    """What passed or did not."""
+
     name: str
     classname: str
     seconds: float
@@ -36,9 +38,11 @@ class _Case:
 
 
 @dataclass
-class _Suite:
+class Suite:
+    """Cases that belong together."""
+
     name: str
-    cases: list[_Case] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
     properties: dict[str, str] = field(default_factory=dict)
 
 
@@ -46,54 +50,59 @@ def render_junit(record: Record) -> str:
     """The XML document."""
     suites = [_stages(record), _rules(record), *_hosts(record)]
     if (more := gist.unexplained(record, worst(case.status for suite in suites for case in suite.cases))) is not None:
-        suites[0].cases.append(_Case("verdict", "stages", 0, *more))
-    suites = [suite for suite in suites if suite.cases]
-    root = ET.Element("testsuites", name=f"kvm-kbuild {clean.one_line(record.id)}")
+        suites[0].cases.append(Case("verdict", "stages", 0, *more))
+    return document(record.id, record.started, suites, sum(stage.seconds for stage in record.stages))
+
+
+def document(name: str, started: str, suites: Sequence[Suite], seconds: float) -> str:
+    """The XML of these suites, of those that have cases."""
+    root = ET.Element("testsuites", name=f"kvm-kbuild {clean.one_line(name)}")
     for suite in suites:
-        root.append(_suite(suite, record))
+        if suite.cases:
+            root.append(_suite(suite, started))
     for key in ("tests", "failures", "errors"):
         root.set(key, str(sum(int(suite.get(key, "0")) for suite in root)))
-    root.set("time", _seconds(sum(stage.seconds for stage in record.stages)))
+    root.set("time", _seconds(seconds))
     ET.indent(root, " ")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
-def _stages(record: Record) -> _Suite:
-    suite = _Suite("stages", properties=_properties(record))
+def _stages(record: Record) -> Suite:
+    suite = Suite("stages", properties=_properties(record))
     for one in gist.stages(record):
-        body = [line for finding in one.found for line in _told(finding)]
+        body = [line for finding in one.found for line in told(finding)]
         stage = one.stage
-        suite.cases.append(_Case(stage.name, "stages", stage.seconds, one.status, one.said, body, [stage.summary]))
+        suite.cases.append(Case(stage.name, "stages", stage.seconds, one.status, one.said, body, [stage.summary]))
     return suite
 
 
-def _rules(record: Record) -> _Suite:
-    suite = _Suite("rules")
+def _rules(record: Record) -> Suite:
+    suite = Suite("rules")
     for one in gist.rule_findings(record):
-        case = _Case(one.rule or "", f"rules.{one.module}", 0, one.status, one.message, _told(one))
+        case = Case(one.rule or "", f"rules.{one.module}", 0, one.status, one.message, told(one))
         if one.known is not None:
             case.status, case.message = Status.SKIP, f"known: {one.known}"
         suite.cases.append(case)
     return suite
 
 
-def _hosts(record: Record) -> Iterator[_Suite]:
+def _hosts(record: Record) -> Iterator[Suite]:
     for host in gist.hosts(record):
         facts = record.machines.get(host)
         about = {"emulator": record.hosts.get(host, "not there"), "cpu": facts.cpu if facts else ""}
-        suite = _Suite(host, properties={**about, "kernel": record.kernel or ""})
+        suite = Suite(host, properties={**about, "kernel": record.kernel or ""})
         suite.cases = [_order(one) for one in record.transcripts if one.host == host]
         yield suite
 
 
-def _order(one: Transcript) -> _Case:
+def _order(one: Transcript) -> Case:
     found = gist.open_findings(one.findings)
     message = one.reason or (found[0].message if found else "")
-    body = [line for finding in found for line in _told(finding)]
+    body = [line for finding in found for line in told(finding)]
     if not found and one.status.counts and one.reproduce:
         body = [f"again: {one.reproduce}"]
     log = [line for step in one.steps for line in _step(one, step)]
-    return _Case(one.order, one.host, one.seconds, one.status, message, body, log)
+    return Case(one.order, one.host, one.seconds, one.status, message, body, log)
 
 
 def _step(one: Transcript, step: StepResult) -> Iterator[str]:
@@ -104,7 +113,8 @@ def _step(one: Transcript, step: StepResult) -> Iterator[str]:
         yield from (f"    {text}" for text in line.text.split("\n"))
 
 
-def _told(finding: Finding) -> list[str]:
+def told(finding: Finding) -> list[str]:
+    """What is said of a finding, in lines."""
     again = [f"again: {finding.reproduce}"] if finding.reproduce else []
     evidence = clean.lines(finding.witness or finding.evidence, MAX_EVIDENCE)
     expired = [f"was known until {finding.expired}"] if finding.expired else []
@@ -120,8 +130,8 @@ def _properties(record: Record) -> dict[str, str]:
     return {key: value for key, value in {**about, **profile, **tree, **tools, **digests}.items() if value}
 
 
-def _suite(suite: _Suite, record: Record) -> ET.Element:
-    element = ET.Element("testsuite", name=clean.one_line(suite.name), timestamp=record.started[:19])
+def _suite(suite: Suite, started: str) -> ET.Element:
+    element = ET.Element("testsuite", name=clean.one_line(suite.name), timestamp=started[:19])
     kinds = [_kind(case.status) for case in suite.cases]
     element.set("tests", str(len(kinds)))
     for key, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
@@ -136,7 +146,7 @@ def _suite(suite: _Suite, record: Record) -> ET.Element:
     return element
 
 
-def _case(case: _Case) -> ET.Element:
+def _case(case: Case) -> ET.Element:
     names = {"name": clean.one_line(case.name), "classname": clean.one_line(case.classname)}
     element = ET.Element("testcase", names, time=_seconds(case.seconds))
     kind = _kind(case.status)

@@ -56,6 +56,14 @@ def kcidb(record: Record, folder: Path, origin: str = ORIGIN) -> Data:
     return cleaned
 
 
+def unjudged(name: str, why: str, where: str, origin: str = ORIGIN) -> Data:
+    """The report on a source that there is no run of: `where` tells it from others of the same name."""
+    digest = hashlib.sha256(f"{where}\n{name}".encode()).hexdigest()[:40]
+    checkout = {"id": f"{origin}:{digest}", "origin": origin, "comment": clean.one_line(f"{name}: {why}")}
+    data: Data = _cleaned({"version": {"major": 5, "minor": _LEVEL}, "checkouts": [{**checkout, "valid": False}]})
+    return data
+
+
 def _cleaned(data: Any) -> Any:
     """The schema takes no NUL anywhere, and nobody a control character; lines stay lines."""
     if isinstance(data, dict):

@@ -25,27 +25,34 @@ _END = re.compile(r"List of all partitions(?=:)|Kernel panic - not syncing(?=: V
 
 
 @dataclass(frozen=True)
-class _Test:
+class Test:
+    """A line of its own, with its subtests."""
+
     name: str
     status: Status
     said: str = ""
     """Behind the name, for a person; of one that was skipped the reason."""
     lines: Sequence[str] = ()
-    tests: Sequence[_Test] = ()
+    tests: Sequence[Test] = ()
 
 
 def render_ktap(record: Record) -> str:
     """All lines."""
-    tests = [_Test("stages", _worst(stages := [*_stages(record)]), tests=stages)] if record.stages else []
-    tests += [_Test(f"rules of {name}", _worst(rules), tests=rules) for name, rules in _rules(record).items()]
-    tests += [_Test(host, _worst(orders), tests=orders) for host, orders in _hosts(record)]
-    if (more := gist.unexplained(record, _worst(tests))) is not None:
-        tests.append(_Test("verdict", *more))
+    tests = [Test("stages", worst_of(stages := [*_stages(record)]), tests=stages)] if record.stages else []
+    tests += [Test(f"rules of {name}", worst_of(rules), tests=rules) for name, rules in _rules(record).items()]
+    tests += [Test(host, worst_of(orders), tests=orders) for host, orders in _hosts(record)]
+    if (more := gist.unexplained(record, worst_of(tests))) is not None:
+        tests.append(Test("verdict", *more))
     head = [
         f"run {record.id}: {gist.verdict_of(record)[0]}",
         f"{gist.asked(record)}; kernel {record.kernel or 'none'}",
         record.command,
     ]
+    return document(head, tests)
+
+
+def document(head: Sequence[str], tests: Sequence[Test]) -> str:
+    """The lines of these tests, with what is said of all before them."""
     lines = ["KTAP version 1", f"1..{len(tests)}", *map(_diagnostic, head)]
     for number, test in enumerate(tests, 1):
         lines += _lines(number, test)
@@ -56,11 +63,12 @@ def _broken(match: re.Match[str]) -> str:
     return f"{match[0]}_"
 
 
-def _worst(tests: Sequence[_Test]) -> Status:
+def worst_of(tests: Sequence[Test]) -> Status:
+    """Their worst outcome."""
     return worst(test.status for test in tests)
 
 
-def _lines(number: int, test: _Test) -> Iterator[str]:
+def _lines(number: int, test: Test) -> Iterator[str]:
     """A test: its subtests, what is to be said of it, and its result."""
     name = _name(test.name)
     if test.tests:
@@ -89,48 +97,49 @@ def _diagnostic(line: str) -> str:
     return f"# | {clean.one_line(line)}".rstrip()
 
 
-def _stages(record: Record) -> Iterator[_Test]:
+def _stages(record: Record) -> Iterator[Test]:
     for one in gist.stages(record):
-        evidence = [line for finding in one.found for line in _told(finding)]
-        yield _Test(one.stage.name, one.status, one.said, evidence or [one.stage.summary])
+        evidence = [line for finding in one.found for line in told(finding)]
+        yield Test(one.stage.name, one.status, one.said, evidence or [one.stage.summary])
 
 
-def _rules(record: Record) -> dict[str, list[_Test]]:
-    found: dict[str, list[_Test]] = {}
+def _rules(record: Record) -> dict[str, list[Test]]:
+    found: dict[str, list[Test]] = {}
     for one in gist.rule_findings(record):
         status = Status.SKIP if one.known is not None else one.status
         said = f"known: {one.known}" if one.known else one.answer if one.status == Status.PASS else one.message
-        evidence = _told(one) if one.status.counts else []
-        found.setdefault(one.module or "", []).append(_Test(one.rule or "", status, said or "", evidence))
+        evidence = told(one) if one.status.counts else []
+        found.setdefault(one.module or "", []).append(Test(one.rule or "", status, said or "", evidence))
     return found
 
 
-def _hosts(record: Record) -> Iterator[tuple[str, list[_Test]]]:
+def _hosts(record: Record) -> Iterator[tuple[str, list[Test]]]:
     for host in gist.hosts(record):
         yield host, [_order(one) for one in record.transcripts if one.host == host]
 
 
-def _order(one: Transcript) -> _Test:
+def _order(one: Transcript) -> Test:
     steps = [_step(one, step) for step in one.steps]
-    if one.status.counts and one.steps and not _worst(steps).counts:
+    if one.status.counts and one.steps and not worst_of(steps).counts:
         whole = gist.open_findings(gist.findings_of(one, None))
         said = one.reason or (whole[0].message if whole else "the order as a whole")
-        steps.append(_Test("the whole order", one.status, said, [line for each in whole for line in _told(each)]))
+        steps.append(Test("the whole order", one.status, said, [line for each in whole for line in told(each)]))
     again = [f"again: {one.reproduce}"] if one.status.counts and one.reproduce else []
-    return _Test(one.order, one.status, one.reason or "", again, steps)
+    return Test(one.order, one.status, one.reason or "", again, steps)
 
 
-def _step(one: Transcript, step: StepResult) -> _Test:
+def _step(one: Transcript, step: StepResult) -> Test:
     status, known = gist.step_outcome(one, step)
     found = gist.open_findings(gist.findings_of(one, step))
     said = f"known: {known}" if known else step.reason or (found[0].message if found else "")
     log = [line.text for line in step.log]
-    return _Test(f"{step.number}. {gist.step_title(step)}", status, said, [*log, *_ids(found)])
+    return Test(f"{step.number}. {gist.step_title(step)}", status, said, [*log, *_ids(found)])
 
 
 def _ids(found: Sequence[Finding]) -> list[str]:
     return [f"{one.status}: {one.message}; id {one.id}" for one in found]
 
 
-def _told(finding: Finding) -> list[str]:
+def told(finding: Finding) -> list[str]:
+    """A finding in lines."""
     return [*_ids([finding]), *clean.lines(finding.witness or finding.evidence, MAX_LOG)]

@@ -43,7 +43,7 @@ def teller(quiet: bool, stream: IO[str] | None = None) -> Callable[[SeriesRecord
         if entry.status is None:
             print(f"{place} {name_of(entry)} {entry.subject}", file=out, flush=True)
         else:
-            print(f"{place} {name_of(entry)} {entry.status}{short_of(entry)}", file=out, flush=True)
+            print(f"{place} {name_of(entry)} {entry.status}{_behind(short_of(entry))}", file=out, flush=True)
 
     return tell
 
@@ -75,7 +75,7 @@ def _table(record: SeriesRecord) -> Table:
     for entry in record.entries:
         cells = [word(entry.cells[column]) if column in entry.cells else "" for column in columns]
         base = "[dim]base[/]" if entry.base else word(entry.status)
-        rows.add_row(name_of(entry), base, *cells, escape(f"{entry.subject}{short_of(entry, record)}"))
+        rows.add_row(name_of(entry), base, *cells, escape(f"{entry.subject}{_behind(short_of(entry, record))}"))
     return rows
 
 
@@ -93,12 +93,16 @@ def short_of(entry: Entry, record: SeriesRecord | None = None) -> str:
         said.append("no worse than before it")
     if entry.reason and not entry.blamed:
         said.append(entry.reason)
-    return f": {', '.join(said)}" if said else ""
+    return ", ".join(said)
+
+
+def _behind(text: str) -> str:
+    return f": {text}" if text else ""
 
 
 def _explain(console: Console, entry: Entry) -> None:
     """What an entry is to blame for, mends, and changes in the objects."""
-    if not (entry.blamed or entry.mended or entry.evidence or _changes(entry.changes)):
+    if not (entry.blamed or entry.mended or entry.evidence or changes_in_words(entry.changes)):
         return
     plain(console, f"\n{name_of(entry)} {entry.subject}", style="bold")
     found = _findings(entry)
@@ -115,7 +119,7 @@ def _explain(console: Console, entry: Entry) -> None:
         plain(console, f"  mends {name}", style="green")
     for line in entry.evidence[:MAX_EVIDENCE]:
         plain(console, f"  {line}")
-    for line in _changes(entry.changes):
+    for line in changes_in_words(entry.changes):
         plain(console, f"  {line}")
 
 
@@ -132,7 +136,7 @@ def _findings(entry: Entry) -> dict[str, list[Finding]]:
     return found
 
 
-def _changes(changes: dict[str, Any] | None) -> list[str]:
+def changes_in_words(changes: dict[str, Any] | None) -> list[str]:
     """A line for each kind of difference in each module."""
     found = changes or {}
     lines = [line for module in found.get("modules") or () for line in _module(module)]

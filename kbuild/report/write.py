@@ -1,4 +1,4 @@
-"""A run in a format for somebody else: on standard output or in a file. Each is loaded when it is asked for."""
+"""A run or series in a format for somebody else, on standard output or in a file; each is loaded when asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from kbuild.errors import UserError
 from kbuild.paths import write_atomically
 from kbuild.record import Record
+from kbuild.seriesrecord import SeriesRecord
 
 Format = Literal["text", "html", "junit", "ktap", "kcidb"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -59,6 +60,32 @@ def render_as(form: Format, record: Record, folder: Path, origin: str | None = N
             from kbuild.report.kcidb import ORIGIN, render_kcidb
 
             return render_kcidb(record, folder, origin or ORIGIN)
+
+
+def render_series_as(form: Format, series: SeriesRecord, origin: str | None = None) -> str:
+    """The whole report of a series, made of its record and those of its runs."""
+    match form:
+        case "text":
+            from kbuild.report.seriestext import render_series_text
+
+            return render_series_text(series)
+        case "html":
+            from kbuild.report.html.series import render_series_html
+
+            return render_series_html(series)
+        case "junit":
+            from kbuild.report.seriesci import render_series_junit
+
+            return render_series_junit(series)
+        case "ktap":
+            from kbuild.report.seriesci import render_series_ktap
+
+            return render_series_ktap(series)
+        case "kcidb":
+            from kbuild.report.kcidb import ORIGIN
+            from kbuild.report.seriesci import render_series_kcidb
+
+            return render_series_kcidb(series, origin or ORIGIN)
 
 
 def write(text: str, target: str | None) -> None:

@@ -6,51 +6,56 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kbuild.errors import UserError
-from kbuild.outcome import Finding, Status
-from kbuild.record import Record, read_record, runs_home
+from kbuild.outcome import Status
 from kbuild.report import gist
+from kbuild.report.entries import Judged, judged, verdict_of
 from kbuild.report.html import changes, orders
 from kbuild.report.html.findings import told
 from kbuild.report.html.frame import render_page
-from kbuild.report.series import name_of, short_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from kbuild.record import Record
     from kbuild.seriesrecord import Entry, SeriesRecord
 
-MAX_BEFORE = 60
-"""Findings of a commit that were there before it."""
 MAX_FINDINGS = 40
 """Groups of findings that one commit is to blame for."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """An entry, and what its run says."""
+    """An entry, as the page shows it."""
 
-    entry: Entry
-    number: int
-    name: str
-    special: str
-    """In a few words."""
-    twin: Commit | None
-    record: Record | None
-    why: str
-    """There is no record."""
+    judged: Judged
     blamed: list[dict[str, Any]]
-    before: list[list[Finding]]
-    """What counts in it, and did before it."""
     changes: changes.Changes
     matrix: list[orders.Row]
     hosts: list[str]
     commands: list[tuple[str, str, str]]
 
     @property
+    def entry(self) -> Entry:
+        """Of the series."""
+        return self.judged.entry
+
+    @property
+    def name(self) -> str:
+        """Short."""
+        return self.judged.name
+
+    @property
+    def record(self) -> Record | None:
+        """Of its run."""
+        return self.judged.record
+
+    @property
     def anchor(self) -> str:
         """Of its section."""
-        return f"commit-{self.number}"
+        return anchor_of(self.judged)
+
+
+def anchor_of(one: Judged) -> str:
+    """Of an entry's section."""
+    return f"commit-{one.number}"
 
 
 @dataclass(frozen=True)
@@ -73,17 +78,16 @@ class Sizes:
 
 def render_series_html(record: SeriesRecord) -> str:
     """The page. A run that is gone is said to be."""
-    commits: list[Commit] = []
-    for number, entry in enumerate(record.entries):
-        twin = next((one for one in commits if one.entry.id == entry.same_as), None)
-        commits.append(_commit(number, entry, twin, record))
+    commits = [_commit(one) for one in judged(record)]
+    verdict, status = verdict_of(record)
     others = [one for one in commits if not one.entry.base]
     return render_page(
         "series.html",
         record=record,
         commits=commits,
-        verdict=str(record.verdict or "not finished"),
-        status=record.verdict or Status.ERROR,
+        verdict=verdict,
+        status=status,
+        anchor_of=anchor_of,
         gist=_gist(others),
         columns=[*dict.fromkeys(cell for one in record.entries for cell in one.cells)],
         trails=_trails(commits),
@@ -92,39 +96,16 @@ def render_series_html(record: SeriesRecord) -> str:
     )
 
 
-def _commit(number: int, entry: Entry, twin: Commit | None, series: SeriesRecord) -> Commit:
-    record, why = _read(entry)
-    blamed = [one for one in gist.counting(record) if one.id in entry.blamed] if record else []
-    before = [one for one in gist.counting(record) if one.id not in entry.blamed] if record else []
+def _commit(one: Judged) -> Commit:
+    record = one.record
     return Commit(
-        entry,
-        number,
-        name_of(entry),
-        short_of(entry, series),
-        twin,
-        record,
-        why,
-        [told(group) for group in gist.groups(blamed)[:MAX_FINDINGS]],
-        gist.groups(before)[:MAX_BEFORE],
-        changes.changes(entry.changes),
+        one,
+        [told(group) for group in one.blamed[:MAX_FINDINGS]],
+        changes.changes(one.entry.changes),
         orders.matrix(record) if record else [],
         gist.hosts(record) if record else [],
         orders.commands(record) if record else [],
     )
-
-
-def _read(entry: Entry) -> tuple[Record | None, str]:
-    if entry.run is None:
-        return None, entry.reason or "it was not judged"
-    try:
-        return read_record(entry.run), ""
-    except UserError as error:
-        return None, str(error)
-
-
-def run_folder(entry: Entry) -> Path:
-    """Of an entry that has a run."""
-    return runs_home() / (entry.run or "")
 
 
 def _gist(commits: Sequence[Commit]) -> list[str]:
@@ -194,6 +175,6 @@ def _sizes(commits: Sequence[Commit]) -> list[Sizes]:
 def _bytes(commit: Commit) -> Mapping[str, int]:
     """Of each module; of one whose modules are another's, that one's."""
     record = commit.record
-    if record is not None and not record.sizes and commit.twin is not None:
-        record = commit.twin.record
+    if record is not None and not record.sizes and commit.judged.twin is not None:
+        record = commit.judged.twin.record
     return {name: sum(parts.values()) for name, parts in record.sizes.items()} if record is not None else {}
