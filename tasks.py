@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kbuild.gate.request import GateRequest
     from kbuild.record import Record, Run
-    from kbuild.report.write import Format
+    from kbuild.report.write import CompareFormat, Format
 
 SHORT = {"verbose", "quiet"}
 
@@ -645,28 +645,63 @@ def runs(
 COMPARING = {
     "before": "a run: its id or the beginning of it, its folder, or 'latest'",
     "after": "another one, which may be of any other kernel",
+    "report": "also write FORMAT=FILE: html (one page, both side by side) or text (for a mail) (may be repeated)",
+    "format": "html or text, in place of the terminal's",
+    "output": REPORTING["output"],
 }
 
 
-@task(help={**COMPARING, **JSON})
-def compare(ctx: Context, before: str, after: str, json: bool = False) -> None:
+@task(iterable=["report"], help={**COMPARING, **JSON})
+def compare(
+    ctx: Context,
+    before: str,
+    after: str,
+    report: list[str],
+    format: str | None = None,  # noqa: A002
+    output: str | None = None,
+    json: bool = False,
+) -> None:
     """Say what differs between two runs; the exit status is 0 where nothing got worse."""
 
     def work() -> int:
+        from kbuild.errors import UserError
         from kbuild.outcome import exit_status, to_json
         from kbuild.report.compare import render
+        from kbuild.report.write import read_compare_format, read_reports, write
         from kbuild.runs.compare import compare_runs
 
         for run in (before, after):
             _positional(run, "compare")
+        if format is not None and json:
+            raise UserError("compare: --format and --json are ways to show it: give one")
+        if format is None and output is not None:
+            raise UserError("compare: --output needs a --format")
+        wanted = [(read_compare_format(form, "--report"), str(path)) for form, path in read_reports(tuple(report))]
+        shown = read_compare_format(format, "--format") if format is not None else None
         data = compare_runs(before, after)
-        if json:
+        if shown is not None:
+            write(_comparison(shown, data, before, after), output)
+        elif json:
             sys.stdout.buffer.write(to_json(data) + b"\n")
         else:
             render(data)
+        for form, path in wanted:
+            write(_comparison(form, data, before, after), path)
         return exit_status(data["status"])
 
     _run(work)
+
+
+def _comparison(form: CompareFormat, data: dict[str, Any], before: str, after: str) -> str:
+    """Two runs in a format; a page shows what both call, which is looked at now."""
+    from kbuild.detail import look_at_both
+    from kbuild.record import open_record
+    from kbuild.report.write import render_compare_as
+
+    runs = open_record(before), open_record(after)
+    rules = [one["rule"] for one in data["rules"]]
+    flow = look_at_both(*runs, rules) if form == "html" else {"flow": None, "why": None}
+    return render_compare_as(form, data, flow, runs, _command())
 
 
 def _report(form: Format, record: Record, folder: Path, origin: str | None = None) -> str:

@@ -6,12 +6,14 @@ It is made of the files that the run keeps, and kept with them: no gate that nob
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from kbuild.elf.folder import Wanted, inspect_folder
+from kbuild.elf.tree.sides import flow_beside
 from kbuild.errors import HarnessError, UserError
 from kbuild.outcome import to_json
 from kbuild.paths import write_atomically
@@ -39,6 +41,27 @@ def look_closer(folder: Path, record: Record) -> None:
         data = to_json({"modules": [], "flow": None, "why": f"the trees would have {len(data)} bytes"})
     with contextlib.suppress(HarnessError):
         write_atomically(folder / FILE, data)
+
+
+def look_at_both(before: tuple[Path, Record], after: tuple[Path, Record], rules: Iterable[str] = ()) -> dict[str, Any]:
+    """The init flow of two runs beside each other, `flow` (`kbuild.elf.tree.sides`); null where one has none: `why`.
+
+    `rules`: those whose events are shown in any case.
+    """
+    for folder, record in (before, after):
+        look_closer(folder, record)
+    old, new = (_read(folder / FILE) for folder, _ in (before, after))
+    if old is None or new is None or not old["flow"] or not new["flow"]:
+        why = next((str(one["why"]) for one in (old, new) if one and one["why"]), "not both runs keep their modules")
+        return {"flow": None, "why": why}
+    return {"flow": flow_beside(old["flow"], new["flow"], rules), "why": None}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _is_there(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from kbuild.outcome import Status
@@ -13,6 +13,9 @@ from kbuild.report.terminal import STYLES, console_for, plain, table, word
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Difference = tuple[str, str | None, str | None]
+"""A name, what it was, and what it is; None: it was not there."""
 
 MAX_SHOWN = 40
 """Lines of one kind; the JSON has all."""
@@ -38,15 +41,28 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
     if left := data["worse"][MAX_WORSE:]:
         counts = Counter(one["status"] for one in left)
         plain(console, f"  … and {', '.join(f'{counts[s]} {s}' for s in Status if counts[s])} more, below", style="dim")
-    _pairs("stages", [(one["name"], one["before"], one["after"]) for one in data["stages"]], console)
+    pairs = pairs_of(data)
+    _pairs("stages", pairs["stages"], console)
     _cells(data, console)
     _rules(data, console)
     _findings(data, console)
     _modules(data, console)
-    _pairs("slab caches", caches(data), console)
-    _config(data["config"], console)
-    _pairs("tools and hosts", [_change(one) for one in data["tools"]], console)
-    _profile(data["profile"], console)
+    _pairs("slab caches", pairs["slab caches"], console)
+    if data["config"] is None:
+        plain(console, "\nconfiguration: not kept by both runs", style="dim")
+    for title in ("configuration", "tools and hosts", "files of the profile"):
+        _pairs(title, pairs[title], console)
+
+
+def pairs_of(data: Mapping[str, Any]) -> dict[str, list[Difference]]:
+    """What has a name and two values, by what it is."""
+    return {
+        "stages": [(one["name"], one["before"], one["after"]) for one in data["stages"]],
+        "slab caches": caches(data),
+        "configuration": [(one["name"], one["before"] or "n", one["after"] or "n") for one in data["config"] or ()],
+        "tools and hosts": [(one["name"], one["before"], one["after"]) for one in data["tools"]],
+        "files of the profile": [_file(one) for one in data["profile"]],
+    }
 
 
 def _runs(data: dict[str, Any], console: Console) -> None:
@@ -128,41 +144,23 @@ def _modules(data: dict[str, Any], console: Console) -> None:
         plain(console, "\nmodules: the same bytes", style="dim")
 
 
-Change = tuple[str, str | None, str | None]
-"""What it is, before, after; None: it is not there."""
-
-
-def caches(data: dict[str, Any]) -> list[Change]:
+def caches(data: Mapping[str, Any]) -> list[Difference]:
     """Of what `kbuild.runs.objects` says the slab caches that have another size."""
     return [_cache(one) for one in data.get("caches", ())]
 
 
-def _cache(one: dict[str, Any]) -> Change:
+def _cache(one: Mapping[str, Any]) -> Difference:
     sides = (None if one[side] is None else " or ".join(map(str, one[side])) or "?" for side in ("before", "after"))
     before, after = sides
     return f"{one['cache']} ({one['module']}), bytes of an object", before, after
 
 
-def _config(changes: Sequence[dict[str, Any]] | None, console: Console) -> None:
-    if changes is None:
-        plain(console, "\nconfiguration: not kept by both runs", style="dim")
-    else:
-        _pairs("configuration", [(one["name"], one["before"] or "n", one["after"] or "n") for one in changes], console)
+def _file(one: Mapping[str, Any]) -> Difference:
+    after = ("other contents" if one["before"] else "there") if one["after"] else None
+    return one["name"], "there" if one["before"] else None, after
 
 
-def _profile(changes: Sequence[dict[str, Any]], console: Console) -> None:
-    said: list[Change] = []
-    for one in changes:
-        after = ("other contents" if one["before"] else "there") if one["after"] else None
-        said.append((one["name"], "there" if one["before"] else None, after))
-    _pairs("files of the profile", said, console)
-
-
-def _change(one: dict[str, Any]) -> Change:
-    return one["name"], one["before"], one["after"]
-
-
-def _pairs(title: str, changes: Sequence[Change], console: Console) -> None:
+def _pairs(title: str, changes: Sequence[Difference], console: Console) -> None:
     if changes:
         plain(console, f"\n{title}:", style="bold")
     for name, before, after in changes[:MAX_SHOWN]:

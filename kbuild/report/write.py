@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from kbuild.errors import UserError
 from kbuild.paths import write_atomically
@@ -13,6 +14,8 @@ from kbuild.seriesrecord import SeriesRecord
 
 Format = Literal["text", "html", "junit", "ktap", "kcidb"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+CompareFormat = Literal["text", "html"]
+COMPARE_FORMATS: tuple[CompareFormat, ...] = get_args(CompareFormat)
 
 
 def read_format(name: str, option: str) -> Format:
@@ -86,6 +89,31 @@ def render_series_as(form: Format, series: SeriesRecord, origin: str | None = No
             from kbuild.report.seriesci import render_series_kcidb
 
             return render_series_kcidb(series, origin or ORIGIN)
+
+
+def read_compare_format(name: str, option: str) -> CompareFormat:
+    """The formats that there are of two runs. Raises UserError for any other."""
+    for known in COMPARE_FORMATS:
+        if name == known:
+            return known
+    raise UserError(f"{option} {name}: two runs are written as {' or '.join(COMPARE_FORMATS)}")
+
+
+def render_compare_as(
+    form: CompareFormat,
+    found: Mapping[str, Any],
+    flow: Mapping[str, Any],
+    runs: Sequence[tuple[Path, Record]],
+    command: str,
+) -> str:
+    """The whole report of two runs. `found`: as `inv compare --json` has it; `flow`: `kbuild.detail.look_at_both`."""
+    if form == "text":
+        from kbuild.report.comparetext import render_compare_text
+
+        return render_compare_text(found, runs, command)
+    from kbuild.report.html.compare import render_compare_html
+
+    return render_compare_html(found, flow, runs, command)
 
 
 def write(text: str, target: str | None) -> None:

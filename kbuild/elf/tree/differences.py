@@ -39,7 +39,7 @@ def flow_differences(before: Iterable[Data], after: Iterable[Data]) -> list[dict
 
 def _siblings(old: Sequence[Data], new: Sequence[Data], seen: dict[str, None]) -> list[dict[str, Any]]:
     """Calls of one function, matched by what they call."""
-    keys, others = ([(str(one["function"]), str(one["module"])) for one in side] for side in (old, new))
+    keys, others = ([*map(key_of, side)] for side in (old, new))
     found: list[dict[str, Any]] = []
     for what, first, last, start, end in edits(keys, others):
         if what == "equal":
@@ -49,6 +49,16 @@ def _siblings(old: Sequence[Data], new: Sequence[Data], seen: dict[str, None]) -
             found += [_call(one, "went") for one in old[first:last]]
             found += [_call(one, "came") for one in new[start:end]]
     return found
+
+
+def key_of(call: Data) -> Key:
+    """What is called: calls of two sides with the same key are the same call."""
+    return str(call["function"]), str(call["module"])
+
+
+def compared(call: Data) -> dict[str, Any]:
+    """What is held against the other side's, but for what is called and what that calls."""
+    return {key: call[key] for key in _COMPARED}
 
 
 def edits(a: Sequence[Key], b: Sequence[Key]) -> Iterator[tuple[str, int, int, int, int]]:
