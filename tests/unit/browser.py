@@ -36,7 +36,9 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280, *, dark: bool = False) -> None:
         """Show a page, which is loaded when this returns."""
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", features=[scheme])
         self._ask("Page.navigate", url=page.as_uri())

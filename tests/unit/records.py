@@ -1,12 +1,13 @@
-"""Records of runs, made by hand: ones that passed, failed, stopped, and one in which everything says nasty things."""
+"""Records of runs and series, made by hand: ones that passed, failed, stopped, and ones that say nasty things."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from kbuild.outcome import Finding, Known, Status
-from kbuild.record import HostFacts, Record, Stage
+from kbuild.outcome import Finding, Known, Status, to_json
+from kbuild.record import HostFacts, Record, Stage, runs_home
+from kbuild.seriesrecord import Entry, SeriesRecord
 from kbuild.transcript import LogLine, StepResult, Transcript
 
 HOSTILE = (
@@ -134,3 +135,82 @@ STOPPED = {
     "skipped": record(Transcript(host="qemu-svm", order="a", status=Status.SKIP, reason="no svm"), verdict=Status.SKIP),
     "verdict alone": record(passing(), verdict=Status.FAIL),
 }
+
+
+CHANGES: dict[str, Any] = {
+    "modules": [
+        {
+            "name": "kvm",
+            "change": "changed",
+            "bytes": {"text": [100, 140], "init": [30, 20]},
+            "symbols": [
+                {"change": "resized", "name": HOSTILE, "kind": "func", "section": ".text", "size": [10, 20]},
+                {"change": "moved", "name": "f", "kind": "func", "section": [".text", ".init.text"], "size": [5, 5]},
+                {"change": "came", "name": "g", "kind": "func", "section": ".text", "size": [None, 7]},
+            ],
+            "code": ["h"],
+            "sections": [],
+            "exports": [{"change": "came", "name": HOSTILE, "before": None, "after": {"gpl": True}}],
+            "imports": [],
+            "parameters": [],
+            "depends": [],
+            "traits": [],
+        },
+        {"name": "kvm-amd", "change": "same", "bytes": {}, "symbols": [], "code": []},
+    ],
+    "flow": [
+        {
+            "module": "kvm-amd", "entry": "init", "function": "svm_init", "change": "same",
+            "calls": [
+                {
+                    "change": "came", "function": "g", "module": "kvm", "section": ".text", "how": "call",
+                    "arguments": [[{"string": HOSTILE}]], "candidate": False, "unresolved": None, "through": None,
+                    "below": 3, "calls": [],
+                }
+            ],
+        }
+    ],
+}  # fmt: skip
+
+
+def save(what: Record) -> str:
+    """Put a record where runs are, and give its id."""
+    folder = runs_home() / what.id
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_bytes(to_json(what))
+    return what.id
+
+
+def series(**more: Any) -> SeriesRecord:
+    """A base, a patch that breaks a rule, one with the same modules, one that mends it, and one that does not apply."""
+    broken = answer("kvm-amd", Status.FAIL, "violated", witness=(HOSTILE,), reproduce="/p/scripts/inv inspect")
+    sizes = {"kvm": {"text": 100, "data": 1, "init": 2, "exit": 3}}
+    larger = {"kvm": {"text": 140, "data": 1, "init": 2, "exit": 3}}
+    good = save(record(passing(title=HOSTILE, reproduce=HOSTILE), id="20260101-000000-0001", sizes=sizes))
+    bad = save(
+        record(
+            passing(), id="20260101-000000-0002", findings=[broken], sizes=larger, verdict=Status.FAIL, kernel=HOSTILE
+        )
+    )
+    cells = {"build": Status.PASS, "inspect": Status.PASS, "qemu-svm": Status.PASS}
+    judged: dict[str, Any] = {"verdict": Status.PASS, "status": Status.PASS, "cells": cells}
+    failed: dict[str, Any] = {"verdict": Status.FAIL, "cells": {**cells, "inspect": Status.FAIL}, "run": bad}
+    entries = [
+        Entry(id="a" * 40, subject="the base", base=True, run=good, **judged),
+        Entry(id="b" * 40, subject=HOSTILE, status=Status.FAIL, blamed=[broken.id], changes=CHANGES, **failed),
+        Entry(id="c" * 40, subject="comments", status=Status.PASS, same_as="b" * 40, **failed),
+        Entry(id="d" * 40, subject="mends it", mended=[broken.id], run=good, **judged),
+        Entry(id="patch 4", subject="later", status=Status.FAIL, reason=HOSTILE, evidence=[HOSTILE]),
+        Entry(id="patch 5", subject="behind it", status=Status.SKIP, reason="comes after a patch that does not apply"),
+    ]
+    fields: dict[str, Any] = {
+        "id": "20260101-000000-0000-series",
+        "key": "k",
+        "command": f"/p/scripts/inv series --range {HOSTILE}",
+        "source": HOSTILE,
+        "started": "2026-01-01T00:00:00+00:00",
+        "ended": "2026-01-01T00:01:00+00:00",
+        "verdict": Status.FAIL,
+        "entries": entries,
+    }
+    return SeriesRecord(**{**fields, **more})

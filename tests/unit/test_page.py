@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import html
-import html.parser
 import json
 import re
-import shutil
-import subprocess
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,59 +16,13 @@ from kbuild.record import Record
 from kbuild.report.html.page import render_html
 from kbuild.traces import Call, Observation, Part, Trace
 from kbuild.transcript import StepResult
+from tests.unit.pages import Page, checked
 from tests.unit.records import HOSTILE, NOT_PRINTED, STOPPED, answer, failing, hostile, passing, record
 
 
-class Page(html.parser.HTMLParser):
-    """What a browser would make of it."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.handlers: list[str] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-
-    VOID = ("meta", "br", "img", "link", "input")
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.handlers += [name for name, _ in attrs if name.startswith("on") or name == "style"]
-        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "action")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] not in (["script"], ["style"]):
-            self.words.append(data)
-
-
 def page(what: Record, folder: Path = Path("/nowhere")) -> Page:
-    """The page, which is well-formed, loads nothing, and lets no script run but its own."""
-    text = render_html(what, folder)
-    found = Page(text)
-    assert found.open == []
-    assert (found.tags["script"], found.tags["style"], found.tags["img"], found.tags["link"]) == (1, 1, 0, 0)
-    assert not found.handlers
-    assert all(address.startswith("#") for address in found.addresses)
-    assert {address[1:] for address in found.addresses} <= {*found.ids}, "each link leads somewhere"
-    assert len({*found.ids}) == len(found.ids)
-    assert "default-src 'none'" in html.unescape(text)
-    assert not re.search(r"https?://|@import|url\(", text)
-    return found
+    """The page of a run."""
+    return checked(render_html(what, folder))
 
 
 def test_page_says_the_verdict_first() -> None:
@@ -181,19 +130,3 @@ def test_page_says_why_modules_are_not_shown(tmp_path: Path) -> None:
     look_closer(tmp_path, what)
     assert "artifacts/kvm.ko" in json.loads((tmp_path / "code.json").read_text())["why"]
     assert "artifacts/kvm.ko" in " ".join(page(what, tmp_path).words)
-
-
-def test_a_browser_runs_the_pages_own_script_and_no_other(tmp_path: Path) -> None:
-    """The policy names the script by its digest; what a guest put there is text."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs chromium")
-    text = render_html(hostile(), Path("/nowhere")).replace("</body>", "<script>document.title = 'run'</script></body>")
-    (tmp_path / "page.html").write_text(text)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    done = subprocess.run(
-        [chromium, *flags, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=60
-    )
-    assert '<button type="button">unfold all</button>' in done.stdout
-    assert "<title>run</title>" not in done.stdout
-    assert len(re.findall("<script", done.stdout)) == 2
