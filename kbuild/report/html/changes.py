@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kbuild.report.compare import Difference, caches
 from kbuild.report.differences import MARKS, call_of, changes_of
 
 MAX_LINES = 200
@@ -90,13 +91,16 @@ class Changes:
     modules: tuple[Module, ...]
     same: tuple[str, ...]
     flow: tuple[Tree, ...]
+    caches: tuple[Difference, ...]
+    problem: str
+    """Why there is nothing of all that."""
 
     def __bool__(self) -> bool:
-        return bool(self.modules or self.flow)
+        return bool(self.modules or self.flow or self.caches or self.problem)
 
 
 def changes(found: Mapping[str, Any] | None) -> Changes:
-    """`found`: what `kbuild.elf.differences` says, or None."""
+    """`found`: what `kbuild.runs.objects` says, or None."""
     found = found or {}
     modules = found.get("modules") or ()
     room = _Room(MAX_CALLS)
@@ -104,6 +108,8 @@ def changes(found: Mapping[str, Any] | None) -> Changes:
         tuple(_module(one) for one in modules if one["change"] != "same"),
         tuple(str(one["name"]) for one in modules if one["change"] == "same"),
         tuple(_tree(one, room) for one in found.get("flow") or ()),
+        tuple(caches(found)),
+        found.get("modules_problem") or "",
     )
 
 

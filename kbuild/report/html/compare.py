@@ -108,7 +108,7 @@ def render_compare_html(
     """The page. `found`: as `inv compare --json` prints it; `flow`: as `kbuild.detail.look_at_both` gives it."""
     records = [record for _, record in runs]
     answers = _answers(*records)
-    data = {"modules": found["modules"], "flow": []}
+    data = {"modules": found["modules"]}
     trees = _trees(flow["flow"] or (), records)
     return render_page(
         "compare.html",
