@@ -116,11 +116,16 @@ def _command() -> str:
     """This command, as it can be pasted into a shell."""
     from kbuild.paths import PROJECT
 
+    return shlex.join([str(PROJECT / "scripts/inv"), *_words()])
+
+
+def _words() -> list[str]:
+    """The command line that scripts/inv, or Invoke, was given."""
     words = sys.argv[1:]
     if "--search-root" in words:
         # What scripts/inv put before the words that it was given.
         words = words[words.index("--search-root") + 2 :]
-    return shlex.join([str(PROJECT / "scripts/inv"), *words])
+    return words
 
 
 def _request(**options: Any) -> GateRequest:
@@ -493,12 +498,25 @@ def load(
 
 RULES = {"rules": "only these rules: names in profiles/rules/ or paths of .toml files (may be repeated)"}
 BASELINE = {"baseline": "a run, or a file of inv runs --baseline: what it has is not counted, what it judged has to be"}
+WATCH = {"watch": "again on each save of a source file below arch/x86/kvm or virt/kvm of --tree, until Ctrl-C"}
 PACKAGE = {"package": "in place of a tree, a kernel package of Debian's archive: linux-image-…-amd64, or NAME=VERSION"}
 
 
 @task(
     iterable=["patch", "order", "host", "rules", "report"],
-    help={**TREE, **PATCH, **PACKAGE, **ARTIFACTS, **ONE_RUN, **RULES, **BASELINE, **REPORT, **VERBOSE, **JSON},
+    help={
+        **TREE,
+        **PATCH,
+        **PACKAGE,
+        **ARTIFACTS,
+        **ONE_RUN,
+        **RULES,
+        **BASELINE,
+        **WATCH,
+        **REPORT,
+        **VERBOSE,
+        **JSON,
+    },
 )
 def gate(
     ctx: Context,
@@ -519,12 +537,33 @@ def gate(
     look: bool = False,
     no_known: bool = False,
     baseline: str | None = None,
+    watch: bool = False,
     verbose: bool = False,
     quiet: bool = False,
     json: bool = False,
 ) -> None:
     """Build, inspect and load the KVM modules of one tree, or judge shipped files, and give one verdict."""
-    _judge("gate", **locals())
+    options = locals()
+    if options.pop("watch"):
+        _watch(tree or ctx.kbuild.tree, [name for name in ("rev", "package", "modules", "kernel") if options[name]])
+    _judge("gate", **options)
+
+
+def _watch(tree: str, others: list[str]) -> NoReturn:
+    """The same gate without --watch, again and again."""
+
+    def work() -> int:
+        from kbuild.errors import UserError
+        from kbuild.paths import PROJECT
+        from kbuild.watch import watch
+
+        if others:
+            raise UserError(f"--watch: nothing is edited that --{others[0]} names: give --tree alone")
+        words = [word for word in _words() if word != "--watch"]
+        watch(tree, [PROJECT / "scripts/inv", *words], lambda line: print(line, file=sys.stderr, flush=True))
+        return 0
+
+    _run(work)
 
 
 REPORTING = {

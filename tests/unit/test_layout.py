@@ -15,7 +15,7 @@ PACKAGE = PROJECT / "kbuild"
 # What lies beside the stages, then the stages in the order of the design; each may import what stands before it.
 ORDER = [
     ["versions", "outcome", "errors", "paths", "log", "command", "toml", "traces", "transcript"],
-    ["profile", "record", "seriesrecord", "progress", "setting"],
+    ["profile", "record", "seriesrecord", "progress", "setting", "watch"],
     ["configure"],
     ["build"],
     ["elf"],
