@@ -20,9 +20,9 @@ from kbuild.gate.request import GateRequest
 from kbuild.outcome import Status, worst
 from kbuild.progress import Reporter
 from kbuild.record import Record, Run, read_record, runs_home
-from kbuild.runs.compare import changed_ids, compare_records
+from kbuild.runs.compare import JUDGED, changed_ids, compare_records
 from kbuild.runs.objects import compare_objects, inspect_kept, module_files
-from kbuild.series.held import NOTHING, SAID, bring_up_to_date
+from kbuild.series.held import NOTHING, bring_up_to_date
 from kbuild.seriesrecord import Entry, Series
 from kbuild.transcript import Transcript
 
@@ -230,7 +230,9 @@ def kernel_key(record: Record, folder: Path) -> str | None:
 
 def is_whole(record: Record) -> bool:
     """Whether nothing of it was left open: another run with its kernel and modules would find the same."""
-    return record.verdict in (Status.PASS, Status.FAIL) and all(stage.status in SAID for stage in record.stages)
+    stages = all(stage.status in (*JUDGED, Status.DONE) for stage in record.stages)
+    cells = all(one.status in (*JUDGED, Status.SKIP) for one in record.transcripts)
+    return record.verdict in JUDGED and stages and cells
 
 
 def _folder(run: str) -> Path:

@@ -226,7 +226,12 @@ def test_the_same_modules_are_judged_once_and_the_release_policy_of_each(state: 
 @pytest.mark.parametrize("load", [PASS, FAIL, ERROR, MISS, SKIP, None])
 def test_what_was_left_open_is_not_taken_over(load: Status | None) -> None:
     record = gated(stages=STAGES | {"load": load}, verdict=FAIL)
-    assert is_whole(record) == (load in (PASS, FAIL, ERROR))
+    assert is_whole(record) == (load in (PASS, FAIL))
+
+
+@pytest.mark.parametrize("other", [PASS, FAIL, ERROR, MISS, SKIP])
+def test_nor_where_one_order_was(other: Status) -> None:
+    assert is_whole(gated(o=FAIL, other=other, verdict=FAIL)) == (other in (PASS, FAIL, SKIP))
 
 
 def test_other_selftests_are_another_question() -> None:
