@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Set
 from pathlib import Path
@@ -91,10 +92,19 @@ def check_out(repository: Path, commit: str, target: Path) -> None:
     """Check a commit out into a repository of our own that borrows the user's objects.
 
     Only files that differ from the commit before are written, so that a series costs incremental
-    builds. Nothing is registered in the user's repository.
+    builds. Nothing is registered in the user's repository. The target is the caller's alone.
     """
-    if not (target / ".git").is_dir():
-        call("clone", "--quiet", "--shared", "--no-checkout", repository, target, timeout=600)
+    if (target / ".git").is_dir():
+        # Of a git that was killed: none is at work here now, and each would refuse to be.
+        for lock in [*target.glob(".git/*.lock"), *target.glob(".git/refs/**/*.lock")]:
+            lock.unlink()
+    else:
+        # Under its name it is whole.
+        new = target.with_name(f".{target.name}.new")
+        for folder in (new, target):
+            shutil.rmtree(folder, ignore_errors=True)
+        call("clone", "--quiet", "--shared", "--no-checkout", repository, new, timeout=600)
+        new.rename(target)
     # A link to a file, as patched trees have them, changes its ctime: git would take it for another and write it anew.
     settings = ["-c", "advice.detachedHead=false", "-c", "core.trustctime=false"]
     checkout = ("checkout", "--quiet", "--force", "--detach", commit)

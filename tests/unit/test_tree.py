@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,22 @@ def test_rev_is_that_commit(checkout: Path) -> None:
             assert (tree.source / "arch/x86/kvm/x86.c").read_text() == text
             assert tree.commit == git(checkout, "rev-parse", rev).strip()
             assert tree.version == "6.1.7"
+
+
+def test_what_a_killed_git_left_is_in_nobody_s_way(checkout: Path) -> None:
+    with open_tree(str(checkout), "HEAD") as tree:
+        source = tree.source
+    for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock"):
+        (source / ".git" / name).touch()
+    git(checkout, "commit", "--quiet", "--allow-empty", "--message=two")
+    with open_tree(str(checkout), "HEAD") as tree:
+        assert tree.commit == git(checkout, "rev-parse", "HEAD").strip()
+    # A clone that did not come to its end has no repository under this name; what else is there is not the tree's.
+    shutil.rmtree(source / ".git")
+    (source.parent / ".src.new").mkdir()
+    (source.parent / ".src.new/half").touch()
+    with open_tree(str(checkout), "HEAD") as tree:
+        assert git(tree.source, "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize(
