@@ -62,8 +62,11 @@ JSON = {"json": "one JSON object on standard output"}
 REPORT = {"report": "also write FORMAT=FILE at the end: html, text, junit, ktap, kcidb (may be repeated)"}
 
 
-def _run(work: Callable[[], int]) -> NoReturn:
-    """Run a task's work and exit with its status; each error that is the user's or the machine's is one line."""
+def _run(work: Callable[[], int], interrupted: str = "interrupted") -> NoReturn:
+    """Run a task's work and exit with its status; each error that is the user's or the machine's is one line.
+
+    `interrupted`: what is said after Ctrl-C.
+    """
     from kbuild.errors import KbuildError, UserError, os_errors
     from kbuild.outcome import EXIT_INTERRUPTED, EXIT_USER_ERROR, exit_status
 
@@ -80,7 +83,7 @@ def _run(work: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()
         raise Exit(code=code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         raise Exit(code=EXIT_INTERRUPTED) from None
     except UserError as error:
         print(error, file=sys.stderr)
@@ -206,7 +209,13 @@ def configure(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Write .config; name each requested symbol that did not take effect, and why."""
+    """Write .config; name each requested symbol that did not take effect, and why.
+
+    Examples:
+      inv configure
+      inv configure --tree ~/linux --flavour debug
+      inv configure --tree debian:6.12 --json
+    """
     _judge("configure", **locals())
 
 
@@ -221,7 +230,13 @@ def explain(
     refresh: bool = False,
     json: bool = False,
 ) -> None:
-    """Say why a symbol has its value, what blocks it, and where it is defined."""
+    """Say why a symbol has its value, what blocks it, and where it is defined.
+
+    Examples:
+      inv explain KVM_XEN
+      inv explain CONFIG_KVM_AMD_SEV --tree ~/linux
+      inv explain PROVE_LOCKING --flavour debug
+    """
 
     def work() -> int:
         from kbuild.gate.wanted import explain_symbol
@@ -254,7 +269,13 @@ def build(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Configure and build the kernel and its modules."""
+    """Configure and build the kernel and its modules.
+
+    Examples:
+      inv build
+      inv build --tree ~/linux --rev HEAD~2
+      inv build --patch 0001-KVM-x86-mmu.patch --flavour kasan
+    """
     _judge("build", **locals())
 
 
@@ -291,7 +312,15 @@ def inspect(
     dot: str | None = None,
     json: bool = False,
 ) -> None:
-    """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code."""
+    """Read the modules of a folder: sections, symbols, who provides each import; answer rules over their init code.
+
+    Examples:
+      inv inspect --modules ~/linux/arch/x86/kvm
+      inv inspect --modules DIR --kernel BZIMAGE --rules kvm
+      inv inspect --modules NEW --against OLD --hazards
+      inv inspect --modules DIR --flow --full
+      inv inspect --modules DIR --layout --struct kvm_vcpu
+    """
 
     def work() -> int:
         from kbuild.elf.folder import Wanted, inspect_folder
@@ -360,6 +389,7 @@ def _question(ctx: Context, **options: Any) -> Callable[[], GateRequest]:
     return question
 
 
+GOES_ON = "interrupted: the same command goes on behind the last commit that was judged"
 SERIES = {
     "range": "BASE..TIP of the checkout: each commit is judged against the one before it",
     "mbox": "patches as a mailing list has them, on their base-commit, --rev or HEAD of the checkout",
@@ -391,7 +421,14 @@ def series(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Judge each commit of a range or mbox, or each version of a package, and say which one is to blame for what."""
+    """Judge each commit of a range or mbox, or each version of a package, and say which one is to blame for what.
+
+    Examples:
+      inv series --tree ~/linux --range v6.1..HEAD
+      inv series --tree ~/linux --mbox thread.mbox --rules mmu-setup-thread --stop
+      inv series --packages 'linux-image-6.12.*-amd64' --order vendor-alone
+      inv series --tree ~/linux --range origin/next..HEAD --report html=series.html
+    """
     question = _question(**locals())
 
     def work() -> int:
@@ -413,7 +450,7 @@ def series(
             write(render_series_as(form, record), str(path))
         return exit_status(record.verdict or Status.ERROR)
 
-    _run(work)
+    _run(work, GOES_ON)
 
 
 BISECT = {
@@ -442,7 +479,13 @@ def bisect(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Find the commit at which a finding appears, with git's bisect; what does not build is skipped."""
+    """Find the commit at which a finding appears, with git's bisect; what does not build is skipped.
+
+    Examples:
+      inv bisect --tree ~/linux --good v6.1 --bad HEAD
+      inv bisect --tree ~/linux --good HEAD~9 --bad HEAD --finding 'load:leftover:*'
+      inv bisect --tree ~/linux --good HEAD~9 --bad HEAD --order vendor-alone --host qemu-svm
+    """
     question = _question(**locals())
 
     def work() -> int:
@@ -469,7 +512,7 @@ def bisect(
             print(what)
         return exit_status(Status.DONE if first else Status.ERROR)
 
-    _run(work)
+    _run(work, GOES_ON)
 
 
 @task(
@@ -492,7 +535,14 @@ def load(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Load the modules of a folder with a kernel, in the profile's orders on its hosts."""
+    """Load the modules of a folder with a kernel, in the profile's orders on its hosts.
+
+    Examples:
+      inv load --modules DIR --kernel BZIMAGE
+      inv load --modules DIR --kernel BZIMAGE --order vendor-alone --host qemu-svm
+      inv load --modules DIR --kernel BZIMAGE --order all --host 'bochs-*'
+      inv load --modules DIR --kernel BZIMAGE --order tdp-off --look
+    """
     _judge("load", **locals())
 
 
@@ -542,7 +592,17 @@ def gate(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Build, inspect and load the KVM modules of one tree, or judge shipped files, and give one verdict."""
+    """Build, inspect and load the KVM modules of one tree, or judge shipped files, and give one verdict.
+
+    Examples:
+      inv gate
+      inv gate --tree ~/linux --watch --order vendor-alone --host qemu-svm
+      inv gate --tree ~/linux --rev HEAD~2 --flavour debug
+      inv gate --patch 0001-KVM-x86-mmu.patch --report html=gate.html
+      inv gate --package linux-image-6.1.0-56-amd64
+      inv gate --modules DIR --kernel BZIMAGE --json
+      inv gate --profile release --baseline baseline.json
+    """
     options = locals()
     if options.pop("watch"):
         _watch(tree or ctx.kbuild.tree, [name for name in ("rev", "package", "modules", "kernel") if options[name]])
@@ -587,7 +647,15 @@ def report(
     looks: bool = False,
     json: bool = False,
 ) -> None:
-    """Show a run's or series' record again, or write a run for somebody else; the exit status is its verdict."""
+    """Show a run's or series' record again, or write a run for somebody else; the exit status is its verdict.
+
+    Examples:
+      inv report latest
+      inv report latest --format text
+      inv report 20261130 --format html --output gate.html
+      inv report latest --trace
+      inv report 20261130-044915-8c5f-series --format html --output series.html
+    """
 
     def work() -> int:
         from kbuild.errors import UserError
@@ -659,7 +727,14 @@ def runs(
     baseline: str | None = None,
     json: bool = False,
 ) -> None:
-    """List the runs on record, newest first; with a finding, since when it is there, how often and where."""
+    """List the runs on record, newest first; with a finding, since when it is there, how often and where.
+
+    Examples:
+      inv runs
+      inv runs --verdict FAIL --since 14d
+      inv runs --finding '*l1d-flush*'
+      inv runs --baseline latest
+    """
 
     def work() -> int:
         if baseline is not None:
@@ -700,7 +775,13 @@ def compare(
     output: str | None = None,
     json: bool = False,
 ) -> None:
-    """Say what differs between two runs; the exit status is 0 where nothing got worse."""
+    """Say what differs between two runs; the exit status is 0 where nothing got worse.
+
+    Examples:
+      inv compare 20261129-212205 latest
+      inv compare baseline.json latest --json
+      inv compare RUN RUN --format html --output both.html
+    """
 
     def work() -> int:
         from kbuild.errors import UserError
@@ -781,7 +862,13 @@ def _tools(*commands: list[str]) -> NoReturn:
     }
 )
 def test(ctx: Context, only: str | None = None, unit: bool = False, all_kernels: bool = False) -> None:
-    """Lint, then run all tests, among them one real gate of 6.1 on both vendors."""
+    """Lint, then run all tests, among them one real gate of 6.1 on both vendors.
+
+    Examples:
+      inv test
+      inv test --unit --only page
+      inv test --all-kernels
+    """
     folder = "tests/unit" if unit else "tests"
     selection = [*(["-k", only] if only else []), *["--all-kernels"] * all_kernels]
     _tools(*_LINTERS, ["pytest", folder, *selection])
@@ -792,13 +879,21 @@ _LINTERS = (["ruff", "check", "--quiet"], ["ruff", "format", "--check", "--quiet
 
 @task()
 def lint(ctx: Context) -> None:
-    """Check formatting, rules and types."""
+    """Check formatting, rules and types.
+
+    Examples:
+      inv lint
+    """
     _tools(*_LINTERS)
 
 
 @task(help=JSON)
 def bench(ctx: Context, json: bool = False) -> None:
-    """Measure the gate and the command line against doing it by hand, as ratios taken in one run."""
+    """Measure the gate and the command line against doing it by hand, as ratios taken in one run.
+
+    Examples:
+      inv bench --json
+    """
 
     def work() -> int:
         import subprocess
@@ -832,7 +927,14 @@ def clean(
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
-    """Show what takes how much; with an age, a name or --all, remove what nobody uses. Runs only if asked for."""
+    """Show what takes how much; with an age, a name or --all, remove what nobody uses. Runs only if asked for.
+
+    Examples:
+      inv clean
+      inv clean --kind trees --kind builds --older-than 14d
+      inv clean --name 'linux-source-6.12*' --dry-run
+      inv clean --kind runs --older-than 90d
+    """
 
     def work() -> int:
         from kbuild.cache.clean import remove, show

@@ -52,6 +52,7 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
         plain(console, "\nconfiguration: not kept by both runs", style="dim")
     for title in ("configuration", "tools and hosts", "files of the profile"):
         _pairs(title, pairs[title], console)
+    plain(console, "\nside by side on a page: the same with --format html --output FILE.html", style="dim")
 
 
 def pairs_of(data: Mapping[str, Any]) -> dict[str, list[Difference]]:

@@ -11,6 +11,7 @@ from kbuild.report.terminal import console_for, plain, table, word
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 MAX_RUNS = 30
 """Shown; `--all` and `--json` have every one."""
@@ -30,21 +31,7 @@ def render(data: dict[str, Any], *, in_full: bool = False, stream: IO[str] | Non
             return
         console.print()
     shown = data["runs"] if in_full else data["runs"][:MAX_RUNS]
-    rows = table()
-    for name in ("run", "started", "task", "verdict", "tree", "kernel", "seconds", "size"):
-        rows.add_column(name, justify="right" if name in ("seconds", "size") else "left", no_wrap=True)
-    for one in shown:
-        rows.add_row(
-            one["run"],
-            (one["started"] or "")[:16].replace("T", " "),
-            _escaped(one["task"]),
-            word(Status(one["verdict"])) if one["verdict"] else f"[dim]{one['state']}[/]",
-            _escaped(one["tree"]),
-            _escaped(one["kernel"]),
-            "" if one["seconds"] is None else f"{one['seconds']:.1f}",
-            size_text(one["bytes"]),
-        )
-    console.print(rows)
+    console.print(_table(shown))
     for one in shown:
         if one["problem"]:
             plain(console, f"damaged: {one['problem']}", style="yellow")
@@ -98,6 +85,34 @@ def _how(one: dict[str, Any]) -> str:
         "steady": "steady: where kernel, modules, host and order were the same, so was this",
         "not repeated": "nobody has looked twice with the same kernel, modules, host and order",
     }[one["steadiness"]]
+
+
+def _table(shown: list[dict[str, Any]]) -> Table:
+    """Where there is no room for all, the tree gives way: an id or verdict that is cut is no use to anybody."""
+    from rich.text import Text
+
+    every = [
+        (
+            one["run"],
+            (one["started"] or "")[:16].replace("T", " "),
+            _escaped(one["task"]),
+            word(Status(one["verdict"])) if one["verdict"] else f"[dim]{one['state']}[/]",
+            _escaped(one["tree"]),
+            _escaped(one["kernel"]),
+            "" if one["seconds"] is None else f"{one['seconds']:.1f}",
+            size_text(one["bytes"]),
+        )
+        for one in shown
+    ]
+    rows = table()
+    for number, name in enumerate(("run", "started", "task", "verdict", "tree", "kernel", "seconds", "size")):
+        least = (
+            None if name == "tree" else max((Text.from_markup(cells[number]).cell_len for cells in every), default=0)
+        )
+        rows.add_column(name, justify="right" if name in ("seconds", "size") else "left", no_wrap=True, min_width=least)
+    for cells in every:
+        rows.add_row(*cells)
+    return rows
 
 
 def _when(one: dict[str, Any]) -> str:

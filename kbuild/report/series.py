@@ -59,7 +59,10 @@ def render(record: SeriesRecord, stream: IO[str] | None = None) -> None:
     console.print(_table(record))
     for entry in record.entries:
         _explain(console, entry)
-    plain(console, f"\nseries: {record.id} (inv report shows it again)", style="dim")
+    if record.ended is None:
+        plain(console, f"\nit did not come to its end, and goes on with: {record.command}")
+    else:
+        plain(console, f"\na page of it all: inv report {record.id} --format html --output FILE.html", style="dim")
 
 
 def _table(record: SeriesRecord) -> Table:

@@ -68,6 +68,8 @@ def render(record: Record, stream: IO[str] | None = None) -> None:
             plain(console, f"{digest}  {name}", style="dim")
     if not record.abridged:
         plain(console, f"record: {runs_home() / record.id}", style="dim")
+        what = "with logs and the init flow" if record.transcripts else "for somebody else"
+        plain(console, f"a page {what}: inv report {record.id} --format html --output FILE.html", style="dim")
 
 
 def plain(console: Console, text: str, style: str | None = None) -> None:
