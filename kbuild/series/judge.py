@@ -177,7 +177,8 @@ class Judge:
             return None
         folders, records = [_folder(one.id) for one in (before, record)], (before, record)
         found = compare_objects(folders, records, self._inspected)
-        return found if any(found[key] for key in ("modules", "flow", "caches", "modules_problem")) else None
+        differs = any(one["change"] != "same" for one in found["modules"] or ())
+        return found if differs or any(found[key] for key in ("flow", "caches", "modules_problem")) else None
 
     def _inspected(self, folder: Path, record: Record) -> Inspection:
         """Of each run once: it is held against two others."""
