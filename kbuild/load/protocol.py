@@ -36,6 +36,7 @@ class Verb(StrEnum):
     RELEASE = "release"
     PARAM = "param"
     REARM = "rearm"
+    LOUD = "loud"
     MODULES = "modules"
     STATE = "state"
     DETAIL = "detail"

@@ -125,6 +125,8 @@ class _Host:
     def transcripts(self) -> list[Transcript]:
         """Of all its orders, when the work is done."""
         return [self._transcripts.get(order.id) or self._not_run(order, "interrupted") for order in self._orders]
+        self._unnamed: dict[str, Transcript] = {}
+        """Of points that ended their guest before it had told whose allocation failed, until they do so again."""
 
     def work(self, place: Place) -> None:
         """Run orders in this place as long as there are some that nobody runs."""
@@ -258,6 +260,8 @@ class _Host:
         )
 
     @cached_property
+        if order.id in self._unnamed:
+            return self._unnamed[order.id]  # it was run, and only not once more
     def _knowledge(self) -> Knowledge:
         return Knowledge(self._spec.id, digest(self._spec, describe(self._spec)))
 
@@ -350,7 +354,7 @@ class _Host:
             started.start.log += started.session.command(Verb.REARM).earlier
         started.orders += 1
         started.shared += 1
-        if order.after and order.kind == "pages" and not order.tried:
+        if order.after and order.kind == "pages" and not order.tried and not order.loud:
             order = moved(order, self._shift.get(order.order, 0))
         with log.context(order=order.id), log.timed("order") as extra:
             kind = SweepRun if swept(order) else OrderRun
@@ -441,8 +445,15 @@ class _Host:
             order=order.id,
             title=order.title,
             status=status,
+                if run.again.loud:
+                    self._unnamed[order.id] = transcript
             reason=what,
             boot=started.number,
+            if order.loud:
+                first = self._unnamed.pop(order.id)
+                # What it says counts where it dies of it again: pages have other numbers in each guest.
+                self._keep(transcript if isinstance(run, SweepRun) and run.died else first)
+                return False
             steps=[step],
             findings=findings,
             console=[line.text for line in bounded([LogLine(record.text) for record in console], dropped)],

@@ -138,8 +138,9 @@ def test_drives_of_a_machine_that_is_not_its_own_are_left_alone(talk: Talk) -> N
     assert errno_name(answer.errno) == "EPERM"
 
 
-def test_a_machine_that_is_not_its_own_is_not_sent_to_sleep(talk: Talk) -> None:
-    (result,) = talk(encode(1, Verb.SUSPEND, "core"))
+@pytest.mark.parametrize("words", [(Verb.SUSPEND, "core"), (Verb.LOUD,)], ids=["sleep", "console"])
+def test_a_machine_that_is_not_its_own_is_left_as_it_is(talk: Talk, words: tuple[Verb, *tuple[str, ...]]) -> None:
+    (result,) = talk(encode(1, *words))
     assert isinstance(result, Result)
     assert errno_name(result.errno) == "EPERM"
 
@@ -369,6 +370,16 @@ def test_a_module_that_misbehaves(kernel_build: Path, misbehave: Path, tmp_path:
         assert do(session, Verb.LOAD, misbehave.name, "how=leak") is None
         assert do(session, Verb.UNLOAD, "misbehave") is None
         assert clean.difference(state(session)) == ["debugfs/misbehave"]
+
+        # `quiet` keeps what it says from the console, until that is to have all.
+        said: dict[str, bool] = {}
+        for how in ("quiet", "loud"):
+            replies = [session.command(Verb.LOUD)] if how == "loud" else []
+            replies += [session.command(Verb.LOAD, misbehave.name, f"how={how}")]
+            replies += [session.command(Verb.UNLOAD, "misbehave"), session.command(Verb.MODULES)]
+            assert [result(reply).errno for reply in replies] == [0] * len(replies)
+            said[how] = any(f"how=[{how}]" in record.text for reply in replies for record in reply.console.records)
+        assert said == {"quiet": False, "loud": True}
 
         oops = session.command(Verb.LOAD, misbehave.name, "how=oops")
         assert isinstance(oops.answer, Died)

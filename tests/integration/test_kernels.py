@@ -269,11 +269,13 @@ def test_a_sweep_goes_on_behind_guests_that_die(shared_tool: Tool, tmp_path: Pat
     done = shared_tool.run("load", *words, "--json")
     assert done.returncode == 10, done.stderr
     data = json.loads(done.stdout)
-    assert {one["id"] for one in data["findings"] if "load:fault:" not in one["id"]} == {
-        "load:panic:dt_fragile:panic_dt_fragile_cannot_go_on:fault=unseen",
+    # On a busy machine the kernel itself has the time to report what hangs, 10 s of it (watchdog_thresh=5).
+    lockup = "load:soft-lockup:dt_fragile:soft_lockup_in_dt_fragile_hangs:fault=dt_fragile_hangs/kmalloc_trace"
+    assert {one["id"] for one in data["findings"] if "load:fault:" not in one["id"]} - {lockup} == {
+        "load:panic:dt_fragile:panic_dt_fragile_cannot_go_on:fault=dt_fragile_panics/kmalloc_trace",
         "load:null-dereference:dt_fragile:NULL_pointer_dereference_in_dt_fragile_oopses"
         ":fault=dt_fragile_oopses/kmalloc_trace",
-        "load:hang:dt_fragile:dt_fragile_hangs:fault=unseen",
+        "load:hang:dt_fragile:dt_fragile_hangs:fault=dt_fragile_hangs/kmalloc_trace",
     }
     runs = {one["order"]: one for one in data["transcripts"]}
     points = sorted(int(name.partition("@")[2]) for name in runs if name.partition("@")[2].isdigit())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,10 @@ def test_the_agent_does_points_in_one_go_that_follow_each_other(tmp_path: Path) 
     assert not follows(third, first)
     assert not follows(page, third), "another kind"
     assert not follows(afterwards(second, "a/b"), first)
+    loud = dataclasses.replace(second, loud=True)
+    assert not follows(loud, first), "it is to end its guest"
+    assert not follows(third, loud)
+    assert loud.alone
     unload = (
         SWEEP.replace('inject = "load"', 'inject = "unload"')
         .replace("[[step.tolerate]]", "")

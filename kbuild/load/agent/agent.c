@@ -70,6 +70,7 @@ static const struct verb verbs[] = {
 	{ "release", 0, 0, verb_release, check_names },
 	{ "param", 2, 2, verb_param, check_names },
 	{ "rearm", 0, 0, verb_rearm, check_names },
+	{ "loud", 0, 0, verb_loud, check_names },
 	{ "modules", 0, 0, verb_modules, check_names },
 	{ "state", 0, 1, verb_state, check_names },
 	{ "detail", 0, 0, verb_detail, check_names },

@@ -134,6 +134,7 @@ int verb_load(const struct command *command, struct answer *answer);
 int verb_unload(const struct command *command, struct answer *answer);
 int verb_param(const struct command *command, struct answer *answer);
 int verb_rearm(const struct command *command, struct answer *answer);
+int verb_loud(const struct command *command, struct answer *answer);
 int verb_modules(const struct command *command, struct answer *answer);
 int verb_state(const struct command *command, struct answer *answer);
 int verb_detail(const struct command *command, struct answer *answer);

@@ -7,8 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+/* <sys/klog.h> has no names for them. */
+#define SYSLOG_ACTION_CONSOLE_LEVEL 8
+#define LOUDEST 8
 
 /* "a=1 b=2"; a value with a blank is quoted, as kernel/params.c, next_arg() reads it. */
 static void join_parameters(const struct command *command, char *text, size_t size)
@@ -95,4 +100,14 @@ int verb_rearm(const struct command *command, struct answer *answer)
 	(void)command;
 	(void)answer;
 	return host_write_file("/sys/kernel/debug/clear_warn_once", "1");
+}
+
+/* kernel/printk/printk.c, do_syslog(): from now on all that is said is on the console when printk() returns. */
+int verb_loud(const struct command *command, struct answer *answer)
+{
+	(void)command;
+	/* Others have a console to look at. */
+	if (!answer->emulated)
+		return EPERM;
+	return klogctl(SYSLOG_ACTION_CONSOLE_LEVEL, NULL, LOUDEST) < 0 ? errno : 0;
 }

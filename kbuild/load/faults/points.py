@@ -45,7 +45,7 @@ def points(plan: Plan, totals: Mapping[Kind, int]) -> list[Plan]:
 
 def follows(plan: Plan, other: Plan) -> bool:
     """Whether `plan` is the next point of a load behind `other`."""
-    if plan.point is None or other.point is None or plan.after or other.after:
+    if plan.point is None or other.point is None or any(one.alone for one in (plan, other)):
         return False
     planned = swept(plan)
     next_one = (other.order, other.kind, other.point + 1)

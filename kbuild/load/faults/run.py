@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import msgspec
 
 from kbuild.load.boot import Prepared
-from kbuild.load.faults.inject import Injection
+from kbuild.load.faults.inject import UNSEEN, Injection
 from kbuild.load.faults.points import nearby, number, points, rest, swept
 from kbuild.load.orders.format import SUCCESS
 from kbuild.load.orders.plan import KINDS, Kind, Plan, PlannedStep
@@ -23,7 +24,8 @@ class SweepRun(OrderRun):
     site: str | None = None
     """Of the call that failed, when a point has been run."""
     again: Plan | None = None
-    """What follows a failure could not be done here, for others failed, and left something: to be tried elsewhere."""
+    """To be done elsewhere: what follows a failure, where others failed here and left something; and what ended the
+    guest before it could tell whose allocation had failed."""
     tried = 0
     """Numbers around the one that was to fail."""
     missed = False
@@ -32,9 +34,16 @@ class SweepRun(OrderRun):
     """The points behind this one, which the agent may do with it in one go."""
     _only_counted: str | None = None
 
+    @property
+    def died(self) -> bool:
+        """The guest came to its end, or hung, when the allocation had failed, and is known by whose that was."""
+        return self._ledger.fault not in ("", UNSEEN) and self._boot.session.ended is not None
+
     def run(self) -> Transcript:
         """See `OrderRun.run`. Where what was asked for did not happen, nothing was judged, however the rest went."""
         transcript = super().run()
+        if self._ledger.fault == UNSEEN and not self._plan.loud and transcript.status in (Status.FAIL, Status.ERROR):
+            self.again = dataclasses.replace(self._plan, loud=True)
         skipped = [step.reason for step in transcript.steps if step.action == "inject" and step.status == Status.SKIP]
         if transcript.status not in (Status.PASS, Status.SKIP):
             return transcript
@@ -52,6 +61,8 @@ class SweepRun(OrderRun):
         self._prepare(planned)
         self._ledger.at = planned
         injection = self._injection(planned)
+        if self._plan.loud:
+            self._talk.command(Verb.LOUD)
         if self._plan.after:
             self._follow(injection)
         elif self._plan.point is None:
@@ -61,7 +72,7 @@ class SweepRun(OrderRun):
                 counted = " and ".join(f"{total} {kind}" for kind, total in totals.items())
                 self._only_counted = f"counted what to choose from: {counted}"
         else:
-            if self._plan.point and planned.step.inject == "load":
+            if planned.step.inject == "load" and not self._plan.loud:
                 self._take_ahead(injection, self._plan.point)
             if site := injection.point(self._plan.point):
                 self.site = site.name

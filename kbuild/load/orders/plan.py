@@ -66,11 +66,13 @@ class Plan:
     """See `Order.look`."""
     tried: int = 0
     """Of that: numbers that were another call site."""
+    loud: bool = False
+    """The kernel says all on its console: the guest ended before it could tell whose allocation had failed."""
 
     @property
     def alone(self) -> bool:
         """It ends its guest, and wants one to which nothing was done."""
-        return bool(self.after)
+        return bool(self.after) or self.loud
 
     @property
     def order(self) -> str:
