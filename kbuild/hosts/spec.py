@@ -145,6 +145,11 @@ def start(spec: HostSpec, image: BootImage, folder: Path) -> Machine:
     return bochs.start(spec, image, folder)
 
 
+def keeps(spec: HostSpec) -> bool:
+    """Whether its machines can be kept as they are, as a rule (`Machine.snapshot`): one boot is then enough."""
+    return spec.kind == "qemu"
+
+
 def check(spec: HostSpec) -> list[str]:
     """What this machine lacks to start such a host, one line each, with what to do; empty: nothing."""
     if spec.kind == "qemu":

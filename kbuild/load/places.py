@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from kbuild import log
 from kbuild.errors import KbuildError
 from kbuild.hosts.disk import fill_disk
-from kbuild.hosts.spec import HostSpec
+from kbuild.hosts.spec import HostSpec, keeps
 from kbuild.load.boot import DISK, Boot, boot, module_files
 from kbuild.load.protocol import Result, Verb
 from kbuild.load.request import LoadRequest
@@ -136,9 +136,10 @@ class Places:
 
     def __init__(self, hosts: Sequence[HostSpec], orders: int, cpus: int | None = None) -> None:
         cpus = cpus or os.cpu_count() or 1
-        counts = share(hosts, orders, cpus)
+        at_once = machines_at_once(hosts, cpus)
+        counts = share(hosts, orders, at_once)
         # Each host has its place; with many hosts most of them wait for a CPU.
-        running = threading.Semaphore(max(cpus, MIN_RUNNING))
+        running = threading.Semaphore(max(at_once, MIN_RUNNING))
         self._places = [
             Place(spec, number, running)
             for spec, count in zip(hosts, counts, strict=True)
@@ -153,7 +154,8 @@ class Places:
     def boot_ahead(self, request: LoadRequest) -> None:
         """Boot `request.kernel` in all places, the slowest first, and leave a CPU for others. Returns at once."""
         self._request = request
-        for place in sorted(self._places, key=lambda place: -_slow(place.spec)):
+        wanted = [place for place in self._places if place.number == 1 or not keeps(place.spec)]
+        for place in sorted(wanted, key=lambda place: -_slow(place.spec)):
             place.submit(partial(self._boot_ahead, place, request))
 
     def _boot_ahead(self, place: Place, request: LoadRequest) -> None:
@@ -176,13 +178,18 @@ class Places:
                     folder.rmdir()
 
 
-def share(hosts: Sequence[HostSpec], orders: int, cpus: int) -> list[int]:
-    """How many machines of each host are worth while: one each, and the slowest hosts get what CPUs are left.
+def machines_at_once(hosts: Sequence[HostSpec], cpus: int) -> int:
+    """As many as there are CPUs; one more where a boot serves all of a host: it works while another one starts."""
+    return cpus + all(map(keeps, hosts))
 
-    Not more machines than CPUs, unless there are more hosts: on a CPU that they share, two take longer than one.
+
+def share(hosts: Sequence[HostSpec], orders: int, at_once: int) -> list[int]:
+    """How many machines of each host are worth while: one each, and the slowest hosts get what is left.
+
+    Not more machines than may work at once, unless there are more hosts: on a CPU that they share, two take longer.
     """
     counts = [1] * len(hosts)
-    while sum(counts) < cpus:
+    while sum(counts) < at_once:
         open_to = [at for at, count in enumerate(counts) if count * ORDERS_PER_BOOT < orders]
         if not open_to:
             break

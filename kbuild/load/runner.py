@@ -16,7 +16,7 @@ from kbuild import log
 from kbuild.dmesg.classify import classify
 from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
-from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance
+from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance, keeps
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.ahead import AT_ONCE
@@ -30,9 +30,11 @@ from kbuild.load.places import Place, Places
 from kbuild.load.protocol import Result, Verb
 from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
+from kbuild.load.session import Reply
 from kbuild.load.state import State, parse_state
 from kbuild.load.trace.record import warm_up
 from kbuild.outcome import RUN_OF, Finding, Status, worst
+from kbuild.paths import make_folder
 from kbuild.progress import Reporter
 from kbuild.transcript import LogLine, StepResult, Transcript, bounded
 
@@ -111,12 +113,20 @@ class _Host:
         self._stopped: list[tuple[Plan, int]] = []
         """Generated orders that could not go on, each with the number of requests that it came to."""
         self._lock = threading.Condition()
+        self._keeper: Place | None = None
+        """Boots a guest that will be kept for all places, and is not there yet."""
+        self._kept: tuple[Boot, State] | None = None
+        """That guest, and the host's state before the first order."""
+        self._using = 0
+        """Places that start machines from it, besides the one that keeps it."""
         self._counting: set[str] = set()
         """Runs under way that bring more: a place waits for them before it ends."""
         self._sites: set[tuple[str, str]] = set()
         """Orders that are swept, each with the call sites that it came to so far."""
         self._shift: dict[str, int] = {}
         """By how much the numbers of an order's pages are others in a fresh guest, as far as was seen."""
+        self._unnamed: dict[str, Transcript] = {}
+        """Of points that ended their guest before it had told whose allocation failed, until they do so again."""
         if self._waiting and (missing := check(spec)):
             self._give_up(missing[0])
         if self._waiting and (reason := hindrance(spec)):
@@ -125,8 +135,6 @@ class _Host:
     def transcripts(self) -> list[Transcript]:
         """Of all its orders, when the work is done."""
         return [self._transcripts.get(order.id) or self._not_run(order, "interrupted") for order in self._orders]
-        self._unnamed: dict[str, Transcript] = {}
-        """Of points that ended their guest before it had told whose allocation failed, until they do so again."""
 
     def work(self, place: Place) -> None:
         """Run orders in this place as long as there are some that nobody runs."""
@@ -135,12 +143,15 @@ class _Host:
                 while not self._request.cancellation.requested() and (order := self._next() or self._wait()):
                     self._boot(place, order)
             except BaseException:
-                # Nothing more comes of what this place was at: no other one may wait for it.
-                with self._lock:
-                    self._counting.clear()
-                    self._lock.notify_all()
+                self._nothing_more()
                 raise
             place.discard()
+
+    def _nothing_more(self) -> None:
+        """Nothing comes of what this place was at: no other one may wait for it."""
+        with self._lock:
+            self._counting.clear()
+            self._lock.notify_all()
 
     def _wait(self) -> Plan | None:
         """Where no order waits: the first of those that another place's run brings."""
@@ -249,6 +260,8 @@ class _Host:
         return Transcript(host=self._spec.id, order=plan.id, title=plan.title, status=Status.SKIP, reason=plan.skip)
 
     def _not_run(self, order: Plan, reason: str, status: Status = Status.MISS, boot: int = 0) -> Transcript:
+        if order.id in self._unnamed:
+            return self._unnamed[order.id]  # it was run, and only not once more
         return Transcript(
             host=self._spec.id,
             order=order.id,
@@ -260,8 +273,6 @@ class _Host:
         )
 
     @cached_property
-        if order.id in self._unnamed:
-            return self._unnamed[order.id]  # it was run, and only not once more
     def _knowledge(self) -> Knowledge:
         return Knowledge(self._spec.id, digest(self._spec, describe(self._spec)))
 
@@ -279,10 +290,71 @@ class _Host:
             return self._boots
 
     def _boot(self, place: Place, order: Plan) -> None:
-        """One boot, with this order and as many more as it may be used for."""
+        """One boot, or what another place's has left, with this order and as many more as it may be used for."""
         number = self._number(place)
         try:
-            tell = partial(self._reporter.boot, place.label)
+            with self._joined(place) as kept:
+                if kept is not None:
+                    started, before = kept
+                    folder = make_folder(self._request.folder / self._spec.id / f"boot-{number}")
+                    # What came at the boot is told by who keeps it.
+                    mine = dataclasses.replace(started, number=number, folder=folder, start=Reply(0), orders=0)
+                    with log.context(boot=number):
+                        self._go_through(mine, place, order, before)
+                    return
+            self._boot_anew(place, order, number)
+        except KbuildError as error:
+            if order.id not in self._transcripts:
+                self._keep(self._not_run(order, str(error), error.status, number))
+            else:
+                log.get().warning("the machine did not end in order", reason=str(error))
+
+    @contextlib.contextmanager
+    def _joined(self, place: Place) -> Iterator[tuple[Boot, State] | None]:
+        """The guest that another place has booted and keeps, which lasts as long as this; None: this place boots one.
+
+        Waits while another place is about to keep one: to boot as well would take longer.
+        """
+        with self._lock:
+            if keeps(self._spec):
+                self._lock.wait_for(lambda: self._keeper is None)
+            kept = self._kept
+            if kept is not None:
+                self._using += 1
+            elif keeps(self._spec):
+                self._keeper = place
+        try:
+            yield kept
+        finally:
+            if kept is not None:
+                with self._lock:
+                    self._using -= 1
+                    self._lock.notify_all()
+
+    @contextlib.contextmanager
+    def _keeping(self, started: Boot, before: State) -> Iterator[None]:
+        """Let other places start machines from what was kept, and wait for them at the end."""
+        with self._lock:
+            self._keeper = None
+            if started.snapshot is not None:
+                self._kept = started, before
+            self._lock.notify_all()
+        try:
+            yield
+        except KbuildError:
+            raise
+        except BaseException:
+            self._nothing_more()
+            raise
+        finally:
+            with self._lock:
+                if started.snapshot is not None:
+                    self._kept = None
+                    self._lock.wait_for(lambda: not self._using)
+
+    def _boot_anew(self, place: Place, order: Plan, number: int) -> None:
+        tell = partial(self._reporter.boot, place.label)
+        try:
             with place.boot(self._request, self._needed, number, self._slowness(), tell) as started:
                 if started.session.slowness is not None:
                     self._knowledge.note_slowness(started.session.slowness)
@@ -295,11 +367,12 @@ class _Host:
                     self._run_orders(started, place, order)
                 if started.session.ended is None and started.snapshot is None:
                     started.session.power_off()
-        except KbuildError as error:
-            if order.id not in self._transcripts:
-                self._keep(self._not_run(order, str(error), error.status, number))
-            else:
-                log.get().warning("the machine did not end in order", reason=str(error))
+        finally:
+            with self._lock:
+                if self._keeper is place:
+                    # It did not come to that: the next one tries.
+                    self._keeper = None
+                    self._lock.notify_all()
 
     def _run_orders(self, started: Boot, place: Place, first: Plan) -> None:
         if any(planned.step.trace for plan in self._orders if not plan.skip for planned in plan.steps):
@@ -310,6 +383,11 @@ class _Host:
         before = self._state(started)
         if self._waiting or swept(first):
             started.freeze()
+        with self._keeping(started, before):
+            self._go_through(started, place, first, before)
+
+    def _go_through(self, started: Boot, place: Place, first: Plan, before: State) -> None:
+        """Orders from the first one on, as far as the boot may be used for them."""
         order: Plan | None = first
         while order and not self._request.cancellation.requested():
             try:
@@ -319,6 +397,10 @@ class _Host:
             except KbuildError:
                 if order is not first:
                     self._put_back(order)
+                else:
+                    # Others that wait for what it brings hold the kept guest: it ends when they do not.
+                    with self._lock:
+                        self._counted(order.id)
                 raise
             order = (self._next() or self._wait()) if started.snapshot else None
 
@@ -363,7 +445,14 @@ class _Host:
                 run.following = following
             transcript = run.run()
             if isinstance(run, SweepRun) and run.again:
+                if run.again.loud:
+                    self._unnamed[order.id] = transcript
                 self._waiting_again(run.again)
+                return False
+            if order.loud:
+                first = self._unnamed.pop(order.id)
+                # What it says counts where it dies of it again: pages have other numbers in each guest.
+                self._keep(transcript if isinstance(run, SweepRun) and run.died else first)
                 return False
             if isinstance(run, SweepRun) and order.kind == "pages" and order.after and not run.missed:
                 self._shift[order.order] = self._shift.get(order.order, 0) + AROUND[run.tried]
@@ -445,15 +534,8 @@ class _Host:
             order=order.id,
             title=order.title,
             status=status,
-                if run.again.loud:
-                    self._unnamed[order.id] = transcript
             reason=what,
             boot=started.number,
-            if order.loud:
-                first = self._unnamed.pop(order.id)
-                # What it says counts where it dies of it again: pages have other numbers in each guest.
-                self._keep(transcript if isinstance(run, SweepRun) and run.died else first)
-                return False
             steps=[step],
             findings=findings,
             console=[line.text for line in bounded([LogLine(record.text) for record in console], dropped)],

@@ -236,6 +236,11 @@ def test_generated_orders_find_what_stays_and_the_run_is_named(
         "unload-dt_debugfs,unload-dt_debugfs": "PASS",
     }
     assert "qemu-svm leaves: 4 runs: 3 FAIL, 1 PASS" in told
+    # Two machines took them, each run another guest, and one of them was booted.
+    boots = sorted((shared_tool.latest() / "hosts/qemu-svm").iterdir())
+    assert [(path / "console.log").exists() for path in boots] == [True] + [False] * (len(boots) - 1)
+    assert {one["boot"] for one in data["transcripts"]} == {*range(1, len(boots) + 1)}
+    assert len(boots) > 1
     finding = next(one for one in data["findings"] if one["order"].endswith("unload-dt_debugfs,load-dt_debugfs"))
     assert finding["id"].startswith("load:leftover:debugfs/kvm:leaves@unload-dt_debugfs,load-dt_debugfs")
     again = shlex.split(finding["reproduce"])

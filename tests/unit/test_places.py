@@ -15,8 +15,8 @@ from kbuild.build.selftests import Programs
 from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.base import Limits
 from kbuild.hosts.disk import SECTOR, SIZE, fill_disk, make_disk
-from kbuild.hosts.spec import HostSpec, QemuSettings
-from kbuild.load.places import Place, share
+from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings
+from kbuild.load.places import Place, machines_at_once, share
 
 
 def host(usual_boot_s: float | None) -> HostSpec:
@@ -47,6 +47,13 @@ def test_free_cpus_go_to_the_slowest_hosts(
     boots: tuple[float | None, ...], orders: int, cpus: int, shares: list[int]
 ) -> None:
     assert share([host(boot) for boot in boots], orders, cpus) == shares
+
+
+def test_a_machine_more_than_cpus_where_it_costs_no_boot() -> None:
+    kept = host(1)
+    booted = HostSpec(id="bochs", kind="bochs", gives=("intel",), bochs=BochsSettings(model="corei7_haswell_4770"))
+    assert machines_at_once([kept], 2) == machines_at_once([kept, kept], 2) == 3
+    assert machines_at_once([kept, booted], 2) == machines_at_once([booted], 2) == 2
 
 
 def test_a_machine_that_cannot_get_its_modules_is_given_up_for_another(
