@@ -145,5 +145,6 @@ def test_each_reason_names_a_file_and_a_function_of_the_kernel(path: Path, kerne
 
 def defines(file: Path, function: str) -> bool:
     """Whether a C file has that function, or system call."""
-    pattern = rf"^(?:[a-z_][\w *]*\b{function}\(|SYSCALL_DEFINE\d\({function},)[^;\n]*$"
+    # Its type may be on the line before.
+    pattern = rf"^(?:(?:[a-z_][\w *]*\b)?{function}\(|SYSCALL_DEFINE\d\({function},)[^;\n]*$"
     return bool(re.search(pattern, file.read_text(), re.MULTILINE))
