@@ -279,4 +279,4 @@ def test_where_no_run_is_asked_for_that_there_is_nothing_was_judged(
     words = ("--host", "qemu-svm", "--order", "vendor-orders@load-nothing", "--order", "tdp-mmu@kvm.tdp_mmu=2*")
     status, data, _ = load(shared_tool, modules, kernel_build, *words)
     assert (status, data["verdict"]) == (3, "SKIP")
-    assert {one["reason"] for one in data["transcripts"]} == {"the order has no such run on this host with this kernel"}
+    assert all(one["reason"].startswith("the order has no such run on this") for one in data["transcripts"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -118,11 +119,21 @@ def make_plans(order: Order, facts: Facts, only: Collection[str] = ()) -> list[P
     if not only:
         return plans
     found = {glob: fnmatch.filter((plan.run for plan in plans), glob) for glob in only}
-    missing = "the order has no such run on this host with this kernel"
     wanted = {name for names in found.values() for name in names}
     return [plan for plan in plans if plan.run in wanted] + [
-        Plan(f"{order.id}{RUN_OF}{glob}", order.title, (), facts, missing) for glob, names in found.items() if not names
+        Plan(f"{order.id}{RUN_OF}{glob}", order.title, (), facts, _no_such_run(glob, plans))
+        for glob, names in found.items()
+        if not names
     ]
+
+
+def _no_such_run(glob: str, plans: Sequence[Plan]) -> str:
+    names = [plan.run for plan in plans if plan.run]
+    reason = "the order has no such run on this host with this kernel"
+    if not names:
+        return f"{reason}: it has one, without a name"
+    like = difflib.get_close_matches(glob.replace("*", ""), names, n=1, cutoff=0)
+    return f"{reason}; of its {len(names)} the most like it is {like[0]}"
 
 
 def _plans(order: Order, facts: Facts) -> Iterator[Plan]:
