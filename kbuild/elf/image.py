@@ -20,9 +20,11 @@ SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 _SIGNED = b"~Module signature appended~\n"
 _MODVERSION_BYTES = 64
+_KEPT = "kept"
+"""Not a field: it says nothing that these do not."""
 
 
-class Import(msgspec.Struct, frozen=True):
+class Import(msgspec.Struct, frozen=True, gc=False):
     """An undefined symbol that the module loader has to resolve."""
 
     name: str
@@ -41,7 +43,7 @@ class Parameter(msgspec.Struct, frozen=True):
     description: str | None
 
 
-class ModuleImage(msgspec.Struct, frozen=True, kw_only=True):
+class ModuleImage(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One parsed `.ko`."""
 
     name: str
@@ -82,6 +84,11 @@ class ModuleImage(msgspec.Struct, frozen=True, kw_only=True):
     init_pointers: tuple[InitReference, ...]
     """What init data points to in the init part."""
 
+    def object(self) -> ElfObject:
+        """Its file, parsed: as it was kept, or read again. Raises UserError, MalformedError."""
+        kept: ElfObject | None = self.__dict__.get(_KEPT)
+        return kept if kept is not None else ElfObject(contents.decompressed(contents.read(self.path)))
+
     @property
     def traits(self) -> tuple[str, ...]:
         """How it was built and packed, as far as the loader or an analysis has to cope with it, in a fixed order."""
@@ -119,16 +126,19 @@ def file_module_name(path: Path) -> str | None:
     return path.name.removesuffix(suffix) if suffix and path.name != suffix else None
 
 
-def read_module(path: Path) -> ModuleImage:
-    """Read a module file. Raises UserError in one line that names the file and what is wrong with it."""
+def read_module(path: Path, *, keep: bool = True) -> ModuleImage:
+    """Read a module file. Raises UserError in one line that names the file and what is wrong with it.
+
+    `keep`: what was parsed is kept for `ModuleImage.object`, as long as the image is there.
+    """
     raw = contents.read(path)
     try:
-        return parse_module(raw, path)
+        return parse_module(raw, path, keep=keep)
     except MalformedError as problem:
         raise UserError(f"{path}: {problem}") from None
 
 
-def parse_module(raw: bytes, path: Path) -> ModuleImage:
+def parse_module(raw: bytes, path: Path, *, keep: bool = True) -> ModuleImage:
     """Like `read_module`, of bytes that came from `path`. Raises MalformedError."""
     elf = ElfObject(contents.decompressed(raw))
     if not elf.relocatable:
@@ -147,7 +157,7 @@ def parse_module(raw: bytes, path: Path) -> ModuleImage:
     stays, goes = init_references(elf)
     by_file = file_module_name(path) or path.name
     kernel_name = first.get("name") or module_key(by_file)
-    return ModuleImage(
+    image = ModuleImage(
         name=by_file if module_key(by_file) == module_key(kernel_name) else kernel_name,
         kernel_name=kernel_name,
         path=path,
@@ -173,6 +183,9 @@ def parse_module(raw: bytes, path: Path) -> ModuleImage:
         init_references=stays,
         init_pointers=goes,
     )
+    if keep:
+        image.__dict__[_KEPT] = elf
+    return image
 
 
 def _modinfo(content: bytes) -> tuple[tuple[str, str], ...]:

@@ -30,6 +30,9 @@ from kbuild.outcome import Finding, Status, verdict
 if TYPE_CHECKING:
     from kbuild.elf.tree.model import Tree
 
+MAX_KEPT = 32
+"""Files whose bytes are kept until all is said; of more, those are read again that something is asked of."""
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -112,7 +115,8 @@ def inspect(
     """
     if not paths:
         raise UserError("no modules to inspect")
-    modules = ModuleSet.of((read_module(path) for path in paths), kernel)
+    keep = len(paths) <= MAX_KEPT
+    modules = ModuleSet.of((read_module(path, keep=keep) for path in paths), kernel)
     return inspect_set(modules, rules, flow=flow, meanwhile=meanwhile)
 
 

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.functions import Function, Pieces
 from kbuild.elf.image import ModuleImage
-from kbuild.elf.object import ElfObject
 from kbuild.elf.reach import Candidate, candidates
 from kbuild.errors import UserError
 
@@ -37,9 +35,9 @@ def part_sizes(module: ModuleImage) -> Mapping[str, int]:
 
 
 def layout_of(module: ModuleImage) -> ModuleLayout:
-    """The layout of a module, whose file is read again. Raises UserError where that contradicts itself."""
+    """The layout of a module. Raises UserError where its file contradicts itself."""
     try:
-        elf = ElfObject(contents.decompressed(contents.read(module.path)))
+        elf = module.object()
         pieces = Pieces(elf)
         functions = sorted((piece.function for piece in pieces), key=lambda one: (one.name, one.section, one.size))
         found = candidates(module, elf, pieces)

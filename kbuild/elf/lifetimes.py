@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kbuild.elf import contents
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.findings import new_finding
 from kbuild.elf.image import ModuleImage
@@ -69,7 +68,7 @@ def lifetimes(modules: ModuleSet) -> Iterator[Finding]:
         if not module.init_references and not foreign and not suspects:
             continue
         try:
-            elf = ElfObject(contents.decompressed(contents.read(module.path)))
+            elf = module.object()
             yield from _inside(module, elf)
             yield from _across(module, elf, foreign, init_exports)
             yield from _handed_on(modules, module, elf, suspects)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kbuild.elf import contents
 from kbuild.elf.btf import Btf, SplitBtfError
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.image import ModuleImage
@@ -48,7 +47,7 @@ class Types:
     def _of(self, module: ModuleImage) -> tuple[Btf | str, DwarfTypes | None]:
         known = self._modules.get(module.name)
         if known is None:
-            elf = ElfObject(contents.decompressed(contents.read(module.path)))
+            elf = module.object()
             dwarf = None
             if ".debug_info" in elf.by_name:
                 from kbuild.elf.dwarftypes import DwarfTypes

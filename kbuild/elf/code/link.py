@@ -135,7 +135,7 @@ class Program:
         self._kernel_names: list[str] = []
         base = MODULES
         for image in modules.modules.values():
-            linked = Linked(image, ElfObject(contents.decompressed(contents.read(image.path))), base)
+            linked = Linked(image, image.object(), base)
             self.modules[image.name] = linked
             base = (linked.end + 0xFFFF) & ~0xFFFF
         self._bases = [linked.starts[0] if linked.starts else linked.end for linked in self.modules.values()]
