@@ -24,7 +24,7 @@ _FLAG_GPL_ONLY = 1
 _TABLES = (("", False), ("_gpl", True))
 
 
-class Export(msgspec.Struct, frozen=True):
+class Export(msgspec.Struct, frozen=True, gc=False):
     """One exported symbol."""
 
     name: str

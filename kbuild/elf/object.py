@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Literal, cast
 
 import msgspec
+from elftools.common.utils import struct_parse
+from elftools.elf.structs import ELFStructs
 
 from kbuild.elf.contents import MalformedError
 
@@ -42,7 +44,7 @@ _SHN_LORESERVE = 0xFF00
 _SHN_XINDEX = 0xFFFF
 
 
-class Section(msgspec.Struct, frozen=True):
+class Section(msgspec.Struct, frozen=True, gc=False):
     """One section header. Offsets, addresses and sizes are in bytes."""
 
     index: int
@@ -62,7 +64,7 @@ class Section(msgspec.Struct, frozen=True):
     align: int
 
 
-class Symbol(msgspec.Struct, frozen=True):
+class Symbol(msgspec.Struct, frozen=True, gc=False):
     """One entry of the symbol table; the null entry is kept, so that relocations can count from 0."""
 
     name: str
@@ -76,7 +78,7 @@ class Symbol(msgspec.Struct, frozen=True):
     defined: bool
 
 
-class Relocation(msgspec.Struct, frozen=True):
+class Relocation(msgspec.Struct, frozen=True, gc=False):
     """One RELA entry: `symbol` is an index into the symbol table, `kind` the number of R_X86_64_*."""
 
     offset: int
@@ -141,9 +143,13 @@ class ElfObject:
 
     def content(self, section: Section | None) -> bytes:
         """A section's bytes; of NOBITS, and of a section that is not there, none."""
+        return bytes(self.view(section))
+
+    def view(self, section: Section | None) -> memoryview:
+        """The same, and none of them copied."""
         if section is None or section.kind in ("NOBITS", "NULL"):
-            return b""
-        return self.data[section.offset : section.offset + section.size]
+            return memoryview(b"")
+        return memoryview(self.data)[section.offset : section.offset + section.size]
 
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:
@@ -193,12 +199,18 @@ class ElfObject:
 
     def relocation_entries(self, section: Section) -> list[tuple[int, int, int]]:
         """The same as the file has it: offset, symbol and kind in one number, addend."""
-        found: list[tuple[int, int, int]] = []
+        return list(struct.iter_unpack("<QQq", self.relocation_bytes(section)))
+
+    def relocation_bytes(self, section: Section) -> memoryview | bytes:
+        """The same as it stands in the file: 24 bytes for each."""
+        found: list[memoryview] = []
+        size = 0
         for table in self._relocation_tables.get(section.index, ()):
-            if table.size % 24 or len(found) + table.size // 24 > MAX_RELOCATIONS:
+            size += table.size
+            if table.size % 24 or size // 24 > MAX_RELOCATIONS:
                 raise MalformedError(f"section {table.name} of {table.size} bytes")
-            found += struct.iter_unpack("<QQq", self.content(table))
-        return found
+            found.append(memoryview(self.data)[table.offset : table.offset + table.size])
+        return found[0] if len(found) == 1 else b"".join(found)
 
     @cached_property
     def _relocation_tables(self) -> dict[int, list[Section]]:
@@ -247,10 +259,7 @@ def _headers(data: bytes) -> tuple[bool, tuple[Section, ...]]:
 
 
 def _sections(data: bytes, offset: int, count: int, names_index: int) -> tuple[Section, ...]:
-    # What an ELFFile also loads, and makes of each section, takes longer than all that is read of a file.
-    from elftools.common.utils import struct_parse
-    from elftools.elf.structs import ELFStructs
-
+    # What an ELFFile also makes of each section takes longer than all that is read of a file.
     try:
         layout = ELFStructs(little_endian=True, elfclass=64)
         layout.create_basic_structs()

@@ -41,7 +41,7 @@ _LOADER_PREFIXES = ("__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", "__kfl
 """Exports have a rule of their own, which goes by their names."""
 
 
-class InitReference(msgspec.Struct, frozen=True):
+class InitReference(msgspec.Struct, frozen=True, gc=False):
     """A place that is there for longer than what it refers to."""
 
     section: int

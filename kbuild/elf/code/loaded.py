@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import operator
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 
 from kbuild.elf.contents import MalformedError
@@ -19,6 +21,7 @@ _LONGEST = 8
 _MASK = (1 << 64) - 1
 _put4 = struct.Struct("<I").pack_into
 _put8 = struct.Struct("<Q").pack_into
+_entry = struct.Struct("<QQq").unpack_from
 
 
 class LoadedSection:
@@ -29,15 +32,24 @@ class LoadedSection:
         self._section = section
         self._address = address
         self._symbols = symbols
-        self._data = bytearray(section.size) if section.kind == "NOBITS" else bytearray(elf.content(section))
-        self._entries = sorted(elf.relocation_entries(section)) if section.kind != "NOBITS" else []
+        is_empty = section.kind == "NOBITS"
+        self._data = bytearray(section.size) if is_empty else bytearray(elf.view(section))
+        # Of the tens of thousands that a large section has few are asked for: none is made an object before.
+        self._entries = memoryview(b"" if is_empty else elf.relocation_bytes(section))
+        self._offsets = array("Q", self._entries.cast("Q")[::3].tobytes())
+        """Ascending."""
+        self._order: Sequence[int] | None = None
+        """Which entry each of these is of, where the file does not have them in this order."""
+        if not all(map(operator.le, self._offsets, self._offsets[1:])):
+            self._order = sorted(range(len(self._offsets)), key=self._offsets.__getitem__)
+            self._offsets = array("Q", [self._offsets[number] for number in self._order])
         self._done: set[int] = set()
         self._unknown: dict[int, int] = {}
         """Of relocations that are not understood, of what was read: their offsets and types."""
 
     def read(self, start: int, end: int) -> bytes:
         """Its bytes from an offset to before another, or to its end."""
-        if self._entries:
+        if self._offsets:
             for page in range(start // _PAGE, (min(end, len(self._data)) - 1) // _PAGE + 1):
                 if page not in self._done:
                     self._done.add(page)
@@ -52,14 +64,14 @@ class LoadedSection:
 
     def targets(self) -> Iterator[tuple[int, int]]:
         """Offsets that the loader fills in, ascending, and the addresses that they are about."""
-        for offset, info, addend in self._entries:
+        for offset, info, addend in map(self._entry, range(len(self._offsets))):
             yield offset, self._target(info) + addend + (_PC_BIAS if info & 0xFFFFFFFF == R_PLT32 else 0)
 
     def _fill(self, start: int) -> None:
         data = self._data
-        first = bisect.bisect_right(self._entries, (start - _LONGEST, _MASK, 0))
-        for number in range(first, len(self._entries)):
-            offset, info, addend = self._entries[number]
+        first = bisect.bisect_right(self._offsets, start - _LONGEST)
+        for number in range(first, len(self._offsets)):
+            offset, info, addend = self._entry(number)
             if offset >= start + _PAGE and start + _PAGE < len(data):
                 break
             kind = info & 0xFFFFFFFF
@@ -76,6 +88,10 @@ class LoadedSection:
                 _put8(data, offset, (value - self._address - offset) & _MASK)
             elif kind not in _KNOWN:
                 self._unknown[offset] = kind
+
+    def _entry(self, number: int) -> tuple[int, int, int]:
+        offset, info, addend = _entry(self._entries, 24 * (number if self._order is None else self._order[number]))
+        return offset, info, addend
 
     def _target(self, info: int) -> int:
         if info >> 32 >= len(self._symbols):
