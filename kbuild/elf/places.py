@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.contents import MalformedError
-from kbuild.elf.lines import Source, SourceLines
+
+if TYPE_CHECKING:  # Most ask for no place.
+    from kbuild.elf.lines import Source, SourceLines
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Places:
         linked, section, offset = found
         lines = self._lines.get(linked.name)
         if lines is None:
+            from kbuild.elf.lines import SourceLines
+
             lines = self._lines[linked.name] = SourceLines(linked.elf)
         try:
             source = lines.at(section.index, offset)

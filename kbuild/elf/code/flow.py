@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget, size_of
+from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget
 from kbuild.elf.code.calls import LOST, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
@@ -172,7 +172,8 @@ class Flow:
     def _merged(self, run: Waiting, address: int) -> list[State]:
         """The states with which to look at a block, joined; those that it was looked at with before left out."""
         states, size = run.take(address)
-        if not self.budget.spend(size // COPIED):
+        # Each is copied to here, and is copied again where it goes on.
+        if not self.budget.spend(2 * size // COPIED):
             self._give_up(address)
             return []
         results = run.shape.results_at(address)
@@ -223,11 +224,9 @@ class Flow:
 
     def _block(self, address: int, state: State, run: Waiting, exits: list[State], frame: Frame) -> None:
         block = self._code.block(address)
-        cost = INSTRUCTION * (self.machine.repeated + (len(block.ops) if block is not None else 0))
+        # Whether it has become too much is asked where the next block is looked at.
+        self.budget.work += INSTRUCTION * (self.machine.repeated + (len(block.ops) if block is not None else 0))
         self.machine.repeated = 0
-        if not self.budget.spend(cost + size_of(state) // COPIED):
-            self._give_up(address)
-            return
         if block is None:
             self.trouble.unresolved[address] += 1
             self._observer.lost(state, address)

@@ -20,7 +20,6 @@ from kbuild.elf.code.decode import CALL, INDIRECT_CALL, INDIRECT_JUMP, NEXT, RBP
 from kbuild.elf.code.graph import Shape, Shapes
 from kbuild.elf.code.link import Linked, Program
 from kbuild.elf.contents import MalformedError
-from kbuild.elf.inlined import InlinedFunctions
 from kbuild.elf.references import is_owned
 
 MAX_BODIES = 512
@@ -76,6 +75,8 @@ class Inlined:
             wanted = [name for name in names if not _imports(linked, name)]
             if not wanted or ".debug_info" not in linked.elf.by_name:
                 continue
+            from kbuild.elf.inlined import InlinedFunctions  # Most modules have no debug information.
+
             try:
                 functions = InlinedFunctions(linked.elf)
                 found = functions.find(wanted)

@@ -62,7 +62,7 @@ class Joiner:
             elif x != y:
                 registers[index] = either(x, y)
         fork, places, learnt = a.apart(b)
-        self._budget.spend(PLACE * len(places))
+        self._budget.work += PLACE * len(places)
         same_behind = self._join_memory(a, b, places, either) if places else True
         known = a.known
         theirs = b.known
@@ -180,7 +180,7 @@ class Joiner:
         if not all(map(fits, a.registers, b.registers)):
             return False
         _, places, learnt = a.apart(b)
-        self._budget.spend(PLACE * len(places))
+        self._budget.work += PLACE * len(places)
         if not all(self._covers_place(a, b, place, fits) for place in places):
             return False
         # What a knows of an unknown that both have, b has to know too.
@@ -220,7 +220,7 @@ class Joiner:
                     return False
             elif not is_free(value):
                 return False
-        self._budget.spend(len(free))
+        self._budget.work += len(free)
         return True
 
     def _covers_place(self, a: State, b: State, place: Place, fits: Callable[[Value, Value], bool]) -> bool:

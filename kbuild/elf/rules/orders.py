@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kbuild.elf.code.link import Program
 from kbuild.elf.code.runs import Job, Run, Runs
@@ -13,7 +13,9 @@ from kbuild.elf.rules.asked import Asked
 from kbuild.elf.rules.events import Matches, find
 from kbuild.elf.rules.spec import OrderRule
 from kbuild.elf.rules.watcher import Watcher
-from kbuild.elf.rules.witness import Witness, find_witness
+
+if TYPE_CHECKING:  # Most rules are kept.
+    from kbuild.elf.rules.witness import Witness
 
 Verdict = Literal["proved", "violated", "unreached", "unknown"]
 RuleEvent = tuple[str, str, Matches]
@@ -80,6 +82,8 @@ class Orders:
         if one.unnamed:
             return answer("unknown", self._unnamed(one))
         if one.broken:
+            from kbuild.elf.rules.witness import find_witness
+
             found, why = find_witness(one, self._asked, self._runs, run)
             if found is not None:
                 return answer("violated", f"{one.then} may come before {one.first or one.within}", found)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from kbuild.elf.code.link import Program
-from kbuild.elf.code.walk import Step
 from kbuild.elf.places import Places
 from kbuild.elf.rules.orders import Answer
+
+if TYPE_CHECKING:
+    from kbuild.elf.code.walk import Step
 
 
 class Story:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -37,6 +39,10 @@ class Watcher(Question):
         for one in asked:
             for place in {place for each in (one.first, one.then) if each is not None for place in each.objects}:
                 self._by_object.setdefault(place, []).append(one)
+        self._objects = sorted(self._by_object.items())
+        self._starts = [start for (start, _), _ in self._objects]
+        self._reach = list(itertools.accumulate((end for (_, end), _ in self._objects), max))
+        """How far any of the objects up to each of these goes."""
         self._machine: Machine | None = None
         self._passing = [(one, one.passing) for one in asked if one.passing is not None]
         self._bodies = 0
@@ -225,8 +231,14 @@ class Watcher(Question):
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         """An object that a rule is about was read or written, or may have been."""
-        about = (some for (first, last), some in self._by_object.items() if start < last and end > first)
-        for one in {one.index: one for some in about for one in some}.values():
+        number = bisect.bisect_left(self._starts, end)
+        about: dict[int, Asked] = {}
+        while number and self._reach[number - 1] > start:  # nearly never: most accesses are to other objects
+            number -= 1
+            (_, last), some = self._objects[number]
+            if last > start:
+                about.update((one.index, one) for one in some)
+        for one in about.values():
             then, first = one.then, one.first
             if then.covers(start, end):
                 if what == then.event.kind:
