@@ -197,6 +197,12 @@ class Runs:
         self._budgets: dict[Job, Budget] = {}
         """However often it is run."""
 
+    def taught(self, code: Code) -> Runs:
+        """Runs over the same set that begin with what these have found; `code`: of their own, for it is not cut."""
+        others = Runs(code)
+        others._static, others._parameters = self._static, self._parameters
+        return others
+
     def entry(self, module: str, name: str) -> int | None:
         """The address of a module's `init`, `exit`, or a function of it."""
         return self.program.symbol(module, ENTRIES.get(name, name))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kbuild import log
@@ -77,9 +78,11 @@ def _findings(modules: ModuleSet, table: Sequence[Resource], asked_of: Collectio
     things = Things(table)
     if not asked_of or not any(things.about(name)[0] for name in used):
         return
-    runs = Runs(Code(Program(modules)))
+    program = Program(modules)
+    runs = Runs(Code(program), cut=True)
+    closely = functools.cache(lambda: runs.taught(Code(program)))
     names = [image.name for image in asked_of]
-    asked = [_Asked(runs, name, Things(table)) for name in names if runs.entry(name, "init") is not None]
+    asked = [_Asked(runs, closely, name, Things(table)) for name in names if runs.entry(name, "init") is not None]
     done = runs.settle([one.job for one in asked])
     teller = _Teller(runs.program)
     for one, run in zip(asked, done, strict=True):
@@ -93,9 +96,11 @@ def _findings(modules: ModuleSet, table: Sequence[Resource], asked_of: Collectio
 class _Asked:
     """One module's init, and its exit behind it."""
 
-    def __init__(self, runs: Runs, module: str, things: Things) -> None:
+    def __init__(self, runs: Runs, closely: Callable[[], Runs], module: str, things: Things) -> None:
+        """`closely`: runs that join less, for what stays held at a first look."""
         self.module = module
         self._runs = runs
+        self._close = closely
         self._things = things
         self._ledger = Ledger(things, "init")
         self.job = Job(module, "init", self._ledger)
@@ -137,7 +142,7 @@ class _Asked:
     def _suspects(self, look: Look) -> dict[int, Collection[str]]:
         """Things that may stay held, and at which ends: in order. States are joined whatever they hold."""
         found: dict[int, set[str]] = {}
-        for how, ledger in ((ERROR, look.ledger), *((EXIT, one.ledger) for one in self._exits(look))):
+        for how, ledger in ((ERROR, look.ledger), *((EXIT, one.ledger) for one in self._exits(self._runs, look))):
             for number in ledger.held[how] | ledger.unclear[how]:
                 found.setdefault(number, set()).add(how)
         # Where nobody takes a positive result for success, it is none; where somebody does, 0 is none.
@@ -159,12 +164,13 @@ class _Asked:
             return
         if self._work > MAX_WORK:
             raise TooManyError
+        runs = self._close()
         ledger = Ledger(self._things, "init", suspects)
-        run = self._run(Job(self.module, "init", ledger))
+        run = self._run(runs, Job(self.module, "init", ledger))
         if len(suspects) > 1 and run.flow.trouble.given_up is not None:
             raise TooManyError
         look = Look(run, ledger)
-        exits = self._exits(look) if any(EXIT in ends for ends in suspects.values()) else []
+        exits = self._exits(runs, look) if any(EXIT in ends for ends in suspects.values()) else []
         for number, ends in suspects.items():
             thing = self._things.every[number]
             for how in sorted(ends):
@@ -175,7 +181,7 @@ class _Asked:
                         self._violated.add(what)
                     yield kept
 
-    def _exits(self, init: Look) -> list[Look]:
+    def _exits(self, runs: Runs, init: Look) -> list[Look]:
         """Exit as it is called behind init, where there is one: once for each kind of what init has left."""
         if self._runs.entry(self.module, "exit") is None:
             return []
@@ -187,15 +193,15 @@ class _Asked:
         looks: list[Look] = []
         for marks, ends in kinds.items():
             ledger = Ledger(self._things, "exit", init.ledger.apart, init.ledger.handles)
-            run = self._run(Job(self.module, "exit", ledger, Start.after(init.run, ends, marks)))
+            run = self._run(runs, Job(self.module, "exit", ledger, Start.after(init.run, ends, marks)))
             looks.append(Look(run, ledger, marks))
             if ledger.apart and self._work > MAX_WORK:
                 raise TooManyError
         return looks
 
-    def _run(self, job: Job) -> Run:
+    def _run(self, runs: Runs, job: Job) -> Run:
         """An entry that is there."""
-        run = self._runs.run(job)
+        run = runs.run(job)
         assert run is not None
         self._work += run.flow.budget.work / run.flow.budget.allowed
         return run
@@ -203,7 +209,7 @@ class _Asked:
     def _told(self, number: int, how: str, init: Look, exits: Sequence[Look]) -> Kept | None:
         """One thing, by which states were kept apart, at one end; None: it is released."""
         thing = self._things.every[number]
-        seeker = Seeker(self._runs, number)
+        seeker = Seeker(self._close(), number)
         looks = exits if how == EXIT else [init]
         held = [one for one in looks if number in one.ledger.held[how]]
         for one in held:
