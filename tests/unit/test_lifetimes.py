@@ -27,7 +27,14 @@ FLAGS = [
 RETPOLINES = ["-mindirect-branch=thunk-extern", "-fno-jump-tables"]
 
 # include/linux/init.h, export.h, moduleparam.h: the sections, and what goes into them.
-HEADER = r"""
+EXPORT = r"""
+#define EXPORT(name) asm(".pushsection __ksymtab_strings,\"aMS\",@progbits,1\n1: .asciz \"" #name "\"\n" \
+    "2: .asciz \"\"\n.popsection\n.pushsection __ksymtab,\"a\"\n.balign 4\n" \
+    ".long " #name " - ., 1b - ., 2b - .\n.popsection")
+"""
+HEADER = (
+    EXPORT
+    + r"""
 #define section(name) __attribute__((section(name)))
 #define __init section(".init.text") __attribute__((__noinline__, cold))
 #define __initdata section(".init.data")
@@ -37,9 +44,6 @@ HEADER = r"""
 #define __refdata section(".ref.data")
 #define __ro_after_init section(".data..ro_after_init")
 #define noinline __attribute__((__noinline__))
-#define EXPORT(name) asm(".pushsection __ksymtab_strings,\"aMS\",@progbits,1\n1: .asciz \"" #name "\"\n" \
-    "2: .asciz \"\"\n.popsection\n.pushsection __ksymtab,\"a\"\n.balign 4\n" \
-    ".long " #name " - ., 1b - ., 2b - .\n.popsection")
 #define PARAM(name, mode, argument) asm(".pushsection __param,\"a\"\n.balign 8\n__param_" #name ": .quad 0, 0, 0\n" \
     ".short " #mode "\n.zero 6\n.quad " #argument "\n" \
     ".size __param_" #name ", 40\n.type __param_" #name ", @object\n.popsection")
@@ -48,6 +52,7 @@ int other(void), another(void), use(const void *), dmi_check_system(const void *
 asm(".pushsection .modinfo,\"a\"\n.asciz \"name=MODULE\"\n.asciz \"vermagic=6.1.192 \"\n"
     ".popsection\n.pushsection .gnu.linkonce.this_module,\"aw\"\n.zero 24\n.quad init_module\n.zero 672\n.popsection");
 """
+)
 BEGIN = "__init int begin(void) { return other() + 1; }\n"
 
 

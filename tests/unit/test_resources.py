@@ -15,6 +15,7 @@ from kbuild.elf.rules.spec import read_rules
 from kbuild.outcome import Finding, Status
 from kbuild.paths import PROJECT
 from tests.unit.test_flow import FLAGS
+from tests.unit.test_lifetimes import EXPORT
 
 TABLE = PROJECT / "profiles/rules/resources.toml"
 COMMON = """
@@ -34,7 +35,7 @@ void misc_deregister(void *), register_syscore_ops(void *), unregister_syscore_o
 int __cpuhp_setup_state(int, const char *, int, void *, void *, int);
 void __cpuhp_remove_state(int, int), kvm_set_posted_intr_wakeup_handler(void *);
 int something(void), on_one(void (*)(void));
-void use(void *);
+void use(void *), *found(void);
 
 static struct thing device, notifier, ops;
 static void *cache, *other, *folder, *worker, *table[4];
@@ -232,6 +233,8 @@ def test_a_way_is_told(findings: Callable[[str, str], list[Finding]]) -> None:
             " if (both(a, b) & 8) { use(&device); return -5; } return 0;",
             "destroy();",
         ),
+        # Whether it is given back is the kernel's to say: idr_for_each() gives nbd's exit a list of what there is.
+        ("create(); use(&cache); return 0;", "for (void *one; (one = found());) kmem_cache_destroy(one);"),
         (
             'for (int i = 0; i < 4; i++) if (!(table[i] = kmem_cache_create("c", i, 0, 0, NULL))) return 0; return 0;',
             "for (int i = 0; i < 4; i++) kmem_cache_destroy(table[i]);",
@@ -242,3 +245,38 @@ def test_what_cannot_be_told_is_said(findings: Callable[[str, str], list[Finding
     found = findings(init, exit_)
     assert {one.status for one in found} <= {Status.DONE}
     assert all(one.answer == "unknown" for one in found)
+
+
+OWNER = """
+%s
+static void *cache;
+int provide(void) {
+	if (!cache) cache = kmem_cache_create("c", 64, 0, 0, NULL);
+	return cache ? 0 : -12;
+}
+EXPORT(provide);
+void cleanup_module(void) { %s }
+"""
+USER = "%s int provide(void); int init_module(void) { return provide(); } void cleanup_module(void) { }"
+
+
+@pytest.mark.parametrize(
+    ("exit_", "status", "says"),
+    [
+        # ipmi_create_user() sets ipmi_msghandler up where nobody has done so yet.
+        (GIVE_BACK, "DONE", "but by the exit of owner, whose code acquires it"),
+        ("", "FAIL", "is not released by exit"),
+        (f"if (something()) {GIVE_BACK}", "FAIL", "is not released by exit"),
+    ],
+)
+def test_what_another_module_acquires_for_itself_is_its_own(tmp_path: Path, exit_: str, status: str, says: str) -> None:
+    kernel = COMMON.partition("static struct")[0]
+    sources = {"owner": EXPORT + OWNER % (kernel, exit_), "user": USER % kernel}
+    for name, text in sources.items():
+        source = tmp_path / f"{name}.c"
+        source.write_text(text.replace("name=m", f"name={name}"))
+        subprocess.run(["gcc", *FLAGS, "-w", "-O2", "-o", source.with_suffix(".ko"), source], check=True)
+    modules = ModuleSet.of([read_module(tmp_path / f"{name}.ko") for name in sources], None)
+    (found,) = find_resources(modules, read_rules((TABLE,)).resources)
+    assert (found.id, str(found.status)) == ("inspect:resource:user:kmem_cache_create-c-exit", status)
+    assert says in found.message

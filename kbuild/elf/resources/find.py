@@ -17,7 +17,7 @@ from kbuild.elf.image import ModuleImage, module_key
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.names import plain_name, stem
 from kbuild.elf.places import Places
-from kbuild.elf.resources.ledger import ERROR, EXIT, SUCCESS, Ledger, TooManyError
+from kbuild.elf.resources.ledger import ERROR, EXIT, HELD, SUCCESS, Ledger, TooManyError
 from kbuild.elf.resources.things import Thing, Things
 from kbuild.elf.resources.witness import Look, Seeker, Way
 from kbuild.elf.rules.events import string_at
@@ -35,6 +35,7 @@ MAX_WORK = 8
 MAX_KINDS = 32
 """Of what init has left, each with a run of exit behind it."""
 TOO_MUCH = "there is too much to look at"
+UNKNOWN = "it is not known what is released there"
 WHERE = {ERROR: "when init fails", EXIT: "by exit"}
 
 
@@ -48,6 +49,8 @@ class Kept:
     way: Way | None
     why: str
     """What stood in the way, where there is none."""
+    owner: str | None = None
+    """The module whose code acquired it, and whose own exit releases it."""
 
 
 def find_resources(
@@ -212,6 +215,13 @@ class _Asked:
         seeker = Seeker(self._close(), number)
         looks = exits if how == EXIT else [init]
         held = [one for one in looks if number in one.ledger.held[how]]
+        if how == EXIT and any(number in one.ledger.unclear[how] for one in held):
+            # Where it gives one back it is not known which: that it gives none back, say because a list is empty that
+            # the kernel was given to fill, may be no way at all.
+            return Kept(thing, how, None, UNKNOWN)
+        owner = self._owner(thing)
+        if held and owner is not None and self._gives_back(owner, number, how, held):
+            return Kept(thing, how, None, "", owner)
         for one in held:
             way = seeker.of_exit(init, one) if how == EXIT else seeker.of_init(one)
             if way is not None:
@@ -219,10 +229,31 @@ class _Asked:
         if held:
             return Kept(thing, how, None, seeker.why)
         if any(number in one.ledger.unclear[how] for one in looks):
-            return Kept(thing, how, None, "it is not known what is released there")
+            return Kept(thing, how, None, UNKNOWN)
         if any(one.run.flow.trouble.given_up is not None for one in (init, *looks)):
             return Kept(thing, how, None, TOO_MUCH)
         return None
+
+    def _owner(self, thing: Thing) -> str | None:
+        """The module whose code acquires it, where it is another one that can be unloaded too."""
+        linked = self._runs.program.module_at(thing.chain[-1])
+        if linked is None or linked.name == self.module or self._runs.entry(linked.name, "exit") is None:
+            return None
+        return linked.name
+
+    def _gives_back(self, owner: str, number: int, how: str, looks: Sequence[Look]) -> bool:
+        """Whether another module's exit releases it for sure, wherever it is still held at the end of these runs."""
+        for look in looks:
+            kinds: dict[tuple[int, ...], list[State]] = {}
+            for end in look.ledger.ends[how]:
+                if look.ledger.mark(end, number) == HELD:
+                    kinds.setdefault(end.marks, []).append(end)
+            for marks, ends in kinds.items():
+                ledger = Ledger(self._things, "exit", look.ledger.apart, look.ledger.handles)
+                run = self._run(self._close(), Job(owner, "exit", ledger, Start.after(look.run, ends, marks)))
+                if number in ledger.held[EXIT] | ledger.unclear[EXIT] or run.flow.trouble.cut:
+                    return False
+        return True
 
     def _on(self, way: Way, number: int) -> Thing:
         """A thing as it is acquired on a way through init."""
@@ -249,6 +280,8 @@ class _Teller:
         text = f"{module}: {thing.resource.what}{called}, acquired by {thing.acquire}() in {function}(),"
         if kept.way is not None:
             text += f" is not released {WHERE[kept.how]}"
+        elif kept.owner is not None:
+            text += f" is not released {WHERE[kept.how]}, but by the exit of {kept.owner}, whose code acquires it"
         else:
             text += f" may not be released {WHERE[kept.how]}, and it cannot be told: {kept.why}"
         return Finding(
