@@ -244,6 +244,21 @@ def test_parameters_without_contents_are_none(tmp_path: Path) -> None:
     assert find_hazards(inspect([path]).modules)["found"] == []
 
 
+def test_a_damaged_table_of_parameters_is_one_line_also_of_a_module_without_init(tmp_path: Path) -> None:
+    """Nothing of it is run: who tells hazards is the first to read the table, whose relocation is of no symbol."""
+    path = odd(
+        tmp_path, 'ret\n.pushsection __param, "a"\n.quad there\n.skip 32\n.popsection\n.data\nthere: .quad 0\n.text'
+    )
+    data = bytearray(path.read_bytes().replace(b"\0init_module\0", b"\0some_module\0"))
+    entry = ElfObject(bytes(data)).by_name[".rela__param"].offset
+    data[entry + 12 : entry + 16] = (1 << 20).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(
+        UserError, match=r"^hazards cannot be looked for .*: section __param refers to a symbol that is not"
+    ):
+        find_hazards(inspect([path]).modules)
+
+
 def test_text_of_more_than_there_is_memory_is_refused(tmp_path: Path) -> None:
     path = odd(tmp_path, 'call then\nret\n.pushsection .text.far, "ax"\nret\n.popsection')
     forge(path, ".text.far", align=1 << 40)
