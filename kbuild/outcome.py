@@ -115,7 +115,9 @@ class Known(msgspec.Struct, frozen=True, omit_defaults=True):
     finding: str
     """The finding's id; `*` and `?` do not cross a colon."""
     reason: str
+    """Why it is no news, for whoever reads the verdict."""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    """In which it is known; absent: all."""
     expires: datetime.date | None = None
     """From the day after on it counts again."""
     owner: str | None = None

@@ -46,7 +46,9 @@ class LoadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[load]`"""
 
     orders: tuple[str, ...]
+    """Names or globs in `orders/`, `ORDER@RUN`, `all`, or paths relative to the profile."""
     hosts: tuple[str, ...]
+    """Names or globs in `hosts/`, `all`, or paths relative to the profile."""
     command_line: tuple[str, ...] = ()
     """Of the kernel under test, on every host."""
 
@@ -57,6 +59,7 @@ class Flavour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+$")]
     """Becomes a part of the kernel's version."""
     title: str
+    """What it is for, in a line."""
     fragments: tuple[str, ...]
     """Over those of the profile."""
     orders: tuple[str, ...] = ()
@@ -73,7 +76,9 @@ class Require(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[release.require]]`: what has to be judged. By ids."""
 
     host: str
+    """The id of a host."""
     orders: tuple[str, ...]
+    """The ids of orders."""
 
 
 GrowthPart = Literal["init", "exit", "text", "data", "core", "total"]
@@ -84,10 +89,13 @@ class Growth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[release.growth]]`: by how much a part of a module may be larger than in the baseline."""
 
     of: GrowthPart
+    """A part of it, `core` for text and data, or all."""
     max_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    """By which it may be larger."""
     module: str | None = None
     """Absent: each of them, by itself."""
     reason: str = ""
+    """Why so much, for whoever reads the finding."""
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,11 +117,17 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A profile as it is written."""
 
     title: str
+    """What is asked, in a line."""
     configure: ConfigureSettings
+    """The kernel's configuration."""
     load: LoadSettings
+    """What is loaded, and where."""
     build: BuildSettings = BuildSettings()
+    """How it is built, and what counts of that."""
     inspect: InspectSettings = InspectSettings()
+    """What is asked of the objects."""
     known: tuple[KnownFinding, ...] = ()
+    """A finding that is shown with its reason, and does not count."""
     release: Release | None = None
     flavour: tuple[Flavour, ...] = ()
 

@@ -59,7 +59,9 @@ class BigKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[big_kernel]`: what a kernel needs that has everything on, as distributions ship them."""
 
     memory_mb: Annotated[int, msgspec.Meta(ge=64, le=65536)]
+    """Of the machine, in MiB, in place of the host's own."""
     limits: Limits
+    """In place of the host's own."""
     from_mb: Annotated[float, msgspec.Meta(gt=0)] = 6
     """Size of its bzImage from which it is one; the fast kernel of the default profile has 3."""
 
@@ -77,15 +79,25 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A host file (`profiles/hosts/*.toml`)."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")]
+    """Its name in orders, findings and records."""
     kind: Kind
+    """What runs it: the table of that name must be there, and no other."""
     gives: tuple[Capability, ...]
+    """What orders may need; exactly one of `intel` and `amd`."""
     memory_mb: Annotated[int, msgspec.Meta(ge=64, le=65536)] = 256
+    """Of the machine, in MiB."""
     cpus: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Of the machine."""
     limits: Limits = Limits()
+    """Seconds that something may take, in which the emulator could run, where a boot takes `usual_boot_s`."""
     big_kernel: BigKernel | None = None
+    """What a kernel needs that has everything on, as distributions ship them."""
     gap: tuple[Gap, ...] = ()
+    """What a real machine can and this one cannot."""
     qemu: QemuSettings | None = None
+    """Of kind `qemu`."""
     bochs: BochsSettings | None = None
+    """Of kind `bochs`."""
 
     def __post_init__(self) -> None:
         for kind in ("qemu", "bochs"):

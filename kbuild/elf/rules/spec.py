@@ -27,8 +27,9 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     call: Names | None = None
     """Functions, by names or globs; of a list those that exist count."""
     store: Names | None = None
+    """Objects that are written, likewise."""
     read: Names | None = None
-    """Objects, likewise."""
+    """Objects that are read, likewise."""
     module: str | None = None
     """That defines it; `vendor`: the one that is asked of."""
     arg: str | None = None
@@ -64,14 +65,21 @@ class OrderRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """`[[order]]`: before `then` happens, `first` has happened."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    """Its name in findings."""
     then: Event
+    """What must not happen before; a call counts when it is entered."""
     first: Event | None = None
+    """What has happened before; a call counts when it has returned."""
     within: Event | None = None
     """`then` happens only while such a call is active."""
     reason: str = ""
+    """Why, with file and function."""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    """For which it is; absent: all."""
     entry: str = "init"
+    """Where it is asked: `init` or `exit` of each vendor module, or a function's name."""
     paths: Paths = "all"
+    """Of the entry: all, or those on which it returns so in the end."""
     optional: bool = False
     """It may be that `then` cannot happen."""
 
@@ -88,12 +96,17 @@ class SymbolRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """`[[symbol]]`: a symbol lies in a section."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    """Its name in findings."""
     name: str
+    """Of the symbol."""
     module: str
+    """That has it."""
     section: str
     """A name or a glob."""
     reason: str = ""
+    """Why, with file and function."""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    """For which it is; absent: all."""
     optional: bool = False
     """It need not be there."""
 
@@ -105,15 +118,19 @@ class SectionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """`[[section]]`: a module has such a section or not, or not more of it. One that is empty is none."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    """Its name in findings."""
     name: str
     """A name or a glob."""
     module: str | None = None
     """`vendor`: each vendor module; absent: each module."""
     present: bool | None = None
+    """Whether it is there."""
     max_bytes: Bytes | None = None
     """Of all sections of that name together."""
     reason: str = ""
+    """Why, with file and function."""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    """For which it is; absent: all."""
 
     def __post_init__(self) -> None:
         if self.present is None and self.max_bytes is None:
@@ -126,7 +143,9 @@ class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """`[[budget]]`: a part of a module, a function or a struct is not larger than that."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    """Its name in findings."""
     max_bytes: Bytes
+    """That it may have."""
     module: str | None = None
     """`vendor`: each vendor module; absent: each module, or each that has the function or struct."""
     of: Literal["init", "exit", "text", "data", "core", "total"] | None = None
@@ -138,7 +157,9 @@ class BudgetRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     optional: bool = False
     """The function or struct need not be there."""
     reason: str = ""
+    """Why so much."""
     kernels: KernelRange = msgspec.field(default_factory=KernelRange)
+    """For which it is; absent: all."""
 
     def __post_init__(self) -> None:
         if sum(one is not None for one in (self.of, self.function, self.struct)) != 1:
@@ -156,6 +177,7 @@ class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """`[[resource]]`: functions that acquire something, and those that release it."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    """Its name in findings."""
     what: str
     """In words: `slab cache`."""
     acquire: tuple[str, ...]

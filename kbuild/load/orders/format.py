@@ -76,10 +76,13 @@ class When(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A condition; all of its keys are to hold."""
 
     kernel: KernelRange | None = None
+    """The kernel's version is one of these."""
     cpu: Cpu | None = None
+    """The host's vendor."""
     gives: str | None = None
     """As in `needs`: what the host gives, `a|b` one of them, `!a` not."""
     has_symbol: str | None = None
+    """The kernel or one of its modules defines it."""
     has_parameter: str | None = None
     """`kvm.tdp_mmu`: that module has that parameter in this kernel."""
     given: dict[str, Value] = {}
@@ -92,8 +95,11 @@ class ExpectedLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """Ids of signatures: those that have to come, those that may, and those that must not, even where nobody cares."""
 
     must: tuple[str, ...] = ()
+    """They have to come."""
     may: tuple[str, ...] = ()
+    """They may come, and do not count then."""
     must_not: tuple[str, ...] = ()
+    """They must not come, even where nobody cares."""
 
     @property
     def named(self) -> tuple[tuple[str, str], ...]:
@@ -105,12 +111,15 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     """What a step is expected to do, and why: with file and function of the kernel."""
 
     why: str
+    """File and function of the kernel that make it so."""
     when: When = When()
+    """Where it is expected; the first whose `when` holds counts."""
     errno: str | None = None
     """The name of the system call's errno; None: it succeeds."""
     errnos: tuple[tuple[str, ...], ...] = ()
     """Of `together`: what may come of its steps, all of them, in their order; `success`, or the name of an errno."""
     log: ExpectedLog = ExpectedLog()
+    """What the kernel says during the step."""
 
     @property
     def errno_number(self) -> int:
@@ -141,13 +150,16 @@ class Tolerated(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     through: str = ""
     """A function that has to be on the allocation's stack, for a call site that needs some of what it asks for."""
     when: When = When()
+    """Where that is so."""
 
 
 class CpuChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A CPU that is taken away or given back: exactly one of the keys, with its number."""
 
     offline: int | None = None
+    """The CPU that is taken away."""
     online: int | None = None
+    """The CPU that is given back."""
 
     @property
     def words(self) -> tuple[str, str]:
@@ -161,7 +173,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     load: str | None = None
     """A module, by its file's name without suffix."""
     unload: str | None = None
+    """A module, likewise."""
     smoke: tuple[SmokeKind, ...] | None = None
+    """Guests of these kinds run, each to its end."""
     selftest: tuple[str, ...] | None = None
     """Programs of the tree's tools/testing/selftests/kvm, by name or glob."""
     seconds: int | None = None
@@ -171,6 +185,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     release: Literal[True] | None = None
     """That process ends."""
     check: Check | None = None
+    """What is looked at and has to be as it should."""
     inject: Literal["load", "unload"] | None = None
     """Do that with `module` again and again, and let another allocation fail each time."""
     cpu: CpuChange | None = None
@@ -186,6 +201,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     trace: tuple[str, ...] | None = None
     """Record what functions of these modules are called during the steps in `step`."""
     step: tuple[Step, ...] = ()
+    """The steps of `together`, `repeat` and `trace`."""
     params: dict[str, Value] = {}
     """Of a load: what is given; of `check = "parameters"`: what /sys/module/…/parameters says."""
     on_cpu: int | None = None
@@ -210,6 +226,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     when: When = When()
     """Where it does not hold the step is left out."""
     expect: tuple[Expectation, ...] = ()
+    """What it is expected to do; without any it is to succeed."""
 
     @property
     def action(self) -> str:
@@ -236,27 +253,39 @@ class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Parameters with which a module is loaded, each with all values that are tried."""
 
     module: str
+    """That has them."""
     params: dict[str, tuple[Value, ...]]
+    """Each with its values."""
     when: When = When()
+    """Where it does not hold the table is left out."""
 
 
 class FailingLoad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A way to make the load of a module fail, whatever else is loaded."""
 
     module: str
+    """That does not load then."""
     params: dict[str, Value]
+    """With which it is loaded."""
     errno: str
+    """The name of the errno that comes of it."""
     why: str
+    """File and function of the kernel that make it so."""
     when: When = When()
+    """Where that is so."""
     log: ExpectedLog = ExpectedLog()
+    """What the kernel says."""
 
 
 class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All sequences of some actions with some modules, each a run of its own."""
 
     modules: tuple[str, ...]
+    """That are loaded and unloaded."""
     length: int
+    """Steps of each sequence."""
     actions: tuple[Literal["load", "unload", "fail"], ...] = ("load", "unload", "fail")
+    """Of which sequences are made."""
     fail: tuple[FailingLoad, ...] = ()
     """Of a module's, the first whose `when` holds is what `fail` does with it."""
     idle: bool = False
@@ -269,13 +298,17 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """A load order."""
 
     id: str
+    """Its name, that of its file."""
     title: str
+    """What it shows, in a line."""
     modules: tuple[str, ...]
     """That the artifacts must have."""
     step: tuple[Step, ...] = ()
+    """What is done, in this order."""
     needs: tuple[str, ...] = ()
     """That the host must give: `a|b` one of them, `!a` not."""
     kernels: KernelRange = KernelRange()
+    """For which it is."""
     parameters: tuple[str, ...] = ()
     """That the modules must have: `kvm.tdp_mmu`."""
     symbols: tuple[str, ...] = ()
