@@ -58,8 +58,8 @@ from kbuild.runs.release import Policy
 from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
 
-ASKED_KINDS = (RULE_KIND, "resource")
-"""Of findings in the objects that come only where somebody asks for them."""
+RESOURCE_KIND = "resource"
+"""Of findings about what init acquires."""
 
 
 FAULT = ":fault="
@@ -84,6 +84,8 @@ class Stages:
         self.results: list[Status] = []
         self.known: tuple[Known, ...] = () if request.no_known else profile.settings.known
         self.not_seen = list(self.known)
+        self.acquirable: set[str] = set()
+        """Functions that modules call which were asked what they acquire."""
         self.selftests = Programs()
         self.added = False
         """Whether the cache became larger."""
@@ -163,8 +165,13 @@ class Stages:
             for step in one.steps
         ):
             return False
-        judged = any(one.name == stage and one.status not in (None, Status.SKIP) for one in self.run.record.stages)
-        return judged and (kind not in ASKED_KINDS or any(map(known.matches, self.run.record.findings)))
+        if not any(one.name == stage and one.status not in (None, Status.SKIP) for one in self.run.record.stages):
+            return False
+        if kind == RESOURCE_KIND:
+            # What is not acquired in this configuration was not looked for: AVIC's notifier without AMD's IOMMU.
+            cause = known.finding.split(":")[3:]
+            return bool(cause) and bool(fnmatch.filter(self.acquirable, cause[0].partition("-")[0]))
+        return kind != RULE_KIND or any(map(known.matches, self.run.record.findings))
 
     def _mark(self, findings: Iterable[Finding]) -> list[Finding]:
         """The findings with those marked that are known for this kernel. What was not seen yet is noted."""
@@ -312,6 +319,8 @@ class Stages:
             write_atomically(self.run.folder / "inspect.json", to_json(inspection_json(inspection, layout=False)))
             stage.status = inspection.verdict
             images = modules.modules.values()
+            if self.profile.rules and rules.resources:
+                self.acquirable = {used.name for image in images for used in image.imports}
             self.run.record.sizes = {
                 one.name: {part: part_sizes(one)[part] for part in ("init", "exit", "text", "data")} for one in images
             }
@@ -323,7 +332,7 @@ class Stages:
 
     def _with_command(self, kernel: Path, finding: Finding) -> Finding:
         """A rule that is not kept, with the command that asks it again."""
-        if not is_answer(finding) or not finding.status.counts:
+        if not (is_answer(finding) or finding.rule == RESOURCE_KIND) or not finding.status.counts:
             return finding
         rules = [word for path in self.profile.rules for word in ("--rules", reference("rules", path))]
         return msgspec.structs.replace(finding, reproduce=pasteable([*self._again("inspect", kernel), *rules]))
