@@ -68,5 +68,12 @@ def test_what_the_docs_say_can_be_typed(path: Path) -> None:
             parsed(line)
 
 
+@pytest.mark.parametrize("path", sorted((PROJECT / "docs/ci").glob("*.yml")), ids=lambda path: path.name)
+def test_what_a_pipeline_runs_can_be_typed(path: Path) -> None:
+    text = re.sub(r"\n +(?=--)", " ", path.read_text("utf-8"))
+    (line,) = re.findall(r"kvm-kbuild/scripts/(inv [^>\n]+)", text)
+    assert parsed(line)["profile"] == "./release.toml"
+
+
 def test_the_docs_say_something() -> None:
     assert sum(len([*commands(path)]) for path in DOCS) > 30
