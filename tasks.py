@@ -633,6 +633,7 @@ REPORTING = {
     "format": "text (for a reply on a mailing list), html (one page), junit, ktap or kcidb, in place of the terminal's",
     "output": "write it into this file; without it, or with -, to standard output",
     "origin": "with --format kcidb: the name that KCIDB has given you",
+    "against": "with --format html: another run; what has another size in it is shown",
 }
 
 
@@ -643,6 +644,7 @@ def report(
     format: str | None = None,  # noqa: A002
     output: str | None = None,
     origin: str | None = None,
+    against: str | None = None,
     trace: bool = False,
     looks: bool = False,
     json: bool = False,
@@ -653,6 +655,7 @@ def report(
       inv report latest
       inv report latest --format text
       inv report 20261130 --format html --output gate.html
+      inv report latest --format html --against 20261129-212205 --output gate.html
       inv report latest --trace
       inv report 20261130-044915-8c5f-series --format html --output series.html
     """
@@ -671,6 +674,8 @@ def report(
             raise UserError("report: --format, --trace, --looks and --json are ways to show it: give one")
         if format is None and (output is not None or origin is not None):
             raise UserError("report: --output and --origin need a --format")
+        if against is not None and (format != "html" or is_series(run)):
+            raise UserError("report: --against is for the page of a run: --format html; for all else: inv compare")
         if is_series(run):
             if trace or looks:
                 raise UserError(f"report: {run} is a series: --trace and --looks are of one run; its table names them")
@@ -688,7 +693,8 @@ def report(
         if format is not None:
             from kbuild.report.write import read_format, write
 
-            write(_report(read_format(format, "--format"), record, folder, origin), output)
+            other = open_record(against) if against is not None else None
+            write(_report(read_format(format, "--format"), record, folder, origin, other), output)
         elif json:
             sys.stdout.buffer.write(to_json(summary(record)) + b"\n")
         elif trace:
@@ -824,7 +830,9 @@ def _comparison(form: CompareFormat, data: dict[str, Any], before: str, after: s
     return render_compare_as(form, data, flow, runs, _command())
 
 
-def _report(form: Format, record: Record, folder: Path, origin: str | None = None) -> str:
+def _report(
+    form: Format, record: Record, folder: Path, origin: str | None = None, against: tuple[Path, Record] | None = None
+) -> str:
     """A report in a format; a page shows more of the modules than a record has, which is looked at now."""
     from kbuild.report.write import render_as
 
@@ -832,7 +840,9 @@ def _report(form: Format, record: Record, folder: Path, origin: str | None = Non
         from kbuild.detail import look_closer
 
         look_closer(folder, record)
-    return render_as(form, record, folder, origin)
+        if against is not None:
+            look_closer(*against)
+    return render_as(form, record, folder, origin, against)
 
 
 # For whoever works on this tool.

@@ -40,8 +40,13 @@ def read_reports(asked: tuple[str, ...]) -> list[tuple[Format, Path]]:
     return found
 
 
-def render_as(form: Format, record: Record, folder: Path, origin: str | None = None) -> str:
-    """The whole report. `folder`: of the run; `origin`: as KCIDB knows whoever sends it."""
+def render_as(
+    form: Format, record: Record, folder: Path, origin: str | None = None, against: tuple[Path, Record] | None = None
+) -> str:
+    """The whole report. `folder`: of the run; `origin`: as KCIDB knows whoever sends it.
+
+    `against`: of a page, another run whose sizes are held against this one's.
+    """
     match form:
         case "text":
             from kbuild.report.text import render_text
@@ -50,7 +55,7 @@ def render_as(form: Format, record: Record, folder: Path, origin: str | None = N
         case "html":
             from kbuild.report.html.page import render_html
 
-            return render_html(record, folder)
+            return render_html(record, folder, against)
         case "junit":
             from kbuild.report.junit import render_junit
 

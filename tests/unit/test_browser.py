@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from kbuild.elf.tree.sides import flow_beside
+from kbuild.outcome import Status
 from kbuild.report.html.page import render_html
 from kbuild.report.html.series import render_series_html
+from kbuild.transcript import StepResult, Transcript
 from tests.unit.browser import Browser, browser, chromium
 from tests.unit.records import hostile, series
 from tests.unit.test_compare_page import CREATE, call, rendered, tree
@@ -49,6 +51,19 @@ CONTRAST = """
 })()
 """
 
+# Heads of rows with a few letters to a line.
+SQUEEZED = """
+[...document.querySelectorAll('.wide th[scope=row]')].filter(one => one.checkVisibility() && one.offsetWidth < 120)
+  .map(one => one.textContent)
+"""
+
+
+def faulting() -> Transcript:
+    """An allocation of a load that was made to fail."""
+    detail = {"site": "kvm_x86_vendor_init/kmem_cache_create_usercopy", "allocation": "1", "tolerated": "a " * 200}
+    step = StepResult(number=1, action="inject", status=Status.PASS, detail=detail, errno="ENOMEM")
+    return Transcript(host="qemu-svm", order="faults-vendor@1", status=Status.PASS, steps=[step])
+
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
@@ -64,8 +79,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         (folder / "code.json").write_bytes(code())
         flow = flow_beside([tree(call("a", CREATE), call("b"))], [tree(call("a"), call("b", CREATE))])
+        run = hostile()
+        run.transcripts.append(faulting())
         texts = {
-            "run": render_html(hostile(), folder),
+            "run": render_html(run, folder),
             "series": render_series_html(series()),
             "compare": rendered(hostile(), hostile(), flow)[0],
         }
@@ -87,7 +104,7 @@ def test_the_pages_own_script_runs_and_no_other(tab: Browser, pages: dict[str, P
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_stands_out_of_the_page(tab: Browser, pages: dict[str, Path], kind: str, width: int) -> None:
+def test_nothing_stands_out_or_is_squeezed(tab: Browser, pages: dict[str, Path], kind: str, width: int) -> None:
     """Wide tables scroll in themselves. Also when all is unfolded."""
     tab.open(pages[kind], width)
     for unfold in (False, True):
@@ -95,6 +112,7 @@ def test_nothing_stands_out_of_the_page(tab: Browser, pages: dict[str, Path], ki
             tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         wide, there = tab.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= there
+        assert tab.evaluate(SQUEEZED) == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

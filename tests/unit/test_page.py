@@ -130,3 +130,24 @@ def test_page_says_why_modules_are_not_shown(tmp_path: Path) -> None:
     look_closer(tmp_path, what)
     assert "artifacts/kvm.ko" in json.loads((tmp_path / "code.json").read_text())["why"]
     assert "artifacts/kvm.ko" in " ".join(page(what, tmp_path).words)
+
+
+def test_page_shows_what_another_run_has_in_another_size(tmp_path: Path) -> None:
+    now, before = tmp_path / "now", tmp_path / "before"
+    for folder, size in ((now, 100), (before, 160)):
+        folder.mkdir()
+        data = msgspec.json.decode(code(), type=dict[str, Any])
+        (module,) = data["modules"]
+        module["sections"][0]["size"] = size
+        module["functions"][0]["size"] = size // 2
+        module["functions"].append({**module["functions"][0], "name": f"only{size}", "size": 7})
+        (folder / "code.json").write_bytes(msgspec.json.encode(data))
+    other = record(passing(), id="20250101-000000-0000")
+    found = checked(render_html(record(passing()), now, (before, other)))
+    words = " ".join(" ".join(found.words).split())
+    assert "what differs from run 20250101-000000-0000" in words
+    assert "100 −60" in words, "the module, in all"
+    assert "50 −30" in words, "the function"
+    assert "only100 came 7 +7" in words
+    assert "only160 went 0 −7" in words
+    assert "what differs" not in " ".join(page(record(passing()), now).words)

@@ -23,9 +23,13 @@ MAX_KNOWN = 500
 MAX_SITES = 2000
 
 
-def render_html(record: Record, folder: Path) -> str:
-    """The page. `folder`: of the run; what is not there, the page says or leaves out."""
+def render_html(record: Record, folder: Path, against: tuple[Path, Record] | None = None) -> str:
+    """The page. `folder`: of the run; what is not there, the page says or leaves out.
+
+    `against`: another run, folder and record; what has another size in it is shown.
+    """
     code = read_data(folder / "code.json") or {}
+    before = read_data(against[0] / "code.json") if against is not None else None
     verdict, status = gist.verdict_of(record)
     groups = gist.groups(gist.counting(record))
     return render_page(
@@ -51,7 +55,8 @@ def render_html(record: Record, folder: Path) -> str:
         sites=faults.sites(record.transcripts)[:MAX_SITES],
         flow=flow.entries(code.get("flow") or [], record),
         unseen=_unseen(record, code),
-        sizes=sizes.modules(code.get("modules") or []),
+        sizes=sizes.modules(code.get("modules") or [], (before or {}).get("modules") or []),
+        against=against[1] if against is not None and before else None,
         reproduce=orders.commands(record),
         rebuild=folder / "reproduce.sh" if (folder / "reproduce.sh").is_file() else None,
         folder=folder,

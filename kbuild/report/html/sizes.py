@@ -1,10 +1,12 @@
-"""Where the bytes of the modules are: parts, sections and the largest functions, as bars."""
+"""Where the bytes of the modules are: parts, sections and the largest functions, as bars; and what was otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from kbuild.report.html.changes import Delta, deltas
 
 MAX_SECTIONS = 12
 MAX_FUNCTIONS = 15
@@ -38,17 +40,31 @@ class Module:
     more_functions: int
     could_go: int
     """Bytes of functions that only init or exit code reaches, and that stay."""
+    before: Before | None
+    """Where it is held against another run that has it."""
 
 
-def modules(found: Sequence[Mapping[str, Any]]) -> list[Module]:
-    """All modules, largest first."""
+@dataclass(frozen=True)
+class Before:
+    """What was otherwise in another run."""
+
+    by: int
+    """Bytes that the module has more now."""
+    sections: tuple[Delta, ...]
+    functions: tuple[Delta, ...]
+    """Also those that came and went."""
+
+
+def modules(found: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> list[Module]:
+    """All modules, largest first. `before`: those of the run that they are held against."""
+    old = {one["name"]: one for one in before}
     totals = [sum(section["size"] for section in one["sections"]) for one in found]
     longest = max(totals, default=0) or 1
-    made = [_module(one, total, longest) for one, total in zip(found, totals, strict=True)]
+    made = [_module(one, total, longest, old.get(one["name"])) for one, total in zip(found, totals, strict=True)]
     return sorted(made, key=lambda one: -one.total)
 
 
-def _module(one: Mapping[str, Any], total: int, longest: int) -> Module:
+def _module(one: Mapping[str, Any], total: int, longest: int, old: Mapping[str, Any] | None) -> Module:
     sizes = dict.fromkeys(PARTS, 0)
     for section in one["sections"]:
         sizes[_part(section)] += section["size"]
@@ -66,6 +82,27 @@ def _module(one: Mapping[str, Any], total: int, longest: int) -> Module:
         max(len(sections) - MAX_SECTIONS, 0),
         max(len(functions) - MAX_FUNCTIONS, 0),
         sum(each["frees"] for each in one["candidates"]),
+        _before(old, one) if old is not None else None,
+    )
+
+
+def _before(old: Mapping[str, Any], new: Mapping[str, Any]) -> Before:
+    by = sum(one["size"] for one in new["sections"]) - sum(one["size"] for one in old["sections"])
+    return Before(by, _deltas(old["sections"], new["sections"]), _deltas(old["functions"], new["functions"]))
+
+
+def _deltas(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> tuple[Delta, ...]:
+    """By name; of several of one name all together."""
+    sides: list[dict[str, int]] = []
+    for side in (old, new):
+        sizes: dict[str, int] = {}
+        for one in side:
+            sizes[one["name"]] = sizes.get(one["name"], 0) + one["size"]
+        sides.append(sizes)
+    was, now = sides
+    return deltas(
+        (name, was.get(name, 0), now.get(name, 0), "came" if name not in was else "went" if name not in now else "")
+        for name in {**now, **was}
     )
 
 
