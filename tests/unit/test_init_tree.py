@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from kbuild import outcome
+from kbuild.elf.code.calls import Call
+from kbuild.elf.code.state import State
 from kbuild.elf.inspect import inspect, to_json
 from kbuild.elf.rules.spec import read_rules
+from kbuild.elf.tree.arguments import Given
 from kbuild.paths import PROJECT
 from kbuild.report.calls import called
 from kbuild.report.dot import dot, quoted
@@ -172,6 +175,16 @@ def test_constants_of_different_ways_are_all_shown(init: Data) -> None:
     # A compiler may have made two calls of the one.
     assert {one["number"] for constants in found for one in constants} == {64, 128}
     assert "number()" in shown(init, "number"), "what something() returned is not known"
+
+
+def test_what_can_be_a_few_numbers_is_these() -> None:
+    """A parameter that is a bool, as kvm_configure_mmu() is given one."""
+    state, flag, byte = State(), (1, 0, 8), (2, 0, 8)
+    state.know(flag, ((0, 1),))
+    state.know(byte, ((0, 0xFF),))
+    given = Given()
+    given.meet(state, Call(0, None, None, (flag, byte, None, None, None, None), 0))
+    assert given.known(6) == [frozenset((0, 1))]
 
 
 def test_arguments_are_data(init: Data) -> None:

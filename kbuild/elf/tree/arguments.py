@@ -93,9 +93,9 @@ def _constants(state: State, value: Any) -> Constants:
     if isinstance(value, int):
         return frozenset((value,))
     ranges = state.ranges(value)
-    if len(ranges) > MAX_VALUES or any(low != high for low, high in ranges):
+    if sum(high - low + 1 for low, high in ranges) > MAX_VALUES:
         return None
-    return frozenset(low for low, _ in ranges)
+    return frozenset(number for low, high in ranges for number in range(low, high + 1))
 
 
 def _either(one: Constants, other: Constants) -> Constants:
