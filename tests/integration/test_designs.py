@@ -5,7 +5,9 @@ The designs are those of the review thread about the MMU's set-up, and mistakes 
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,21 @@ def test_a_design_is_told_by_its_order(
                 )
                 assert "kvm_arch_hardware_setup" in told[called]
                 assert any("branch" in line and "kvm_arch_hardware_setup" in line for line in told[:called])
+
+
+def test_two_designs_are_seen_side_by_side(shared_tool: Tool, built: Callable[[Changes], Path]) -> None:
+    """Where the cache is made in each, and that it is the same call, on the page and in a mail."""
+    names = ("created-after-hardware-setup", "created-in-kvm-configure-mmu")
+    one, other = (built(DESIGNS[name][0]).parent for name in names)
+    done = shared_tool.run("compare", one, other, "--format", "html")
+    page = html.unescape(done.stdout)
+    create = 'kmem_cache_create("pte_list_desc", '
+    assert page.count(create) >= 4, "in both columns, for both vendors"
+    assert "now in kvm_configure_mmu()" in page
+    assert "was in kvm_mmu_hardware_setup()" in page
+    mail = shared_tool.run("compare", one, other, "--format", "text").stdout
+    assert re.search(r'kvm_configure_mmu\([^)]*\)\n  \+ +kmem_cache_create\("pte_list_desc", ', mail)
+    assert "- kvm_mmu_hardware_setup (.text): " in mail
 
 
 def test_a_size_that_depends_on_what_is_settled_later_is_a_new_hazard(

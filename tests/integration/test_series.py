@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from kbuild.elf.object import ElfObject
+from kbuild.report.write import FORMATS
 from tests.integration.conftest import Tool
 from tests.integration.test_designs import CALL, HEADER, INIT, MMU, SETUP, SPLIT, SVM, X86
 
@@ -103,6 +104,11 @@ def test_each_is_held_against_the_one_before_it(tool: Tool, folders: Path, kerne
     assert shown.returncode == 10, "the verdict of the series"
     assert "2-license" in shown.stdout
     assert "to blame for" in shown.stdout
+    for form in FORMATS:
+        written = tool.run("report", path.parent.name, "--format", form)
+        assert written.returncode == 10, written.stderr
+        assert "2-license" in written.stdout
+        assert "unknown-symbol" in written.stdout or form == "kcidb", "what it is to blame for"
 
 
 def test_killed_at_any_moment_it_goes_on(tool: Tool, folders: Path, kernel_build: Path) -> None:

@@ -3,6 +3,7 @@ counted, and nothing is taken for markup."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,17 @@ def test_the_mail_keeps_its_columns() -> None:
     _, mail = rendered(record(passing()), hostile(), modules=CHANGES["modules"], flow=CHANGES["flow"])
     assert [line for line in mail.splitlines() if len(line) > WIDTH and " " in line.strip()] == []
     assert "+ g (.text): 7" in mail
+
+
+def test_much_that_differs_is_folded() -> None:
+    """Two kernels of other series differ everywhere: what counts is seen first."""
+    before = record(passing(), findings=[answer(f"module{number}") for number in range(20)])
+    after = record(passing(), findings=[answer("module0", Status.FAIL, "violated", witness=("here",))])
+    calls = [call(f"f{number}") for number in range(600)]
+    page, _ = rendered(before, after, flow_beside([tree(*calls)], [tree()]))
+    assert len(re.findall(r'<details class="rule"[^>]* open>', page)) == 1
+    assert not re.search(r'id="flow-kvm-amd-init" open', page)
+    assert "19 with another answer that does not count, or no answer any more" in words(page)
 
 
 def test_two_runs_have_no_junit() -> None:

@@ -22,6 +22,10 @@ MAX_CALLS = 4000
 MAX_DEPTH = 14
 """Up to which calls are shown further to the right."""
 MAX_FINDINGS = 200
+MANY_CALLS = 400
+"""Of all trees: more are folded until somebody looks."""
+MANY_ANSWERS = 12
+"""That differ: of more those alone are unfolded that are not kept now."""
 SIDES = ("before", "after")
 
 
@@ -70,6 +74,7 @@ class Tree:
     title: str
     pair: Pair
     open: bool
+    """Whether it is seen before somebody asks."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ def render_compare_html(
     """The page. `found`: as `inv compare --json` prints it; `flow`: as `kbuild.detail.look_at_both` gives it."""
     records = [record for _, record in runs]
     answers = _answers(*records)
+    differing = [one for one in answers if one.differs]
     data = {"modules": found["modules"]}
     trees = _trees(flow["flow"] or (), records)
     return render_page(
@@ -117,7 +123,8 @@ def render_compare_html(
         sides=[_side(name, record) for name, record in zip(SIDES, records, strict=True)],
         hosts=[*dict.fromkeys(host for record in records for host in gist.hosts(record))],
         matrix=_matrix(*records),
-        differing=[one for one in answers if one.differs],
+        differing=[one for one in differing if len(differing) <= MANY_ANSWERS or _counts_now(one)],
+        others=[one for one in differing if len(differing) > MANY_ANSWERS and not _counts_now(one)],
         broken=[one for one in answers if not one.differs and _counts(one)],
         kept=[one for one in answers if not one.differs and not _counts(one)],
         findings=found["findings"][:MAX_FINDINGS],
@@ -145,6 +152,11 @@ def _side(name: str, record: Record) -> dict[str, Any]:
 
 def _counts(answer: Answer) -> bool:
     return any(one is not None and one.status.counts for one in (answer.before, answer.after))
+
+
+def _counts_now(answer: Answer) -> bool:
+    one = answer.after
+    return one is not None and one.known is None and one.status.counts
 
 
 def _answers(before: Record, after: Record) -> list[Answer]:
@@ -186,19 +198,23 @@ def _outcome(cell: orders.Cell | None) -> Any:
 
 def _trees(flow: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list[Tree]:
     maker = _Maker(records)
-    found = []
-    for one in flow:
-        if one["differs"]:
-            anchor = f"flow-{one['module']}-{one['entry']}"
-            pair = maker.pair({**one, "moved": ""}, one["module"], 0)
-            found.append(Tree(anchor, f"{one['module']}: {one['entry']}", pair, one["entry"] == "init"))
-    return found
+    pairs = [(one, maker.pair({**one, "moved": ""}, one["module"], 0)) for one in flow if one["differs"]]
+    few = maker.room > MAX_CALLS - MANY_CALLS
+    return [
+        Tree(
+            f"flow-{one['module']}-{one['entry']}",
+            f"{one['module']}: {one['entry']}",
+            pair,
+            few and one["entry"] == "init",
+        )
+        for one, pair in pairs
+    ]
 
 
 class _Maker:
     def __init__(self, records: Sequence[Record]) -> None:
         self._answers = dict(zip(SIDES, map(gist.answers, records), strict=True))
-        self._room = MAX_CALLS
+        self.room = MAX_CALLS
 
     def pair(self, data: Mapping[str, Any], module: str, depth: int) -> Pair:
         """A call with what it calls."""
@@ -207,9 +223,9 @@ class _Maker:
         before, after = (self._side(data[side], side, module) for side in SIDES)
         calls = []
         for one in data["calls"]:
-            if self._room <= 0:
+            if self.room <= 0:
                 break
-            self._room -= 1
+            self.room -= 1
             calls.append(self.pair(one, module, depth + 1))
         left = len(data["calls"]) - len(calls)
         moved = data.get("moved", "")
