@@ -21,7 +21,7 @@ from kbuild.report.seriestext import render_series_text
 from kbuild.report.write import FORMATS, render_series_as
 from kbuild.seriesrecord import Entry
 from tests.unit.pages import checked
-from tests.unit.records import NOT_PRINTED, series
+from tests.unit.records import CHANGES, NOT_PRINTED, series
 from tests.unit.test_reports import valid_junit
 
 BLAMED = "inspect:rule:kvm-amd:a-rule"
@@ -67,6 +67,23 @@ def test_the_page_takes_nothing_for_markup() -> None:
     assert "<img src=x onerror=alert(2)>" in text, "it is shown, as text"
     assert "{{ 7 * 7 }}" in text
     assert not NOT_PRINTED.search(text)
+
+
+def test_a_page_of_any_number_of_commits_can_be_opened() -> None:
+    """A thousand, each of which changes all: what there is no room for is counted, and nobody waits for 50 MB."""
+    what = series()
+    change = {"change": "came", "name": "f" * 60, "kind": "func", "section": ".text", "size": [None, 7]}
+    tree = CHANGES["flow"][0]
+    changes = {
+        "modules": [{**CHANGES["modules"][0], "symbols": [change] * 300}],
+        "flow": [{**tree, "calls": tree["calls"] * 200}],
+    }
+    base, *_ = what.entries
+    what.entries = [base] + [Entry(id=f"{n:040x}", subject="s", changes=changes) for n in range(1000)]
+    text = render_series_html(what)
+    assert len(text) < 25 << 20
+    assert "300 more in the record" in text, "of the last ones"
+    checked(text)
 
 
 def test_a_run_that_is_gone_is_said_to_be() -> None:

@@ -15,6 +15,9 @@ MAX_DELTAS = 20
 """Functions and objects in a chart, the largest differences first."""
 MAX_CALLS = 1500
 """Of the trees of one difference."""
+MAX_PAGE_LINES = 40_000
+MAX_PAGE_CALLS = 30_000
+"""On one page, which may have a thousand differences."""
 HALF = 50
 """Percent of a chart's width that a difference has on its side of the middle."""
 
@@ -99,13 +102,41 @@ class Changes:
         return bool(self.modules or self.flow or self.caches or self.problem)
 
 
-def changes(found: Mapping[str, Any] | None) -> Changes:
-    """`found`: what `kbuild.runs.objects` says, or None."""
+class Room:
+    """For changes, of which there may be any number: one page has so many lines and calls."""
+
+    def __init__(self, lines: int = MAX_PAGE_LINES, calls: int = MAX_PAGE_CALLS) -> None:
+        self._lines, self._calls = lines, calls
+
+    def lines(self, count: int) -> int:
+        """How many of so many lines there is room for."""
+        taken = max(min(count, MAX_LINES, self._lines), 0)
+        self._lines -= taken
+        return taken
+
+    def calls(self) -> int:
+        """How many calls one difference may have."""
+        return max(min(MAX_CALLS, self._calls), 0)
+
+    def took(self, calls: int) -> None:
+        """So many calls are on the page."""
+        self._calls -= calls
+
+
+def changes(found: Mapping[str, Any] | None, whole: Room | None = None) -> Changes:
+    """`found`: what `kbuild.runs.objects` says, or None. `whole`: the room that all differences of a page have."""
     found = found or {}
+    whole = whole or Room()
     modules = found.get("modules") or ()
-    room = _Room(MAX_CALLS)
+    room = _Calls(whole.calls())
+    made = _changes(found, modules, room, whole)
+    whole.took(room.taken)
+    return made
+
+
+def _changes(found: Mapping[str, Any], modules: Sequence[Mapping[str, Any]], room: _Calls, whole: Room) -> Changes:
     return Changes(
-        tuple(_module(one) for one in modules if one["change"] != "same"),
+        tuple(_module(one, whole) for one in modules if one["change"] != "same"),
         tuple(str(one["name"]) for one in modules if one["change"] == "same"),
         tuple(_tree(one, room) for one in found.get("flow") or ()),
         tuple(caches(found)),
@@ -130,17 +161,17 @@ def chart(rows: Sequence[tuple[str, int, int, str]], anchors: Sequence[str] = ()
     return tuple(found)
 
 
-def _module(one: Mapping[str, Any]) -> Module:
+def _module(one: Mapping[str, Any], whole: Room) -> Module:
     if one["change"] in MARKS or one["change"] == "bytes":
         return Module(one["name"], one["change"], (), (), ())
     parts = chart([(part, pair[0], pair[1], "") for part, pair in one["bytes"].items()])
     sizes = [(each["name"], *_sizes(each), _where(each)) for each in one["symbols"]]
-    kinds = tuple(
-        Lines(title, tuple(lines[:MAX_LINES]), max(len(lines) - MAX_LINES, 0), len(lines))
-        for title, lines in changes_of(one)
-        if lines
-    )
-    return Module(one["name"], one["change"], parts, deltas(sizes), kinds)
+    kinds = []
+    for title, lines in changes_of(one):
+        if lines:
+            shown = whole.lines(len(lines))
+            kinds.append(Lines(title, tuple(lines[:shown]), len(lines) - shown, len(lines)))
+    return Module(one["name"], one["change"], parts, deltas(sizes), tuple(kinds))
 
 
 def _sizes(symbol: Mapping[str, Any]) -> tuple[int, int]:
@@ -154,25 +185,28 @@ def _where(symbol: Mapping[str, Any]) -> str:
     return where if symbol["change"] == "resized" else f"{symbol['change']}, {where}"
 
 
-class _Room:
-    """For calls, of which there may be any number."""
+class _Calls:
+    """Of one difference."""
 
-    def __init__(self, calls: int) -> None:
-        self._left = calls
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.taken = 0
 
     def take(self) -> bool:
         """Whether there is room for one more."""
-        self._left -= 1
-        return self._left >= 0
+        if self.taken >= self._most:
+            return False
+        self.taken += 1
+        return True
 
 
-def _tree(one: Mapping[str, Any], room: _Room) -> Tree:
+def _tree(one: Mapping[str, Any], room: _Calls) -> Tree:
     calls, left = _calls(one["calls"], room)
     root = Call(one["change"], f"{one['function']}()", one["module"], "", calls, left)
     return Tree(f"{one['module']}: {one['entry']}", one["change"], root)
 
 
-def _calls(some: Sequence[Mapping[str, Any]], room: _Room) -> tuple[tuple[Call, ...], int]:
+def _calls(some: Sequence[Mapping[str, Any]], room: _Calls) -> tuple[tuple[Call, ...], int]:
     found: list[Call] = []
     for one in some:
         if not room.take():

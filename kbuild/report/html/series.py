@@ -78,7 +78,8 @@ class Sizes:
 
 def render_series_html(record: SeriesRecord) -> str:
     """The page. A run that is gone is said to be."""
-    commits = [_commit(one) for one in judged(record)]
+    room = changes.Room()
+    commits = [_commit(one, room) for one in judged(record)]
     verdict, status = verdict_of(record)
     others = [one for one in commits if not one.entry.base]
     return render_page(
@@ -96,12 +97,12 @@ def render_series_html(record: SeriesRecord) -> str:
     )
 
 
-def _commit(one: Judged) -> Commit:
+def _commit(one: Judged, room: changes.Room) -> Commit:
     record = one.record
     return Commit(
         one,
         [told(group) for group in one.blamed[:MAX_FINDINGS]],
-        changes.changes(one.entry.changes),
+        changes.changes(one.entry.changes, room),
         orders.matrix(record) if record else [],
         gist.hosts(record) if record else [],
         orders.commands(record) if record else [],
