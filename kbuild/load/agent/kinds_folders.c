@@ -152,7 +152,18 @@ bool add_workqueues(struct items *items, const char *what)
 	return add_folder(items, what, "/sys/bus/workqueue/devices", "", 1);
 }
 
-/* Threads of the kernel: children of kthreadd. Those of the pools of workqueues come and go with the work. */
+/*
+ * Those that come and go by themselves: of the pools of workqueues with the work, but for rescuers; crypto/algboss.c
+ * starts one to find an algorithm, as a module's signature may want it, and one to test it, which a slow machine is at
+ * for a while after the boot.
+ */
+static bool passes(const char *name)
+{
+	return (!strncmp(name, "kworker/", 8) && strncmp(name, "kworker/R-", 10)) || !strcmp(name, "cryptomgr_probe") ||
+	       !strcmp(name, "cryptomgr_test");
+}
+
+/* Threads of the kernel: children of kthreadd. */
 bool add_threads(struct items *items, const char *what)
 {
 	DIR *folder = opendir("/proc");
@@ -174,7 +185,7 @@ bool add_threads(struct items *items, const char *what)
 		if (!name || !end || sscanf(end + 1, " %*c %d", &parent) != 1 || parent != 2)
 			continue;
 		*end = 0;
-		if (strncmp(name + 1, "kworker/", 8) || !strncmp(name + 1, "kworker/R-", 10))
+		if (!passes(name + 1))
 			items_add(items, what, name + 1);
 	}
 	closedir(folder);
