@@ -215,13 +215,13 @@ class _Asked:
         seeker = Seeker(self._close(), number)
         looks = exits if how == EXIT else [init]
         held = [one for one in looks if number in one.ledger.held[how]]
+        owner = self._owner(thing)
+        if held and owner is not None and self._gives_back(owner, number, how, held):
+            return Kept(thing, how, None, "", owner)
         if how == EXIT and any(number in one.ledger.unclear[how] for one in held):
             # Where it gives one back it is not known which: that it gives none back, say because a list is empty that
             # the kernel was given to fill, may be no way at all.
             return Kept(thing, how, None, UNKNOWN)
-        owner = self._owner(thing)
-        if held and owner is not None and self._gives_back(owner, number, how, held):
-            return Kept(thing, how, None, "", owner)
         for one in held:
             way = seeker.of_exit(init, one) if how == EXIT else seeker.of_init(one)
             if way is not None:
