@@ -73,7 +73,9 @@ class Joiner:
             elif one is not other and one != other:
                 a.know(value, union(one, other))
         known |= added
-        a.fork, a.changed, a.learnt = fork, places | a.changed, learnt | added.keys()
+        places |= a.changed
+        learnt.update(added)
+        a.fork, a.changed, a.learnt = fork, places, learnt
         if a.epoch != b.epoch or not same_behind:
             a.epoch = symbols.new(JOINED)
         if a.flags != b.flags:
