@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def test_what_an_example_names_is_there(name: str) -> None:
                 if option in NAMED and isinstance(one, str) and not re.search(r"[*./@]|^all$", one):
                     names = {path.stem for path in (PROJECT / "profiles").glob(NAMED[option])}
                     assert one in names, line
+
+
+@pytest.mark.parametrize("words", [["--help", "gate"], ["--list"], ["--help", "lint"]])
+def test_help_that_nobody_reads_on_is_no_crash(words: list[str]) -> None:
+    line = f"{shlex.join([str(PROJECT / 'scripts/inv'), *words])} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["130"]
+    assert done.stderr == ""
 
 
 def commands(path: Path) -> Iterator[str]:
