@@ -376,10 +376,11 @@ class _Host:
 
     def _run_orders(self, started: Boot, place: Place, first: Plan) -> None:
         if any(planned.step.trace for plan in self._orders if not plan.skip for planned in plan.steps):
-            warm_up(started.session)
+            started.start.log += warm_up(started.session)
         if any(planned.step.suspend for plan in self._orders if not plan.skip for planned in plan.steps):
             # A boot's first makes a virtual terminal, which stays: kernel/power/console.c, pm_prepare_console().
-            started.start.log += started.session.command(Verb.SUSPEND, "freezer").log
+            reply = started.session.command(Verb.SUSPEND, "freezer")
+            started.start.log += [*reply.earlier, *reply.log]
         before = self._state(started)
         if self._waiting or swept(first):
             started.freeze()

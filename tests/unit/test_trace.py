@@ -6,6 +6,7 @@ tests/data/traces: lines as the agent sent them, of Debian's kernels; in front o
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,14 @@ from kbuild.elf.image import ModuleImage, read_module
 from kbuild.elf.moduleset import ModuleSet
 from kbuild.elf.object import Symbol
 from kbuild.elf.rules.spec import Event, OrderRule, Paths, read_rules
+from kbuild.load.protocol import LogRecord
+from kbuild.load.session import Reply
 from kbuild.load.trace.asked import Asked, Question, Watchable, ask
 from kbuild.load.trace.compare import answers_in, compare
 from kbuild.load.trace.lines import read_lines, read_missed
 from kbuild.load.trace.observe import observe
 from kbuild.load.trace.places import Places
+from kbuild.load.trace.record import warm_up
 from kbuild.outcome import Finding, Status
 from kbuild.paths import PROJECT
 from kbuild.traces import Call, Observation, Part, Seen, Trace, read_trace, write_trace
@@ -106,6 +110,25 @@ def test_a_line_that_says_something_else_is_counted(line: str, unread: int) -> N
     part = Part(action="load", module="kvm")
     read_lines([line], part, ["f"])
     assert part.unread == unread
+
+
+def test_what_the_kernel_says_while_the_tracer_warms_up_is_kept() -> None:
+    """The rest of what it said at the boot comes with the first command, and what it has to say of the tracer."""
+
+    class Talk:
+        """In place of a session: each answer brings a line of before and one of its own."""
+
+        number = 0
+
+        def command(self, *_: str) -> Reply:
+            self.number += 1
+            lines = [LogRecord(id=0, seq=self.number * 2 + at, us=0, level=4, text="") for at in (0, 1)]
+            return Reply(self.number, earlier=lines[:1], log=lines[1:])
+
+    talk: Any = Talk()
+    kept = [record.seq for record in warm_up(talk)]
+    assert kept == [*range(2, 2 * talk.number + 2)]
+    assert kept
 
 
 def test_functions_of_a_module_that_is_gone_have_their_names(kernel_build: Path) -> None:

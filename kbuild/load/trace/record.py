@@ -9,7 +9,7 @@ from kbuild.elf.contents import MalformedError
 from kbuild.load.conversation import Conversation, StopError
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.format import Step
-from kbuild.load.protocol import COMMAND_BYTES, Verb, errno_name
+from kbuild.load.protocol import COMMAND_BYTES, LogRecord, Verb, errno_name
 from kbuild.load.session import Session
 from kbuild.load.trace.asked import Question, Watched
 from kbuild.load.trace.lines import ENTERS, GROUP, RETURNS, lines_of, read_lines, read_missed
@@ -35,14 +35,14 @@ RESULT = " result=$retval:x64"
 _ROOM = COMMAND_BYTES - 100
 
 
-def warm_up(session: Session) -> None:
-    """Let the tracer make what it never gives back, before a footprint is taken.
+def warm_up(session: Session) -> list[LogRecord]:
+    """Let the tracer make what it never gives back, before a footprint is taken. Gives what came of the log meanwhile.
 
     7.2's function graph: the slab cache `fgraph_stack`. Probes on calls of the tracer: their trampoline
     (arch/x86/kernel/ftrace.c, arch_ftrace_update_trampoline()). Other probes: the page that instructions are copied to,
     the last of which stays (kernel/kprobes.c, collect_one_slot()). What a kernel without it answers does not matter.
     """
-    for setting in (
+    settings: tuple[tuple[str, ...], ...] = (
         ("set_ftrace_filter", NEVER_EMPTY),
         ("current_tracer", TRACER),
         ("current_tracer", "nop"),
@@ -52,8 +52,9 @@ def warm_up(session: Session) -> None:
         (f"events/{GROUP}/enable", "1"),
         (f"events/{GROUP}/enable", "0"),
         ("kprobe_events",),
-    ):
-        session.command(Verb.TRACE, *setting)
+    )
+    replies = [session.command(Verb.TRACE, *setting) for setting in settings]
+    return [record for reply in replies for record in (*reply.earlier, *reply.log)]
 
 
 class Recorder:
