@@ -43,9 +43,26 @@ class Judged:
         return self.entry.status or Status.ERROR
 
     @property
+    def package(self) -> bool:
+        """Whether it is a version of a package, not a commit."""
+        return self.entry.id.startswith(f"{self.entry.subject}=")
+
+    @property
+    def subject(self) -> str:
+        """What its name does not say."""
+        return "" if self.package else self.entry.subject
+
+    @property
     def title(self) -> str:
         """Name and subject."""
-        return f"{self.name} {self.entry.subject}"
+        return f"{self.name} {self.subject}".strip()
+
+    @property
+    def label(self) -> tuple[str, str]:
+        """The shortest name that there is, and what else it is called."""
+        if self.package:
+            return self.entry.subject, self.entry.id.partition("=")[2]
+        return self.name, self.entry.subject
 
     @property
     def folder(self) -> Path:
@@ -106,6 +123,11 @@ def unexplained(series: SeriesRecord, shown: Status) -> tuple[Status, str] | Non
         return None
     said = "nothing was judged" if status == Status.SKIP else word
     return (status if status.counts else Status.ERROR), said
+
+
+def what_of(some: list[Judged]) -> str:
+    """What the entries are, as a word."""
+    return "version" if some and all(one.package for one in some) else "commit"
 
 
 def hosts_of(some: list[Judged]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kbuild.outcome import Status
 from kbuild.report import clean
-from kbuild.report.entries import Judged, hosts_of, judged, verdict_of
+from kbuild.report.entries import Judged, hosts_of, judged, verdict_of, what_of
 from kbuild.report.mail import commanded, labelled, listed, mail, quoted, section, wrapped
 from kbuild.report.text import failure
 
@@ -25,9 +25,10 @@ MAX_EVIDENCE = 40
 def render_series_text(series: SeriesRecord) -> str:
     """The whole summary."""
     entries = judged(series)
+    mine = [one for one in entries if not one.entry.base]
     parts = [
         _head(series),
-        section("Commits, oldest first, each held against the one before it", _table(entries)),
+        section(f"{what_of(mine).capitalize()}s, oldest first, each held against the one before it", _table(entries)),
         section("Loaded on", _hosts(entries)),
         *(_blame(one) for one in entries if one.entry.blamed or one.entry.reason),
         section("Mended", _mended(entries)),

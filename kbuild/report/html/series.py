@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kbuild.outcome import Status
 from kbuild.report import gist
-from kbuild.report.entries import Judged, judged, verdict_of
+from kbuild.report.entries import Judged, judged, verdict_of, what_of
 from kbuild.report.html import changes, orders
 from kbuild.report.html.findings import told
 from kbuild.report.html.frame import render_page
@@ -90,6 +90,7 @@ def render_series_html(record: SeriesRecord) -> str:
         status=status,
         anchor_of=anchor_of,
         gist=_gist(others),
+        what=what_of([one.judged for one in others]),
         columns=[*dict.fromkeys(cell for one in record.entries for cell in one.cells)],
         trails=_trails(commits),
         sizes=_sizes(commits),
@@ -114,7 +115,8 @@ def _gist(commits: Sequence[Commit]) -> list[str]:
     blamed = [one for one in commits if one.entry.blamed]
     mending = [one for one in commits if one.entry.mended]
     same = [one for one in commits if one.entry.same_as]
-    said = [f"{len(commits)} {'commit' if len(commits) == 1 else 'commits'} judged against the one before"]
+    what = what_of([one.judged for one in commits])
+    said = [f"{len(commits)} {what if len(commits) == 1 else f'{what}s'} judged, each against the one before it"]
     said += [f"{_names(blamed)} to blame"] if blamed else ["none to blame"]
     said += [f"{_names(mending)} mends what was there"] if mending else []
     said += [f"{_names(same)} with the modules of another one, not loaded again"] if same else []
@@ -122,7 +124,7 @@ def _gist(commits: Sequence[Commit]) -> list[str]:
 
 
 def _names(commits: Sequence[Commit]) -> str:
-    return ", ".join(one.name for one in commits)
+    return ", ".join(one.judged.label[0] for one in commits)
 
 
 def _facts(commits: Sequence[Commit]) -> list[tuple[str, str]]:
@@ -168,7 +170,7 @@ def _sizes(commits: Sequence[Commit]) -> list[Sizes]:
         rows = [(one, sizes[module]) for one, sizes in every if module in sizes]
         first = rows[0][1]
         if any(size != first for _, size in rows):
-            labels = [(one.name, first, size, one.entry.subject) for one, size in rows]
+            labels = [(one.judged.label[0], first, size, one.judged.label[1]) for one, size in rows]
             found.append(Sizes(module, changes.chart(labels, [one.anchor for one, _ in rows])))
     return found
 
