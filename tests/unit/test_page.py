@@ -151,3 +151,5 @@ def test_page_shows_what_another_run_has_in_another_size(tmp_path: Path) -> None
     assert "only100 came 7 +7" in words
     assert "only160 went 0 −7" in words
     assert "what differs" not in " ".join(page(record(passing()), now).words)
+    bare = checked(render_html(record(passing()), now, (tmp_path / "baseline.json", other)))
+    assert "keeps no modules that they could be held against" in " ".join(bare.words)
