@@ -16,6 +16,8 @@ from kbuild.elf.contents import MalformedError
 from kbuild.elf.object import MAX_RELOCATIONS, ElfObject, Section
 
 _ENTRY = 24
+_SYMBOL = 3
+"""Where an entry has the number of its symbol, in words of four bytes."""
 _TO_NEXT = 4
 """A jump counts from the end of its four bytes, which its addend takes off."""
 _OWNED = {".altinstr_aux": "", ".altinstr_replacement": ".altinstructions", ".fixup": "__ex_table"}
@@ -102,7 +104,7 @@ def references_to_symbols(elf: ElfObject, symbols: set[int]) -> Iterator[tuple[S
             continue
         entries = _entries(elf, table)
         # Most tables have none, and this is quicker than to look at each entry.
-        if symbols.isdisjoint(itertools.chain.from_iterable(struct.iter_unpack("<12xI8x", elf.content(table)))):
+        if symbols.isdisjoint(elf.view(table).cast("I")[_SYMBOL :: _ENTRY // 4].tolist()):
             continue
         for offset, kind, symbol, addend in entries:
             if symbol in symbols:
@@ -155,4 +157,4 @@ def _entries(elf: ElfObject, table: Section) -> Iterator[tuple[int, int, int, in
     """Offset, kind, symbol and addend."""
     if table.size % _ENTRY or table.size // _ENTRY > MAX_RELOCATIONS:
         raise MalformedError(f"section {table.name} of {table.size} bytes")
-    return struct.iter_unpack("<QIIq", elf.content(table))
+    return struct.iter_unpack("<QIIq", elf.view(table))
