@@ -47,8 +47,7 @@ def watch(tree: str, argv: Sequence[str | Path], tell: Callable[[str], None]) ->
             try:
                 saved = _until_saved(process, saves, tell)
             finally:
-                if process.poll() is None:
-                    end(process, GRACE)
+                _end(process)
             tell(f"saved: {_named(saved)}")
 
 
@@ -56,6 +55,16 @@ def _start(argv: Sequence[str | Path]) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C is for us, who end it and wait for it."""
     with os_errors(f"'{argv[0]}' cannot be started"):
         return subprocess.Popen(leashed(argv), stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """By a signal to it alone: emulators that got it too would seem to have died, and it ends them itself."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            end(process)
 
 
 def _until_saved(process: subprocess.Popen[bytes], saves: _Saves, tell: Callable[[str], None]) -> list[str]:
