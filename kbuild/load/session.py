@@ -264,6 +264,8 @@ class Session:
         reply.detail = chunk.data.decode("utf-8", "replace")
         if panicked:
             reply.end = End.PANIC
+        elif reply.answer is None and self._cancelled():
+            reply.end = End.CANCELLED  # who cancels ends the machine, too
         elif reply.answer is None:
             reply.end = End.EMULATOR if chunk.failed else End.EXIT
 

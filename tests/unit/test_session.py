@@ -102,6 +102,16 @@ def test_how_a_command_can_end_without_an_answer(chunks: list[Chunk], end: End, 
     assert talk.command(Verb.STATE).end == end, "a machine that is gone answers no more commands, at once"
 
 
+def test_a_machine_that_was_ended_on_purpose_did_not_go_off_by_itself() -> None:
+    """Who interrupts a run ends its machines: nothing is to blame for that."""
+    asked = iter([False, False, True, True, True])
+    script = Script([says(HELLO), Chunk("exit", b"qemu: killed by SIGTERM")])
+    talk = Session(script, LIMITS, lambda: next(asked, True))
+    assert talk.boot().end is None
+    reply = talk.command(Verb.STATE)
+    assert reply.end is End.CANCELLED
+
+
 def test_a_panic_is_the_kernel_s_however_its_machine_ends() -> None:
     """kernel/panic.c, panic(); cut in two by the serial line."""
     panic = b"[    1.000000][   T22] Kernel panic - not syncing: Fatal exception\n"
