@@ -157,10 +157,19 @@ def _findings(console: Console, record: Record) -> None:
         plain(console, f"skipped: {what} on {runs[0].host}: {runs[0].reason}", style="dim")
     for why, count in gist.skipped_rules(record).items():
         plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
-    known = Counter((f.id, f.message if f.answer is None else gist.why(f), f.known) for f in record.findings if f.known)
-    for (name, said, reason), count in known.items():
-        often = f", {count} times" if count > 1 else ""
-        plain(console, f"known{often}: {name}: {said} ({reason})", style="dim")
+    known: dict[tuple[str, str], list[Finding]] = {}
+    for finding in record.findings:
+        if finding.known:
+            stage, kind, _, *cause = [*finding.id.split(":"), "", "", ""]
+            known.setdefault((f"{stage}:{kind}:{':'.join(cause)}", finding.known), []).append(finding)
+    for (_, reason), group in known.items():
+        names = Counter(one.id for one in group)
+        name, *others = names
+        first = group[0]
+        often = f", {names[name]} times" if names[name] > 1 else ""
+        said = first.message if first.answer is None else gist.why(first)
+        also = f"; also of {', '.join(other.split(':')[2] for other in others)}" if others else ""
+        plain(console, f"known{often}: {name}: {said} ({reason}){also}", style="dim")
     for finding in record.findings:
         if finding.known is None and finding.status == Status.DONE:
             plain(console, f"for information: {finding.message}", style="dim")

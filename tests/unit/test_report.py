@@ -115,6 +115,16 @@ def test_known_findings_are_shown_with_their_reason() -> None:
     assert "FAIL qemu-svm" not in text
 
 
+def test_what_is_known_of_both_vendors_for_the_same_reason_is_told_once() -> None:
+    ids = [f"inspect:resource:kvm-{vendor}:it-{how}" for how in ("error", "exit") for vendor in ("amd", "intel")]
+    findings = [
+        Finding(id=name, status=Status.FAIL, message=f"of {name}", known=f"because of {name[-4:]}") for name in ids
+    ]
+    lines = [line for line in shown(record(verdict=Status.PASS, findings=findings)).splitlines() if "known" in line]
+    assert [line.split(": ")[1] for line in lines] == [ids[0], ids[2]]
+    assert all(line.endswith("; also of kvm-intel") for line in lines)
+
+
 def ruled(rule: str, module: str, answer: str, why: str, witness: tuple[str, ...] = ()) -> Finding:
     """Of a rule, as the stage says it."""
     statuses = {"proved": Status.PASS, "violated": Status.FAIL, "unreached": Status.FAIL, "unknown": Status.ERROR}
