@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from kbuild.barrecord import BarRecord
     from kbuild.gate.request import GateRequest
     from kbuild.record import Record, Run
     from kbuild.report.write import CompareFormat, Format
@@ -453,6 +454,66 @@ def series(
     _run(work, GOES_ON)
 
 
+BAR = {
+    **{option: SERIES[option] for option in ("range", "mbox", "rev", "rules")},
+    "order": "for each patch only these load orders, in place of the profile's and of those for what is touched",
+    "profile": "a profile that has a [bar]: a name in profiles/, or the path of a .toml file (kvm-x86)",
+    "kvm_unit_tests": "a checkout of kvm-unit-tests, to be run where this machine has /dev/kvm and runs the kernel",
+}
+
+
+@task(iterable=["order", "host", "rules"], help={"tree": TREE["tree"], **LOADING, **VERBOSE, **JSON, **BAR})
+def bar(
+    ctx: Context,
+    order: list[str],
+    host: list[str],
+    rules: list[str],
+    tree: str | None = None,
+    range: str | None = None,  # noqa: A002
+    mbox: str | None = None,
+    rev: str | None = None,
+    profile: str | None = None,
+    kvm_unit_tests: str | None = None,
+    no_known: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
+    """Hold a series against what the KVM x86 maintainers ask for, and write the paragraph for its cover letter.
+
+    Examples:
+      inv bar --tree ~/linux --range kvm-x86/next..HEAD
+      inv bar --tree ~/linux --mbox thread.mbox --rules mmu-setup-thread
+      inv bar --tree ~/linux --range HEAD~3..HEAD --kvm-unit-tests ~/kvm-unit-tests
+    """
+    options = {**locals(), "profile": profile or "kvm-x86", "flavour": None}
+    question = _question(**options)
+
+    def work() -> int:
+        from kbuild.bar.ask import BarRequest
+        from kbuild.bar.ask import bar as hold
+        from kbuild.report.bar import Teller
+
+        asked = BarRequest(gate=question(), range=range, mbox=mbox, unit_tests=kvm_unit_tests)
+        with _reporter(quiet) as reporter:
+            record = hold(asked, reporter, Teller(quiet))
+        return _show_bar(record, json)
+
+    _run(work, "interrupted: the same command goes on where this one was")
+
+
+def _show_bar(record: BarRecord, as_json: bool) -> int:
+    """The page of inv bar, from its record."""
+    from kbuild.outcome import Status, exit_status, to_json
+    from kbuild.report.bar import data, render
+
+    if as_json:
+        sys.stdout.buffer.write(to_json(data(record)) + b"\n")
+    else:
+        render(record)
+    return exit_status(record.verdict or Status.ERROR)
+
+
 BISECT = {
     "good": "a commit that does not have the finding",
     "bad": "a later one that has it",
@@ -661,6 +722,7 @@ def report(
     """
 
     def work() -> int:
+        from kbuild.barrecord import is_bar, read_bar
         from kbuild.errors import UserError
         from kbuild.outcome import Status, exit_status, to_json
         from kbuild.record import open_record
@@ -676,6 +738,10 @@ def report(
             raise UserError("report: --output and --origin need a --format")
         if against is not None and (format != "html" or is_series(run)):
             raise UserError("report: --against is for the page of a run: --format html; for all else: inv compare")
+        if is_bar(run):
+            if format is not None or trace or looks:
+                raise UserError(f"report: {run} is of inv bar: it is shown as a page, or with --json")
+            return _show_bar(read_bar(run), json)
         if is_series(run):
             if trace or looks:
                 raise UserError(f"report: {run} is a series: --trace and --looks are of one run; its table names them")
@@ -972,7 +1038,7 @@ def clean(
 
 
 ns = Collection(
-    bench, bisect, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, series, test
+    bar, bench, bisect, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, series, test
 )
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn
 import msgspec
 
 from kbuild import toml
+from kbuild.barspec import BarSettings
 from kbuild.errors import UserError
 from kbuild.outcome import RUN_OF, Known
 from kbuild.paths import PROJECT
@@ -129,6 +130,7 @@ class ProfileFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known: tuple[KnownFinding, ...] = ()
     """A finding that is shown with its reason, and does not count."""
     release: Release | None = None
+    bar: BarSettings | None = None
     flavour: tuple[Flavour, ...] = ()
 
 
@@ -190,6 +192,7 @@ def read_profile(name: str, flavour: str | None = None) -> Profile:
         local_version=settings.build.local_version,
     )
     _check_release(profile)
+    _check_bar(profile)
     names = tuple(one.name for one in settings.flavour)
     _refuse_twice(path, "flavour", names)
     flavours = {one.name: _flavoured(profile, f"flavour[{index}]", one) for index, one in enumerate(settings.flavour)}
@@ -213,6 +216,27 @@ def _check_release(profile: Profile) -> None:
         if release.owners and not known.owner:
             place = _place(profile.path, f"known[{index}].finding")
             raise UserError(f"{place}: has no 'owner', which [release] asks for; or write owners = false there")
+
+
+def _check_bar(profile: Profile) -> None:
+    """What the bar names must be there, and no two of its builds have one name."""
+    bar = profile.settings.bar
+    if bar is None:
+        return
+    bar_fragments(profile, bar)
+    _orders(profile.path, "bar.tests", bar.tests)
+    for index, area in enumerate(bar.area):
+        _orders(profile.path, f"bar.area[{index}].orders", area.orders)
+    _refuse_twice(profile.path, "bar.build", tuple(one.name for one in bar.build))
+    known = {one.name for one in profile.settings.flavour}
+    for name in bar.flavours:
+        if name not in known:
+            raise UserError(f"{_place(profile.path, 'bar.flavours')}: there is no [[flavour]] '{name}' in this profile")
+
+
+def bar_fragments(profile: Profile, bar: BarSettings) -> tuple[Path, ...]:
+    """The files of the fragments that each of the bar's configurations has."""
+    return _resolve(profile.path, "bar.fragments", "fragments", bar.fragments)
 
 
 def _flavoured(profile: Profile, key: str, flavour: Flavour) -> Profile:

@@ -81,12 +81,23 @@ def _relative(path: str, source: Path) -> str:
     return path.removeprefix("./")
 
 
-def to_findings(diagnostics: Sequence[Diagnostic], *, failed: bool, counting: Sequence[str]) -> list[Finding]:
+_NO_KERNEL = re.compile(
+    r"undefined!$|[Ss]ymbol info of vmlinux is missing|suppressed \d+ unresolved symbol|uses symbol \S+ from namespace"
+)
+"""What modpost says where it was not told what the kernel exports (scripts/mod/modpost.c, check_exports())."""
+
+
+def to_findings(
+    diagnostics: Sequence[Diagnostic], *, failed: bool, counting: Sequence[str], whole: bool = True
+) -> list[Finding]:
     """Findings for the messages; a warning counts when its file is below one of the `counting` folders.
 
     Of errors only the first is a finding when the build failed: those after it are mostly its echo,
-    and all are in the build's log.
+    and all are in the build's log. Of a build that is no `whole` kernel, made with `make -k`, each error of compiler,
+    linker and modpost is one, and what modpost says for want of a kernel is none.
     """
+    if not whole:
+        diagnostics = [one for one in diagnostics if not (one.tool == "modpost" and _NO_KERNEL.search(one.text))]
     findings: list[Finding] = []
     for one in diagnostics:
         if one.kind != "warning":
@@ -94,6 +105,10 @@ def to_findings(diagnostics: Sequence[Diagnostic], *, failed: bool, counting: Se
         # modpost looks at modules, and the modules are what is being judged.
         counts = one.tool == "modpost" or (one.file or "").startswith(tuple(counting))
         findings.append(_finding(one, Status.FAIL if counts else Status.DONE))
+    if failed and not whole:
+        errors = [one for one in diagnostics if one.kind == "error"]
+        said = [one for one in errors if one.tool != "make"]
+        return [*(_finding(one, Status.FAIL) for one in said or errors[:1]), *findings]
     if failed:
         errors = [one for one in diagnostics if one.kind == "error"]
         first = next((one for one in errors if one.tool != "make"), errors[0] if errors else None)

@@ -16,7 +16,7 @@ from kbuild.build.artifacts import Built, artifacts_in_use, is_whole, put
 from kbuild.build.diagnostics import read_diagnostics, to_findings
 from kbuild.build.make import MakeResult, Progress, run_make
 from kbuild.build.reproduce import describe
-from kbuild.build.request import BuildRequest
+from kbuild.build.request import KERNEL, BuildRequest
 from kbuild.command import HOST_FAILED
 from kbuild.configure.tree import waiting_lock
 from kbuild.errors import HarnessError
@@ -107,7 +107,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
             request.argv,
             environment=request.environment,
             log_file=log_file,
-            expected=memory.steps or _last_steps(),
+            expected=memory.steps or (_last_steps() if request.whole else None),
             report=report,
         )
     if (objects / ".config").read_bytes() != config:
@@ -117,6 +117,9 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
     memory.messages |= {unit: lines for unit, lines in made.units.items() if unit}
     memory.messages = {unit: lines for unit, lines in memory.messages.items() if lines and _is_there(objects, unit)}
     lines = [*made.units[""], *(line for lines in memory.messages.values() for line in lines)]
+    if made.status:
+        # What was compiled before and is not at fault is worth a word only where make goes on behind an error.
+        lines = made.messages if request.whole else [*made.messages, *lines]
     if made.status == 0:
         # What make said is remembered: should the artifacts not fit on the disk, it need not start from nothing.
         write_atomically(objects / MEMORY, msgspec.json.encode(memory))
@@ -125,7 +128,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
         result = _judge(request, made, lines, log_file)
         memory.built = result.built
         write_atomically(objects / MEMORY, msgspec.json.encode(memory))
-    if result.built and made.steps == memory.steps:
+    if request.whole and result.built and made.steps == memory.steps:
         write_atomically(cache_home() / _LAST, str(made.steps))
     (objects / _UNFINISHED).unlink(missing_ok=True)
     return result
@@ -151,8 +154,10 @@ def prepare_objects(request: BuildRequest) -> None:
 
 
 def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_file: Path) -> BuildResult:
-    diagnostics = read_diagnostics(lines if made.status == 0 else made.messages, request.tree.source)
-    findings = tuple(to_findings(diagnostics, failed=made.status != 0, counting=request.warnings_count))
+    diagnostics = read_diagnostics(lines, request.tree.source)
+    failed = made.status != 0
+    counting = request.warnings_count
+    findings = tuple(to_findings(diagnostics, failed=failed, counting=counting, whole=request.whole))
     if made.status:
         blame = next((line for line in made.messages if HOST_FAILED.search(line)), None)
         if blame or made.status > 128:
@@ -168,17 +173,29 @@ def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_fi
     built = Built(
         tree=request.tree.identity,
         release=(request.objects / "include/config/kernel.release").read_text("ascii").strip(),
-        files={name: put(path) for name, path in outputs(request.objects).items()},
+        files={name: put(path) for name, path in outputs(request.objects, request.targets).items()},
         findings=findings,
         seconds=made.seconds,
     )
     return BuildResult(built, findings, False, made.seconds)
 
 
-def outputs(objects: Path) -> dict[str, Path]:
-    """The files that a finished build gives, by the name that they have as artifacts."""
+def outputs(objects: Path, targets: Sequence[str] = KERNEL) -> dict[str, Path]:
+    """The files that a finished build gives, by the name that they have as artifacts; of parts the modules alone."""
+    if targets == KERNEL:
+        files = _kernel_files(objects)
+    else:
+        parts = [objects / target for target in targets if target.endswith(".ko")]
+        files = {"config": objects / ".config", **{path.name: path for path in parts}}
+    for path in files.values():
+        if not path.is_file():
+            raise HarnessError(f"{path}: missing although make ended well")
+    return files
+
+
+def _kernel_files(objects: Path) -> dict[str, Path]:
     modules = [Path(line).with_suffix(".ko") for line in (objects / "modules.order").read_text("utf-8").split()]
-    files = {
+    return {
         "bzImage": objects / "arch/x86/boot/bzImage",
         "vmlinux": objects / "vmlinux",
         "System.map": objects / "System.map",
@@ -186,10 +203,6 @@ def outputs(objects: Path) -> dict[str, Path]:
         "config": objects / ".config",
         **{path.name: objects / path for path in modules},
     }
-    for path in files.values():
-        if not path.is_file():
-            raise HarnessError(f"{path}: missing although make ended well")
-    return files
 
 
 def remembered(objects: Path) -> list[Built]:

@@ -83,15 +83,16 @@ def script(request: BuildRequest) -> str:
         get += "\n# and there: git apply tree.patch, which lies beside this script" if tree.patch else ""
     environment = {key: value for key, value in request.environment.items() if not key.startswith("CCACHE_")}
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in environment.items())
-    variables = make_variables(request.toolchain, request.local_version, "$tree")
+    variables = make_variables(request.toolchain, request.local_version, "$tree", request.symbols.arch)
     words = {key: value.removeprefix("ccache ") for key, value in variables.items()}
     # In double quotes, for the shell has to put the tree's folder in; nothing else in them is special.
     assignments = " ".join(f'"{key}={value}"' for key, value in words.items())
+    goals = request.targets if request.whole else ("-k", *request.targets)
     return f"""#!/bin/sh
 # Builds the kernel and the modules of this run again. usage: reproduce.sh TREE OBJECTS
 # TREE is only read.
 {get}
-# Compiler: {request.toolchain.versions["gcc"]}; linker: {request.toolchain.versions["ld"]}
+# Compiler: {request.toolchain.compiler}; linker: {request.toolchain.versions["ld"]}
 set -eu
 tree=$(realpath "${{1:?usage: reproduce.sh TREE OBJECTS}}")
 objects=$(realpath -m "${{2:?usage: reproduce.sh TREE OBJECTS}}")
@@ -99,5 +100,5 @@ objects=$(realpath -m "${{2:?usage: reproduce.sh TREE OBJECTS}}")
 {_APPLY if tree.patches else ""}cp "$(dirname "$0")/config" "$objects/.config"
 set -- {assignments}
 make -C "$tree" O="$objects" "$@" olddefconfig
-make -C "$tree" O="$objects" "$@" -j"$(nproc)" bzImage modules
+make -C "$tree" O="$objects" "$@" -j"$(nproc)" {shlex.join(goals)}
 """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild import command
+from kbuild.errors import HarnessError
 
 TIMESTAMP = "Thu Jan  1 00:00:00 UTC 1970"
 """KBUILD_BUILD_TIMESTAMP of every build: a time would make equal builds differ."""
@@ -22,18 +25,44 @@ class Toolchain:
     versions: Mapping[str, str]
     """Program to the first line of its `--version`. ccache is no part of it: it does not change the output."""
 
+    @property
+    def compiler(self) -> str:
+        """What the compiler says of itself."""
+        return self.versions[self.variables["CC"].rpartition(" ")[2]]
 
-def find_toolchain() -> Toolchain:
-    """gcc and binutils of this system, through ccache where it is installed.
 
-    Raises HarnessError when one is missing.
+def find_toolchain(compiler: str = "gcc") -> Toolchain:
+    """A compiler and the binutils of this system, through ccache where it is installed.
+
+    `clang` compiles the kernel's own code; what runs on this system while it is built, and what links, stay gcc's and
+    binutils'. Raises HarnessError when one is missing.
     """
-    versions = {name: command.run([name, "--version"]).output.splitlines()[0] for name in ("gcc", "ld", "make")}
+    program = compiler if compiler == "gcc" else _newest(compiler)
+    programs = dict.fromkeys((program, "gcc", "ld", "make"))
+    versions = {name: command.run([name, "--version"]).output.splitlines()[0] for name in programs}
     launcher = "ccache " if shutil.which("ccache") else ""
-    return Toolchain({"CC": f"{launcher}gcc", "HOSTCC": f"{launcher}gcc"}, versions)
+    return Toolchain({"CC": f"{launcher}{program}", "HOSTCC": f"{launcher}gcc"}, versions)
 
 
-def make_variables(toolchain: Toolchain, local_version: str, source: Path | str) -> dict[str, str]:
+def _newest(name: str) -> str:
+    """A program as it is, or the newest of those that Debian names `NAME-VERSION`."""
+    if shutil.which(name):
+        return name
+    folders = [Path(folder) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    versions = {
+        int(match[1])
+        for folder in folders
+        for path in folder.glob(f"{name}-*")
+        if (match := re.fullmatch(rf"{name}-(\d+)", path.name))
+    }
+    if not versions:
+        raise HarnessError(f"{name} is not installed: scripts/inv installs what 'inv bar' needs")
+    return f"{name}-{max(versions)}"
+
+
+def make_variables(
+    toolchain: Toolchain, local_version: str, source: Path | str, arch: str = "x86_64"
+) -> dict[str, str]:
     """Variables that every call of make gets, so that equal trees give equal bytes. `source` is the tree's folder.
 
     `__FILE__`, which a BUG() or WARN() names, must not depend on where the tree lies nor on ccache. Kbuild
@@ -44,7 +73,7 @@ def make_variables(toolchain: Toolchain, local_version: str, source: Path | str)
     return {
         **toolchain.variables,
         # The user's environment must not reach into the build.
-        "ARCH": "x86_64",
+        "ARCH": arch,
         "CROSS_COMPILE": "",
         "KCFLAGS": " ".join(maps),
         "LOCALVERSION": local_version,

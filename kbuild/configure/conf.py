@@ -214,7 +214,7 @@ def _findings(
         _inform("unmet-dependency", name, "select", f"{name} is selected though its dependencies do not hold")
         for name in dict.fromkeys(_UNMET.findall(said))
     ]
-    findings += [_inform("unknown-symbol", p.option.name, "is-not-set", str(p)) for p in answer.unknown]
+    findings += [Finding(id=unknown_symbol(p.option.name), status=Status.DONE, message=str(p)) for p in answer.unknown]
     if answer.predicted is not None:
         predicted = answer.predicted
         names = sorted(n for n in {*values, *predicted} if values.get(n, "n") != predicted.get(n, "n"))
@@ -224,6 +224,11 @@ def _findings(
             finding = _inform("prediction", request.base, "differs", message)
             findings.append(msgspec.structs.replace(finding, evidence=lines))
     return findings
+
+
+def unknown_symbol(name: str) -> str:
+    """The id of the finding that a symbol was to be off that the tree does not have."""
+    return finding_id("configure", "unknown-symbol", name, "is-not-set")
 
 
 def _inform(

@@ -45,22 +45,30 @@ class SeriesRequest:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """The entries, and where they come from."""
 
     source: str
     entries: list[Entry]
     request: Callable[[Entry], GateRequest]
+    based: bool = False
+    """Whether the patches say themselves what they stand on."""
 
 
-def series(request: SeriesRequest, reporter: Reporter, tell: Callable[[SeriesRecord, Entry], None]) -> SeriesRecord:
+def series(
+    request: SeriesRequest,
+    reporter: Reporter,
+    tell: Callable[[SeriesRecord, Entry], None],
+    asked: Asked | None = None,
+) -> SeriesRecord:
     """Judge each entry against the one before it. One that did not come to its end is gone on with.
 
-    `tell` is called when an entry begins and when it is over. Raises UserError where the input is wrong.
+    `tell` is called when an entry begins and when it is over; `asked` is what `ask` gave, where somebody called it
+    already. Raises UserError where the input is wrong.
     """
     log.configure(request.gate.verbosity)
     limit = cache_limit(request.gate.cache_gb)
-    asked = _ask(request)
+    asked = asked or ask(request)
     key = key_of([*question(request.gate), str(request.stop), *(one.id for one in asked.entries)])
     with holding(key) as ours:
         if not ours:
@@ -83,7 +91,8 @@ def short(entry: Entry) -> str:
     return entry.id[:SHORT] if re.fullmatch(r"[0-9a-f]{40}", entry.id) else entry.id
 
 
-def _ask(request: SeriesRequest) -> _Asked:
+def ask(request: SeriesRequest) -> Asked:
+    """Which entries there are. Patches of an mbox are applied. Raises UserError where the input is wrong."""
     given = [name for name in ("range", "mbox", "packages") if getattr(request, name)]
     if len(given) != 1:
         what = f"--{' and --'.join(given)} are given" if given else "none is given"
@@ -101,13 +110,13 @@ def checkout_of(gate: GateRequest, option: str) -> Path:
     return folder
 
 
-def _range(request: SeriesRequest, asked: str) -> _Asked:
+def _range(request: SeriesRequest, asked: str) -> Asked:
     folder = checkout_of(request.gate, f"--range {asked}")
     if request.gate.rev:
         raise UserError(f"--rev {request.gate.rev}: --range says which commits")
     base, commits = commits_of(folder, asked)
     entries = entries_of((base.id, base.subject), [(one.id, one.subject) for one in commits])
-    return _Asked(f"{asked} of {request.gate.tree}", entries, of_tree(request.gate, str(folder)))
+    return Asked(f"{asked} of {request.gate.tree}", entries, of_tree(request.gate, str(folder)))
 
 
 def of_tree(gate: GateRequest, tree: str) -> Callable[[Entry], GateRequest]:
@@ -115,12 +124,13 @@ def of_tree(gate: GateRequest, tree: str) -> Callable[[Entry], GateRequest]:
     return lambda entry: replace(gate, tree=tree, rev=entry.id, boot_ahead=False)
 
 
-def _mbox(request: SeriesRequest, name: str) -> _Asked:
+def _mbox(request: SeriesRequest, name: str) -> Asked:
     mailbox = read_mbox(name)
     if request.gate.tree.startswith("debian:"):
         # A package's source has no commits to put patches on.
         on = f"commit {mailbox.base[:SHORT]} (its base-commit)" if mailbox.base else "a commit that nobody names"
         raise UserError(f"--mbox {name}: it stands on {on}: give --tree CHECKOUT, and perhaps --rev COMMIT")
+    based = mailbox.base is not None
     applied = apply(checkout_of(request.gate, f"--mbox {name}"), mailbox, request.gate.rev)
     entries = entries_of((applied.base.id, applied.base.subject), [(one.id, one.subject) for one in applied.commits])
     for mail in mailbox.mails[len(applied.commits) :]:
@@ -136,10 +146,10 @@ def _mbox(request: SeriesRequest, name: str) -> _Asked:
                 evidence=list(applied.rejected) if failed else [],
             )
         )
-    return _Asked(f"{name} on {applied.base.id[:SHORT]}", entries, of_tree(request.gate, str(applied.repository)))
+    return Asked(f"{name} on {applied.base.id[:SHORT]}", entries, of_tree(request.gate, str(applied.repository)), based)
 
 
-def _packages(request: SeriesRequest, glob: str) -> _Asked:
+def _packages(request: SeriesRequest, glob: str) -> Asked:
     match = _IMAGE.match(glob)
     if not match:
         raise UserError(f"--packages {glob}: begin with a series, such as linux-image-6.12.*-amd64")
@@ -153,7 +163,7 @@ def _packages(request: SeriesRequest, glob: str) -> _Asked:
     order = {version: number for number, version in enumerate(oldest_first(set(versions.values())))}
     ids = sorted(versions, key=lambda one: (order[versions[one]], one))
     entries = entries_of(None, [(one, one.partition("=")[0]) for one in ids])
-    return _Asked(glob, entries, lambda entry: replace(request.gate, package=entry.id))
+    return Asked(glob, entries, lambda entry: replace(request.gate, package=entry.id))
 
 
 def question(gate: GateRequest) -> list[str]:

@@ -103,3 +103,36 @@ def test_make_s_own_error_is_the_last_resort(tmp_path: Path) -> None:
     lines = ["make[1]: *** No rule to make target 'arch/x86/kvm/gone.o'.  Stop."]
     (finding,) = to_findings(read_diagnostics(lines, tmp_path), failed=True, counting=COUNTING)
     assert "No rule to make target" in finding.message
+
+
+def test_of_a_part_each_error_is_one(tmp_path: Path) -> None:
+    """`make -k` goes on behind an error, and what it says last is only that there were some."""
+    lines = compile_c(tmp_path, "arch/x86/kvm/x86.c", "int f(void) { return a; }\n")
+    lines += compile_c(
+        tmp_path, "arch/x86/kvm/mmu/mmu.c", "int g(void) { return b; }\nint h(void) { int c; return 0; }\n"
+    )
+    lines.append("make[4]: *** [scripts/Makefile.build:250: arch/x86/kvm/x86.o] Error 1")
+    diagnostics = read_diagnostics(lines, tmp_path)
+    findings = to_findings(diagnostics, failed=True, counting=COUNTING, whole=False)
+    assert [one.file for one in findings if one.id.startswith("build:error:")] == [
+        "arch/x86/kvm/x86.c",
+        "arch/x86/kvm/mmu/mmu.c",
+    ]
+    assert any(one.option == "-Wunused-variable" for one in findings)
+    (only,) = to_findings(read_diagnostics(lines[-1:], tmp_path), failed=True, counting=COUNTING, whole=False)
+    assert only.id.startswith("build:error:make:")
+
+
+def test_modpost_without_a_kernel_tells_of_the_modules_alone(tmp_path: Path) -> None:
+    """What modpost said where there was no vmlinux.o, of 6.1; and a section mismatch, which it finds all the same."""
+    lines = [
+        "WARNING: vmlinux.o is missing.",
+        "         You may get many unresolved symbol warnings.",
+        'WARNING: modpost: "cr4_read_shadow" [arch/x86/kvm/kvm-amd.ko] undefined!',
+        "WARNING: modpost: suppressed 581 unresolved symbol warnings because there were too many)",
+        "WARNING: modpost: kvm.o: section mismatch in reference: a (section: .text) -> b (section: .init.text)",
+    ]
+    diagnostics = read_diagnostics(lines, tmp_path)
+    (finding,) = to_findings(diagnostics, failed=False, counting=COUNTING, whole=False)
+    assert "section mismatch" in finding.message
+    assert len(to_findings(diagnostics, failed=False, counting=COUNTING)) == 3

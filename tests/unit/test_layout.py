@@ -14,8 +14,8 @@ PACKAGE = PROJECT / "kbuild"
 
 # What lies beside the stages, then the stages in the order of the design; each may import what stands before it.
 ORDER = [
-    ["versions", "outcome", "errors", "paths", "log", "command", "toml", "traces", "transcript"],
-    ["profile", "record", "seriesrecord", "progress", "setting", "watch"],
+    ["versions", "outcome", "errors", "paths", "log", "command", "toml", "traces", "transcript", "barspec"],
+    ["profile", "record", "seriesrecord", "barrecord", "progress", "setting", "watch"],
     ["configure"],
     ["build"],
     ["elf"],
@@ -27,6 +27,7 @@ ORDER = [
     ["detail"],
     ["gate"],
     ["series"],
+    ["bar"],
     ["report"],
 ]
 # Reports read records, never live objects: they may import the record's types and nothing of a stage.

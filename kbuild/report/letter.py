@@ -1,0 +1,121 @@
+"""What a series was tested with, as a paragraph for its cover letter: true to the word, from the record alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from kbuild.barrecord import BarRecord, Met, Patch, Point
+
+WIDTH = 72
+_TOLD = ("parameters", "selftests", "kvm-unit-tests", "htmldocs")
+_KINDS_TOLD = ("area:", "flavour:")
+"""Points that are a sentence of their own where they are met."""
+_TRIED, _NOT_TRIED = "tried: ", "not tried: "
+"""How the point of the parameters says which of them were."""
+
+
+def letter(record: BarRecord) -> str:
+    """Some paragraphs, wrapped at 72 columns; what is not met comes first, for it is not to be sent like this."""
+    parts = [*_not_met(record), _built(record), _loaded(record), *_told(record), *_left(record)]
+    return "\n\n".join(
+        textwrap.fill(" ".join(part.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+        for part in parts
+        if part
+    )
+
+
+def short(name: str) -> str:
+    """A commit's id as it is shown."""
+    return name if " " in name else name[:12]
+
+
+def _not_met(record: BarRecord) -> Iterator[str]:
+    for point in record.points:
+        if point.outcome == Met.NOT_MET:
+            who = ", ".join(_named(record, one) for one in point.patches)
+            yield f"NOT MET: {point.title}{f': {who}' if who else f' ({point.why})' if point.why else ''}."
+
+
+def _named(record: BarRecord, patch: str) -> str:
+    numbers = {one.id: number for number, one in enumerate(_own(record), 1)}
+    subject = next((one.subject for one in record.patches if one.id == patch), "")
+    return f'patch {numbers.get(patch, "?")}, {short(patch)} ("{subject}")'
+
+
+def _own(record: BarRecord) -> list[Patch]:
+    return [one for one in record.patches if not one.base]
+
+
+def _point(record: BarRecord, name: str) -> Point | None:
+    return next((one for one in record.points if one.id == name), None)
+
+
+def _built(record: BarRecord) -> str:
+    """Base, compilers, and what every patch builds in."""
+    base = next(one for one in record.patches if one.base)
+    own = _own(record)
+    count = "The patch" if len(own) == 1 else f"Each of the {len(own)} patches"
+    kernel = f"Linux {record.kernel}, " if record.kernel else ""
+    said = f'Based on {kernel}{short(base.id)} ("{base.subject}").'
+    least = _point(record, "build")
+    if least is not None and least.outcome == Met.MET:
+        said += f" {count} builds without a warning in KVM as KVM_INTEL=m KVM_AMD=m KVM_WERROR=y with gcc."
+    clean = [one for one in record.points if one.id.startswith("build:") and one.outcome == Met.MET]
+    if clean:
+        named: dict[str, list[str]] = {}
+        for one in clean:
+            build, _, compiler = one.id.removeprefix("build:").rpartition("-")
+            named.setdefault(record.titles.get(build, build), []).append(compiler)
+        listed = "; ".join(f"{title} ({' and '.join(some)})" for title, some in named.items())
+        said += f" {count}'s KVM objects build so, too, with KVM_WERROR=y: {listed}."
+        said = said.replace("patches's", "patches'")
+    tools = "; ".join(record.tools[name] for name in ("gcc", "clang", "ld") if name in record.tools)
+    return f"{said} Compilers and linker: {tools}." if tools else said
+
+
+def _loaded(record: BarRecord) -> str:
+    """Hosts, and what was loaded on them."""
+    if not record.hosts:
+        return ""
+    hosts = " and ".join(f"{one.id} ({one.emulator}, CPU {one.cpu}: {_emulates(one.gives)})" for one in record.hosts)
+    said = f"Loaded in emulators, on no hardware: {hosts}."
+    orders = ", ".join(f"{one.passed} of {one.orders} on {one.id}" for one in record.hosts)
+    said += f" Load orders that passed with the last patch: {orders}."
+    return said
+
+
+def _emulates(gives: tuple[str, ...]) -> str:
+    vendor = "Intel, VMX" if "intel" in gives else "AMD, SVM"
+    paging = {"ept": " with EPT", "npt": " with NPT"}
+    return vendor + next((text for name, text in paging.items() if name in gives), " without two-dimensional paging")
+
+
+def _told(record: BarRecord) -> Iterator[str]:
+    """Further points that were tested and are met, each a sentence."""
+    said = []
+    for point in record.points:
+        tried = [line for line in point.lines if line.startswith(_TRIED)]
+        if point.outcome != Met.MET and not (tried and point.outcome == Met.NOT_TESTED):
+            continue
+        if point.id.startswith(_KINDS_TOLD) or point.id in _TOLD:
+            said.append(f"{_capital(point.title)}: {'; '.join([point.why, *tried])}.")
+        said += [f"{_capital(line)}." for line in point.lines if line.startswith("the base has it too")]
+    if said:
+        yield " ".join(said)
+
+
+def _left(record: BarRecord) -> Iterator[str]:
+    """What was not tested, and why."""
+    told = []
+    for point in record.points:
+        if point.outcome == Met.NOT_TESTED:
+            # Where some of it was tried, only the rest was not.
+            rest = [line.removeprefix(_NOT_TRIED) for line in point.lines if line.startswith(_NOT_TRIED)]
+            why = f" ({point.why})" if point.why else ""
+            told.append(f"parameters {rest[0]}" if rest else f"{point.title}{why}")
+    yield f"Not tested: {'; '.join([*told, 'real hardware'])}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,396 @@
+"""Protects the page that a maintainer is shown: nothing is met that was not tested, what the base has too is nobody's,
+the guilty patch is named, and the paragraph for the cover letter says no more than what is on record.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+
+from kbuild.bar.points import PARAMETERS, TESTS, Evidence, points, verdict
+from kbuild.barrecord import (
+    Area,
+    BarRecord,
+    BuildOutcome,
+    Docs,
+    Host,
+    Met,
+    Parameter,
+    Patch,
+    Point,
+    TipRun,
+    Touched,
+    UnitTests,
+)
+from kbuild.errors import UserError
+from kbuild.outcome import Finding, Status
+from kbuild.record import HostFacts, Record, Stage
+from kbuild.report.bar import render
+from kbuild.report.letter import WIDTH, letter
+from kbuild.seriesrecord import Entry, SeriesRecord
+from kbuild.transcript import StepResult, Transcript
+
+BASE, ONE, TWO = (letter_ * 40 for letter_ in "0ab")
+MMU = "arch/x86/kvm/mmu/mmu.c"
+MACHINES = {
+    "qemu-svm": HostFacts("qemu", "EPYC,+svm", 1, 256, ("amd", "svm", "npt")),
+    "bochs-vmx": HostFacts("bochs", "corei7_haswell_4770", 1, 256, ("intel", "vmx", "ept")),
+}
+HOSTS = [*MACHINES]
+
+
+def finding(name: str, status: Status = Status.FAIL, **more: Any) -> Finding:
+    return Finding(id=name, status=status, message=f"what {name} says", **more)
+
+
+def row(host: str, order: str, *findings: Finding, status: Status | None = None, **more: Any) -> Transcript:
+    own = tuple(msgspec.structs.replace(one, host=host, order=order) for one in findings)
+    status = status or (own[0].status if own else Status.PASS)
+    return Transcript(host=host, order=order, status=status, findings=[*own], **more)
+
+
+def run(name: str, *rows: Transcript, **more: Any) -> Record:
+    fields: dict[str, Any] = {
+        "task": "gate",
+        "command": "inv gate",
+        "started": "2026-11-30T00:00:00+00:00",
+        "kernel": "6.1.192-kbuild",
+        "artifacts": {"bzImage": "0"},
+        "tree": {"version": "6.1.192"},
+        "machines": MACHINES,
+        "transcripts": [*rows],
+        "findings": [one for each in rows for one in each.findings],
+    }
+    return Record(id=name, **{**fields, **more})
+
+
+def both(*orders: str) -> list[Transcript]:
+    return [row(host, order) for host in HOSTS for order in orders]
+
+
+class Case:
+    """A series of two patches that meets the bar; tests make it worse."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Record] = {
+            name: run(name, *both("vendor-alone", "tdp-off")) for name in ("base", "one", "two")
+        }
+        entries = [
+            Entry(id=BASE, subject="Linux 6.1", base=True, run="base", verdict=Status.PASS, status=Status.PASS),
+            Entry(id=ONE, subject="KVM: one", run="one", verdict=Status.PASS, status=Status.PASS),
+            Entry(id=TWO, subject="KVM: two", run="two", verdict=Status.PASS, status=Status.PASS),
+        ]
+        for entry in entries:
+            entry.cells = {"build": Status.PASS, "inspect": Status.PASS, "qemu-svm": Status.PASS}
+        self.series = SeriesRecord(id="s", key="k", command="inv bar", source="x", started="", entries=entries)
+        self.record = BarRecord(
+            id="x-bar",
+            key="k",
+            command="inv bar",
+            source="main~2..main of ~/linux",
+            profile="kvm-x86",
+            started="",
+            kernel="6.1.192",
+            patches=[Patch(BASE, "Linux 6.1", base=True), Patch(ONE, "KVM: one"), Patch(TWO, "KVM: two")],
+            titles={"modules": "KVM_INTEL=m KVM_AMD=m on x86_64 defconfig", "xen": "KVM_XEN=y"},
+            musts=["modules"],
+            touched=Touched(files=(MMU,), areas=(Area("shadow paging", (MMU,), ("tdp-off*",), must=True),)),
+            tools={"gcc": "gcc (Debian) 12.2.0", "clang": "Debian clang version 19.1.7", "ld": "GNU ld 2.40"},
+            hosts=[
+                Host("qemu-svm", "QEMU 7.2", "EPYC,+svm", ("amd", "svm", "npt"), 2, 2, 10, 0, 3),
+                Host("bochs-vmx", "Bochs 2.7", "corei7_haswell_4770", ("intel", "vmx", "ept"), 2, 2, 9, 0, 4),
+            ],
+        )
+        for patch in (BASE, ONE, TWO):
+            self.built(patch, "modules", "gcc")
+            self.built(patch, "modules", "clang")
+            self.built(patch, "xen", "gcc")
+        self.tested(TESTS, "two", *both("selftests"))
+
+    def built(self, patch: str, build: str, compiler: str) -> BuildOutcome:
+        outcome = BuildOutcome(patch=patch, build=build, compiler=compiler, status=Status.PASS)
+        self.record.builds.append(outcome)
+        return outcome
+
+    def build(self, patch: str, build: str, compiler: str = "gcc") -> BuildOutcome:
+        key = (patch, build, compiler)
+        return next(one for one in self.record.builds if (one.patch, one.build, one.compiler) == key)
+
+    def tested(self, what: str, patch: str, *rows: Transcript) -> None:
+        name = f"{what}-{patch}"
+        self.runs[name] = run(name, *rows)
+        self.record.runs.append(TipRun(what=what, patch={"base": BASE, "two": TWO}[patch], run=name, over=True))
+
+    def points(self) -> dict[str, Point]:
+        def read(name: str) -> Record:
+            if name not in self.runs:
+                raise UserError("none")
+            return self.runs[name]
+
+        self.record.points = points(Evidence(self.record, self.series, read))
+        self.record.verdict = verdict(self.record.points)
+        return {one.id: one for one in self.record.points}
+
+    def page(self) -> str:
+        self.points()
+        out = io.StringIO()
+        render(self.record, out)
+        return out.getvalue()
+
+    def letter(self) -> str:
+        """In one line, so that it can be searched."""
+        self.points()
+        text = letter(self.record)
+        assert all(len(line) <= WIDTH for line in text.splitlines())
+        return " ".join(text.split())
+
+
+@pytest.fixture
+def case() -> Case:
+    return Case()
+
+
+def test_what_was_tested_is_met_and_what_was_not_is_not(case: Case) -> None:
+    found = case.points()
+    assert {name for name, one in found.items() if one.outcome == Met.MET} == {
+        "build",
+        "build:modules-gcc",
+        "build:modules-clang",
+        "build:xen-gcc",
+        "series",
+        "vendors",
+        "area:shadow paging",
+        "selftests",
+    }
+    assert found["kvm-unit-tests"].outcome == Met.NOT_TESTED
+    assert found["parameters"].outcome == found["htmldocs"].outcome == Met.NO_CONCERN
+    assert case.record.verdict == Status.PASS
+
+
+def test_the_letter_says_what_is_on_record(case: Case) -> None:
+    text = case.letter()
+    assert text.startswith('Based on Linux 6.1.192, 000000000000 ("Linux 6.1").')
+    assert (
+        "Each of the 2 patches builds without a warning in KVM as KVM_INTEL=m KVM_AMD=m KVM_WERROR=y with gcc." in text
+    )
+    assert "KVM_INTEL=m KVM_AMD=m on x86_64 defconfig (gcc and clang); KVM_XEN=y (gcc)." in text
+    for tool in case.record.tools.values():
+        assert tool in text
+    assert "in emulators, on no hardware: qemu-svm (QEMU 7.2, CPU EPYC,+svm: AMD, SVM with NPT)" in text
+    assert "bochs-vmx (Bochs 2.7, CPU corei7_haswell_4770: Intel, VMX with EPT)" in text
+    assert "10 passed, 0 failed, 3 skipped on qemu-svm; 9 passed, 0 failed, 4 skipped on bochs-vmx" in text
+    assert "Not tested: KVM-unit-tests (no checkout was given (--kvm-unit-tests DIR)); real hardware." in text
+    assert "NOT MET" not in text
+    assert "debug" not in text, "no such kernel was loaded"
+
+
+def test_a_configuration_that_fails_names_the_first_patch_that_brings_it(case: Case) -> None:
+    for patch in (ONE, TWO):
+        broken = case.build(patch, "xen")
+        broken.status, broken.findings = Status.FAIL, [finding("build:error:arch/x86/kvm/xen.c:x")]
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [ONE])
+    assert case.record.verdict == Status.FAIL
+    text = case.letter()
+    assert text.startswith(
+        'NOT MET: each patch builds with KVM_XEN=y, gcc (KVM\'s objects): patch 1, aaaaaaaaaaaa ("KVM: one").'
+    )
+    assert "KVM_XEN=y (gcc)." not in text.partition("Based on")[2]
+    assert "patch: aaaaaaaaaaaa KVM: one" in case.page()
+
+
+def test_what_the_base_does_not_build_either_is_no_patch_s(case: Case) -> None:
+    for patch in (BASE, ONE, TWO):
+        broken = case.build(patch, "modules", "clang")
+        broken.status, broken.findings = Status.FAIL, [finding("build:error:x:y")]
+        broken.reason = "what build:error:x:y says"
+    point = case.points()["build:modules-clang"]
+    assert (point.outcome, point.patches) == (Met.NOT_TESTED, [])
+    assert "the base does not build either (what build:error:x:y says)" in point.why
+    assert case.record.verdict == Status.ERROR, "a must that was not tested"
+    case.build(TWO, "modules", "clang").findings.append(finding("build:error:x:z"))
+    point = case.points()["build:modules-clang"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [TWO])
+
+
+def test_a_patch_that_mends_a_configuration_that_the_base_does_not_build(case: Case) -> None:
+    broken = case.build(BASE, "xen")
+    broken.status, broken.findings, broken.reason = Status.FAIL, [finding("build:error:x:y")], "x"
+    assert case.points()["build:xen-gcc"].outcome == Met.MET
+
+
+def test_a_configuration_that_there_is_not_is_not_tested(case: Case) -> None:
+    for patch in (BASE, ONE, TWO):
+        none = case.build(patch, "xen")
+        none.status, none.reason = Status.SKIP, "KVM_XEN: no such symbol"
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "KVM_XEN: no such symbol")
+    assert case.record.verdict == Status.PASS, "this one is no must"
+    assert "KVM_XEN=y, gcc (KVM's objects) (KVM_XEN: no such symbol)" in case.letter()
+
+
+def test_a_patch_that_was_not_built_is_not_said_to_build(case: Case) -> None:
+    case.record.builds.remove(case.build(TWO, "xen"))
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "bbbbbbbbbbbb was not built")
+
+
+def test_the_patch_that_a_series_blames_is_named(case: Case) -> None:
+    entry = case.series.entries[1]
+    entry.status, entry.blamed = Status.FAIL, ["inspect:rule:kvm-amd:r"]
+    point = case.points()["series"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [ONE])
+    assert case.points()["build"].outcome == Met.MET
+    entry.blamed, entry.cells["build"] = ["build:error:x:y"], Status.FAIL
+    found = case.points()
+    assert found["series"].outcome == Met.MET, "it is told once"
+    assert (found["build"].outcome, found["build"].patches) == (Met.NOT_MET, [ONE])
+
+
+def test_a_failure_that_the_base_has_too_is_shown_as_such(case: Case) -> None:
+    rows = [row("qemu-svm", "vendor-alone", finding("load:x:y:z")), *both("tdp-off"), row("bochs-vmx", "vendor-alone")]
+    case.runs["two"] = run("two", *rows)
+    point = case.points()["vendors"]
+    assert point.outcome == Met.NOT_MET
+    case.runs["base"] = run("base", *rows)
+    point = case.points()["vendors"]
+    assert point.outcome == Met.MET
+    assert point.lines == ["the base has it too: what load:x:y:z says"]
+    assert "The base has it too: what load:x:y:z says." in case.letter()
+
+
+def test_a_machine_that_failed_is_no_pass(case: Case) -> None:
+    gone = row("qemu-svm", "vendor-alone", status=Status.MISS, reason="the emulator was killed")
+    case.runs["two"] = run("two", gone, row("bochs-vmx", "vendor-alone"), *both("tdp-off"))
+    point = case.points()["vendors"]
+    assert (point.outcome, point.lines) == (Met.NOT_TESTED, ["qemu-svm, vendor-alone: the emulator was killed"])
+
+
+def test_another_kernel(case: Case) -> None:
+    case.tested("debug", "two", *both("vendor-alone"))
+    assert case.points()["flavour:debug"].outcome == Met.MET
+    assert "Loads with the debug kernel (last patch): 1 of 1 passed on qemu-svm, 1 of 1 passed on bochs-vmx." in (
+        case.letter()
+    )
+    stages = [Stage("build", Status.FAIL, reason="x.c:1: error: y")]
+    case.runs["debug-two"] = run("debug-two", artifacts={}, stages=stages)
+    point = case.points()["flavour:debug"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "the base does not build either: x.c:1: error: y")
+    case.tested("debug", "base", *both("vendor-alone"))
+    point = case.points()["flavour:debug"]
+    assert (point.outcome, point.why) == (Met.NOT_MET, "it does not build, and the base does: x.c:1: error: y")
+    case.record.runs = [TipRun(what="debug", patch=TWO, over=True, reason="PROVE_LOCKING: depends on what is n")]
+    point = case.points()["flavour:debug"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "PROVE_LOCKING: depends on what is n")
+
+
+def test_tdp_off_that_was_not_run_is_a_must_that_is_missing(case: Case) -> None:
+    case.runs["two"] = run("two", *both("vendor-alone"))
+    found = case.points()
+    assert found["area:shadow paging"].outcome == Met.NOT_TESTED
+    assert case.record.verdict == Status.ERROR
+
+
+def test_one_vendor_alone_is_not_both(case: Case) -> None:
+    skipped = row("bochs-vmx", "vendor-alone", status=Status.SKIP, reason="bochs is not installed")
+    case.runs["two"] = run("two", row("qemu-svm", "vendor-alone"), row("qemu-svm", "tdp-off"), skipped)
+    point = case.points()["vendors"]
+    assert point.outcome == Met.NOT_TESTED
+    assert point.why == "1 of 1 passed on qemu-svm; not on intel: bochs is not installed"
+
+
+def selftests(status: Status, *findings: Finding) -> Transcript:
+    step = StepResult(number=2, action="selftest", status=status, detail={"test": "smm_test"})
+    return row("qemu-svm", "selftests", *findings, steps=[step])
+
+
+def test_a_selftest_that_the_base_passes_is_the_series_fault(case: Case) -> None:
+    """Where nobody has seen a test pass on a host, its failure is an ERROR; the base's pass is such a sight."""
+    case.record.runs.clear()
+    failed = finding("load:selftest:smm_test:selftests/2-selftest", Status.ERROR)
+    case.tested(TESTS, "two", selftests(Status.ERROR, failed), row("bochs-vmx", "selftests"))
+    assert case.points()["selftests"].outcome == Met.NOT_TESTED
+    case.tested(TESTS, "base", selftests(Status.PASS), row("bochs-vmx", "selftests"))
+    assert case.points()["selftests"].outcome == Met.NOT_MET
+    case.runs[f"{TESTS}-base"] = run("b", selftests(Status.ERROR, failed))
+    assert case.points()["selftests"].outcome == Met.MET
+
+
+def test_parameters_that_nobody_gave_values_for_are_not_tried(case: Case) -> None:
+    assert case.record.touched is not None
+    tried = Parameter("kvm", "tdp_mmu", "bool", MMU, values=(1, 0))
+    parameters = (tried, Parameter("kvm-intel", "ple_gap", "uint", "vmx.c"))
+    case.record.touched = msgspec.structs.replace(case.record.touched, parameters=parameters)
+    case.tested(PARAMETERS, "two", *both("touched-parameters@kvm.tdp_mmu=1", "touched-parameters@kvm.tdp_mmu=0"))
+    point = case.points()["parameters"]
+    assert point.outcome == Met.NOT_TESTED
+    assert "tried: kvm.tdp_mmu=1,0" in point.lines
+    assert any("kvm_intel.ple_gap (uint: give values in [bar.values]" in line for line in point.lines)
+    text = case.letter()
+    assert "1 parameter not tried; tried: kvm.tdp_mmu=1,0." in text
+    assert "Not tested: parameters kvm_intel.ple_gap (uint: give values in [bar.values] of kvm-x86);" in text
+    case.record.touched = msgspec.structs.replace(case.record.touched, parameters=(tried,))
+    assert case.points()["parameters"].outcome == Met.MET
+
+
+@pytest.mark.parametrize(
+    ("units", "outcome"),
+    [
+        (UnitTests(passed=3), Met.MET),
+        (UnitTests(reason="no /dev/kvm"), Met.NOT_TESTED),
+        (UnitTests(passed=3, failed=["a: b"]), Met.NOT_MET),
+        (UnitTests(passed=3, reason="it did not come to its end"), Met.NOT_TESTED),
+    ],
+)
+def test_unit_tests(case: Case, units: UnitTests, outcome: Met) -> None:
+    case.record.units = units
+    assert case.points()["kvm-unit-tests"].outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("docs", "outcome"),
+    [
+        (None, Met.NOT_TESTED),
+        (Docs(reason="sphinx-build is not installed"), Met.NOT_TESTED),
+        (Docs(folders=("virt/kvm",), sphinx="sphinx-build 5.3.0", before=["a:1: WARNING: x"]), Met.MET),
+        (Docs(folders=("virt/kvm",), new=["a:1: WARNING: x"]), Met.NOT_MET),
+    ],
+)
+def test_documentation(case: Case, docs: Docs | None, outcome: Met) -> None:
+    case.record.touched, case.record.docs = Touched(docs=("Documentation/virt/kvm/api.rst",)), docs
+    assert case.points()["htmldocs"].outcome == outcome
+
+
+def test_what_no_tool_can_tell_is_left_to_the_author(case: Case) -> None:
+    assert "reproducer" not in case.points()
+    case.record.patches[2] = Patch(TWO, "KVM: two", fixes=True)
+    found = case.points()
+    assert found["reproducer"].outcome == found["tests"].outcome == found["base"].outcome == Met.YOURS
+    assert "git format-patch --base=000000000000" in found["base"].why
+    case.record.base_from = "base-commit"
+    assert case.points()["base"].outcome == Met.MET
+
+
+def test_a_patch_that_does_not_apply(case: Case) -> None:
+    case.record.patches.append(Patch("patch 3", "KVM: three"))
+    case.series.entries.append(
+        Entry(id="patch 3", subject="KVM: three", status=Status.FAIL, reason="does not apply", evidence=["error: x"])
+    )
+    point = case.points()["applies"]
+    assert (point.outcome, point.patches, point.lines) == (Met.NOT_MET, ["patch 3"], ["error: x"])
+    assert case.letter().startswith("NOT MET: the patches apply: patch 3")
+
+
+def test_a_last_patch_that_does_not_build_is_not_said_to_load(case: Case) -> None:
+    case.series.entries[2].cells = {"build": Status.FAIL}
+    case.series.entries[2].status, case.series.entries[2].blamed = Status.FAIL, ["build:error:x:y"]
+    case.runs["two"] = run("two", artifacts={})
+    case.record.runs.clear()
+    case.record.hosts = []
+    found = case.points()
+    for name in ("vendors", "selftests", "area:shadow paging"):
+        assert (found[name].outcome, found[name].why) == (Met.NOT_TESTED, "the last patch does not build")
+    assert "Loaded in" not in case.letter()
