@@ -924,7 +924,7 @@ def _tools(*commands: list[str]) -> NoReturn:
         from kbuild.paths import PROJECT
 
         # Not handed on: a test runner's 1 is the tool's failure, and the contract's 1 is not ours to give.
-        failed = [argv for argv in commands if subprocess.run([sys.executable, "-m", *argv], cwd=PROJECT).returncode]
+        failed = [argv for argv in commands if subprocess.run([sys.executable, *argv], cwd=PROJECT).returncode]
         return exit_status(Status.FAIL if failed else Status.PASS)
 
     _run(work)
@@ -947,15 +947,20 @@ def test(ctx: Context, only: str | None = None, unit: bool = False, all_kernels:
     """
     folder = "tests/unit" if unit else "tests"
     selection = [*(["-k", only] if only else []), *["--all-kernels"] * all_kernels]
-    _tools(*_LINTERS, ["pytest", folder, *selection])
+    _tools(*_LINTERS, ["-m", "pytest", folder, *selection])
 
 
-_LINTERS = (["ruff", "check", "--quiet"], ["ruff", "format", "--check", "--quiet"], ["mypy"])
+_LINTERS = (
+    ["-m", "ruff", "check", "--quiet"],
+    ["-m", "ruff", "format", "--check", "--quiet"],
+    ["-m", "mypy"],
+    ["scripts/reference", "--check"],
+)
 
 
 @task()
 def lint(ctx: Context) -> None:
-    """Check formatting, rules and types.
+    """Check formatting, rules and types, and that the reference is what the code gives.
 
     Examples:
       inv lint
