@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -85,6 +86,25 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+        raise HarnessError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_output(path: Path, content: str) -> None:
+    """Write where a user said: a file is whole or not there; a device or pipe is written to, and never replaced.
+
+    To rename a file to /dev/null is what root can do, and what nobody means. Raises HarnessError in one line.
+    """
+    try:
+        special = not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        special = False
+    if not special:
+        write_atomically(path.resolve(), content)
+        return
+    try:
+        with path.open("wb") as file:
+            file.write(content.encode())
+    except OSError as error:
         raise HarnessError(f"{path}: cannot be written: {error.strerror}") from None
 
 

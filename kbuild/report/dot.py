@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kbuild.paths import write_atomically
+from kbuild.paths import write_output
 
 Data = Mapping[str, Any]
 Function = tuple[str, str]
@@ -26,7 +26,7 @@ def write_dot(entries: Sequence[Data], target: str) -> None:
     if target == "-":
         sys.stdout.write(dot(entries))
     else:
-        write_atomically(Path(target).expanduser(), dot(entries))
+        write_output(Path(target).expanduser(), dot(entries))
 
 
 def dot(entries: Sequence[Data]) -> str:

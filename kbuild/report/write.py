@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kbuild.errors import UserError
-from kbuild.paths import write_atomically
+from kbuild.paths import write_output
 from kbuild.record import Record
 from kbuild.seriesrecord import SeriesRecord
 
@@ -133,4 +133,4 @@ def write(text: str, target: str | None) -> None:
     path = Path(target).expanduser()
     if not path.parent.is_dir():
         raise UserError(f"--output {target}: there is no folder {path.parent}")
-    write_atomically(path, text)
+    write_output(path, text)

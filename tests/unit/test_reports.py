@@ -4,6 +4,7 @@ nothing that a guest, a patch or a module says becomes markup, a result or a com
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from kbuild.report.kcidb import kcidb, render_kcidb
 from kbuild.report.ktap import render_ktap
 from kbuild.report.mail import WIDTH
 from kbuild.report.text import render_text
-from kbuild.report.write import FORMATS, read_format, read_reports, render_as
+from kbuild.report.write import FORMATS, read_format, read_reports, render_as, write
 from kbuild.transcript import LogLine, StepResult, Transcript
 from tests.unit.records import NOT_PRINTED, STOPPED, answer, failing, hostile, known, passing, record
 
@@ -333,3 +334,23 @@ def test_formats_and_files_are_checked_before_anything_is_done(tmp_path: Path) -
         read_reports(("html",))
     with pytest.raises(UserError, match="there is no folder"):
         read_reports((f"html={tmp_path / 'none/a.html'}",))
+
+
+# Files.
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    """As root, a rename to /dev/null takes it away from everybody."""
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write("said", str(pipe))
+    assert os.read(reader, 100) == b"said"
+    os.close(reader)
+    assert pipe.is_fifo()
+    file.write_text("before")
+    link.symlink_to(file)
+    write("after", str(link))
+    assert link.is_symlink()
+    assert file.read_text() == "after"
+    assert {one.name for one in tmp_path.iterdir()} == {"pipe", "link", "file"}
