@@ -241,7 +241,8 @@ def test_lost_memory_is_found_and_kvm_loses_none(shared_tool: Tool, kernel_tree:
     words = ("--modules", modules, "--kernel", objects / "arch/x86/boot/bzImage", "--flavour", "debug")
     done = shared_tool.run("load", *words, "--order", tmp_path / "lose.toml", "--json")
     assert done.returncode == 10, done.stderr
-    found = json.loads(done.stdout)["findings"]
+    # What a slow boot of such a kernel says of itself is for information.
+    found = [one for one in json.loads(done.stdout)["findings"] if one["status"] != "DONE"]
     assert {(one["host"], one["id"]) for one in found} == {
         (host, "load:leak:drift_object/drift_object_init:lose") for host in ("qemu-svm", "bochs-vmx")
     }
