@@ -267,7 +267,7 @@ class _Work:
             replace(self.request.gate, tree=record.tree, rev=patch.id, boot_ahead=False, profile=str(self.profile.path))
         )
         try:
-            run = gate(request, Prefixed(self.reporter, f"{what}, {name}:"))
+            run = gate(request, Prefixed(self.reporter, f"{what}, {name}"))
         except UserError as error:
             # The user's input was checked before: what is refused now is this flavour's, or this patch's.
             found.reason, found.over = str(error), True
