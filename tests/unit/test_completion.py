@@ -123,7 +123,7 @@ def test_in_a_real_bash() -> None:
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
 def test_in_a_real_zsh() -> None:
-    start = "autoload -Uz compinit && compinit -u -d /dev/null; autoload -U +X bashcompinit && bashcompinit"
+    start = "autoload -Uz compinit && compinit -u -D; autoload -U +X bashcompinit && bashcompinit"
     keys = f"{start}; source {SCRIPT}\n./scripts/inv ga\t--flav\tka\t"
     wanted = "inv gate --flavour kasan"
     assert wanted in typed(["zsh", "-f", "-i"], keys, wanted)
