@@ -58,6 +58,8 @@ class Chunk:
     failed: bool = False
     """Of `exit`: the emulator was killed or failed by itself. False where the guest made it end, by power-off,
     reset or triple fault."""
+    unclear: bool = False
+    """Of `failed`: it may as well be the guest's doing, which nothing there tells."""
 
 
 class Machine(Protocol):

@@ -366,12 +366,12 @@ class Emulator:
             chunks += self._handle(self._selector.select(left))
         return [*chunks, *self._told_end()]
 
-    def _exit(self, how: str, *, failed: bool = False) -> list[Chunk]:
+    def _exit(self, how: str, *, failed: bool = False, unclear: bool = False) -> list[Chunk]:
         if self._exit_told:
             return []
         self._exit_told = True
         log.get().debug("emulator.end", emulator=self.name, how=how)
-        return [Chunk("exit", how.encode(), failed)]
+        return [Chunk("exit", how.encode(), failed, unclear)]
 
     def _told_end(self) -> list[Chunk]:
         """How the process ended, and whether that was the guest's doing."""
@@ -380,9 +380,17 @@ class Emulator:
         if self._stopped:
             return self._exit(f"{self.name} was stopped")
         status = self._process.returncode
+        how = self.how_it_ended(status, self.last_words()[:LAST_WORDS])
+        return self._exit(how, failed=True, unclear=self.is_unclear(status))
+
+    def is_unclear(self, status: int) -> bool:  # noqa: ARG002
+        """Whether the guest may have made it end so, for all that is known. An emulator's own failure is its own."""
+        return False
+
+    def how_it_ended(self, status: int, words: str) -> str:
+        """For a person, where it ended by itself and not for what the guest did; `words` are its last ones."""
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
-        words = self.last_words()[:LAST_WORDS]
-        return self._exit(f"{self.name} {how}" + (f": {words}" if words else ""), failed=True)
+        return f"{self.name} {how}" + (f": {words}" if words else "")
 
     def _kill(self) -> None:
         with self._reaping, contextlib.suppress(ProcessLookupError):

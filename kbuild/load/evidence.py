@@ -153,8 +153,10 @@ def without_answer(reply: Reply, matches: Sequence[Match], hang: Hang | None = N
             return Status.ERROR, f"the agent refused the command: {refused.why}"
         case _, End.CANCELLED:
             return Status.MISS, "interrupted"
-        case _, End.EMULATOR:
-            return Status.MISS, f"the emulator failed: {reply.detail}"
+        case _, End.HOST:
+            return Status.MISS, f"the host failed: {reply.detail}"
+        case _, End.UNCLEAR as end:
+            return Status.ERROR, f"{end.value}: {reply.detail}"
         case _, End.STARVED as end:
             return Status.MISS, f"{end.value} {reply.detail}: it was stopped, or this machine has no time for it"
         case _, (End.PANIC | End.REBOOT | End.EXIT) as end:

@@ -61,7 +61,8 @@ class End(StrEnum):
     PANIC = "the kernel panicked"
     REBOOT = "the guest rebooted without being asked to"
     EXIT = "the machine went off without being asked to"
-    EMULATOR = "the emulator failed"
+    HOST = "the host failed"
+    UNCLEAR = "the host went away"
     SILENT = "nothing came from the guest"
     SLOW = "the guest did not come to an end"
     STARVED = "the emulator did not get to run"
@@ -162,7 +163,7 @@ class Session:
             self.slowness = max(1.0, reply.fair_seconds / usual)
             self._limits = scaled(self._limits, self.slowness)
         if self.hello is not None and self.hello.protocol != PROTOCOL_VERSION:
-            reply.end = self.ended = End.EMULATOR
+            reply.end = self.ended = End.HOST
             reply.detail = f"the agent speaks protocol {self.hello.protocol}, not {PROTOCOL_VERSION}"
         return reply
 
@@ -267,7 +268,7 @@ class Session:
         elif reply.answer is None and self._cancelled():
             reply.end = End.CANCELLED  # who cancels ends the machine, too
         elif reply.answer is None:
-            reply.end = End.EMULATOR if chunk.failed else End.EXIT
+            reply.end = End.UNCLEAR if chunk.unclear else End.HOST if chunk.failed else End.EXIT
 
     def _read(self, reply: Reply, data: bytes) -> None:
         for message in self._reader.feed(data):

@@ -265,7 +265,7 @@ def test_emulators_that_refuse_their_configuration(tool: Tool, kernel_build: Pat
     found = transcripts(tool.run(*load_command(kernel_build, *hosts)))
     for host, program in (("qemu-svm", "qemu-system-x86_64"), ("bochs-vmx", "bochs")):
         assert found[host]["status"] == "MISS"
-        assert found[host]["reason"].startswith(f"the emulator failed: {program} ended with status 1: ")
+        assert found[host]["reason"].startswith(f"the host failed: {program} ended with status 1: ")
         assert "no_such_cpu" in found[host]["reason"]
     assert tool.processes() == {}
 
@@ -276,7 +276,7 @@ def test_an_emulator_without_its_display(tool: Tool, mounts: Mounts, kernel_buil
     mounts.sh('mount --bind /dev/null "$1"', plugin)
     (broken,) = transcripts(mounts.run(*load_command(kernel_build, "bochs-vmx"))).values()
     assert broken["status"] == "MISS"
-    assert broken["reason"].startswith("the emulator failed: bochs ended with status 1: ")
+    assert broken["reason"].startswith("the host failed: bochs ended with status 1: ")
     assert "term" in broken["reason"]
     mounts.sh('mount -t tmpfs none "$1"', plugin.parent)
     (absent,) = transcripts(mounts.run(*load_command(kernel_build, "bochs-vmx"))).values()

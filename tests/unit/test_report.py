@@ -39,7 +39,7 @@ def record(**more: Any) -> Record:
     step = StepResult(number=1, action="load", module="kvm_amd", status=Status.FAIL, log=[LogLine("text", seq=1)])
     transcripts = [
         Transcript(host="qemu-svm", order="one", status=Status.FAIL, steps=[step]),
-        Transcript(host="qemu-svm", order="two", status=Status.MISS, reason="the emulator failed"),
+        Transcript(host="qemu-svm", order="two", status=Status.MISS, reason="the host failed"),
         Transcript(host="bochs-vmx", order="two", status=Status.SKIP, reason="it needs svm"),
     ]
     fields: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_each_outcome_is_explained() -> None:
     assert text.startswith("FAIL")
     assert "FAIL qemu-svm, one, step 4: load kvm_amd: kernel BUG in svm_init" in text
     assert "again: inv load --order one" in text
-    assert "MISS qemu-svm, two: the emulator failed" in text
+    assert "MISS qemu-svm, two: the host failed" in text
     assert "skipped: two on bochs-vmx: it needs svm" in text
     assert "RIP: 0010:svm_init" in text
     assert "RAX:" not in text
@@ -84,12 +84,12 @@ def test_the_runs_of_an_order_are_one_row_and_what_ended_alike_is_told_once() ->
     transcripts = [run("qemu-svm", number, Status.PASS) for number in range(200)]
     transcripts += [run("bochs-vmx", number, Status.PASS) for number in range(190)]
     transcripts += [run("bochs-vmx", number, Status.SKIP, "no such parameter") for number in range(190, 196)]
-    transcripts += [run("bochs-vmx", number, Status.MISS, "the emulator failed") for number in range(196, 200)]
+    transcripts += [run("bochs-vmx", number, Status.MISS, "the host failed") for number in range(196, 200)]
     transcripts += [Transcript(host="qemu-svm", order="one", status=Status.PASS)]
     text = shown(record(verdict=Status.MISS, transcripts=transcripts))
     assert re.search(r"^all +PASS 200 +MISS 4, PASS 190, SKIP 6 *$", text, re.MULTILINE)
     assert re.search(r"^one +PASS +- *$", text, re.MULTILINE)
-    assert "MISS bochs-vmx, all@196 and 3 more of its runs: the emulator failed\n  again: inv 196" in text
+    assert "MISS bochs-vmx, all@196 and 3 more of its runs: the host failed\n  again: inv 196" in text
     assert "skipped: 6 runs of all on bochs-vmx: no such parameter" in text
     assert len(text.splitlines()) < 20
 

@@ -86,7 +86,7 @@ def session(*chunks: Chunk) -> tuple[Session, Script]:
 @pytest.mark.parametrize(
     ("chunks", "end", "status"),
     [
-        ([Chunk("exit", b"qemu: killed by SIGKILL", failed=True)], End.EMULATOR, Status.MISS),
+        ([Chunk("exit", b"qemu: killed by SIGKILL", failed=True)], End.HOST, Status.MISS),
         ([Chunk("exit", b"qemu: the guest powered off")], End.EXIT, Status.FAIL),
         ([Chunk("exit", b"bochs: the guest had a triple fault")], End.EXIT, Status.FAIL),
         ([says(HELLO)], End.REBOOT, Status.FAIL),
@@ -195,7 +195,7 @@ def test_answers_to_other_commands_are_no_answers() -> None:
 
 def test_another_protocol_is_refused() -> None:
     talk = Session(Script([says(msgspec.structs.replace(HELLO, protocol=99))]), LIMITS, lambda: False)
-    assert talk.boot().end == End.EMULATOR
+    assert talk.boot().end == End.HOST
 
 
 def test_a_silent_guest_is_looked_at_and_one_that_speaks_again_is_waited_for() -> None:
