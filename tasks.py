@@ -911,6 +911,135 @@ def _report(
     return render_as(form, record, folder, origin, against)
 
 
+# Hosts.
+
+HOSTS = {"host": "a name in profiles/hosts/, the path of a .toml file, or a glob; absent: all (may be repeated)"}
+
+
+@task(name="list", iterable=["host"], help={**HOSTS, **JSON})
+def host_list(ctx: Context, host: list[str], json: bool = False) -> None:
+    """List the host files that there are, and what each host gives.
+
+    Examples:
+        inv host.list
+        inv host.list --host 'bochs-*' --json
+    """
+    _hosts(host, asked=False, json=json)
+
+
+@task(name="check", iterable=["host"], help={**HOSTS, **JSON})
+def host_check(ctx: Context, host: list[str], json: bool = False) -> None:
+    """Ask each host what it can be used for, and what is missing for more. Nothing is changed there.
+
+    The exit status is 3 where a host cannot be used.
+
+    Examples:
+        inv host.check
+        inv host.check --host lab/epyc-1.toml
+    """
+    _hosts(host, asked=True, json=json)
+
+
+def _hosts(names: list[str], *, asked: bool, json: bool) -> NoReturn:
+    def work() -> int:
+        from kbuild import log
+        from kbuild.hosts.survey import hosts_named, list_hosts, survey_hosts
+        from kbuild.outcome import Status, exit_status, to_json
+        from kbuild.report.hosts import render
+
+        log.configure()
+        found = hosts_named(names)
+        data = survey_hosts(found) if asked else list_hosts(found)
+        if json:
+            sys.stdout.buffer.write(to_json(data) + b"\n")
+        else:
+            render(data)
+        return exit_status(Status.MISS if any(one.get("hindrances") for one in data["hosts"]) else Status.DONE)
+
+    _run(work)
+
+
+@task(
+    name="restore",
+    positional=["host"],
+    help={"host": "a host that is reached by SSH: its name or file", "force": "also where somebody else has taken it"},
+)
+def host_restore(ctx: Context, host: str, force: bool = False) -> None:
+    """Put a host back as it was before a run that could not do so itself.
+
+    Examples:
+        inv host.restore lab/epyc-1.toml
+        inv host.restore lab/epyc-1.toml --force
+    """
+
+    def work() -> int:
+        from kbuild import log
+        from kbuild.hosts.survey import restore_host
+
+        _positional(host, "host.restore")
+        log.configure(1)
+        print(restore_host(host, force=force))
+        return 0
+
+    _run(work)
+
+
+PROVISIONING = {
+    "target": "whom ssh is to reach, with root's rights: root@HOST, or a user with --sudo",
+    "key": "the public key that may log in as the new user, such as ~/.ssh/id_ed25519.pub",
+    "user": "the new user's name; absent: kvm-kbuild",
+    "ssh": "more words for ssh, such as '-F FILE' (may be repeated)",
+    "sudo": "become root by sudo -n",
+    "netconsole": "IP:PORT of who listens to its kernel's log",
+    "ramoops": "keep a MiB of memory for its kernel's last words",
+    "check": "change nothing, and say what would be done: the exit status is 3 where something would",
+    "undo": "take back what an earlier run has done",
+}
+
+
+@task(name="provision", positional=["target"], iterable=["ssh"], help=PROVISIONING)
+def host_provision(
+    ctx: Context,
+    target: str,
+    ssh: list[str],
+    key: str | None = None,
+    user: str | None = None,
+    sudo: bool = False,
+    netconsole: str | None = None,
+    ramoops: bool = False,
+    check: bool = False,
+    undo: bool = False,
+) -> None:
+    """Make a Debian machine a test host: packages, a user who may do one thing, kernel settings. Can be undone.
+
+    Examples:
+        inv host.provision root@epyc-1.lab --key ~/.ssh/id_ed25519.pub --check
+        inv host.provision root@epyc-1.lab --key ~/.ssh/id_ed25519.pub --ramoops
+        inv host.provision root@epyc-1.lab --undo
+    """
+
+    def work() -> int:
+        from pathlib import Path
+
+        from kbuild import log
+        from kbuild.errors import UserError
+        from kbuild.hosts.survey import provision_host
+        from kbuild.outcome import Status, exit_status
+
+        _positional(target, "host.provision")
+        log.configure()
+        if key is None and not undo:
+            raise UserError("host.provision: give --key FILE, the public key that may log in (or --undo)")
+        given = {"user": user, "netconsole": netconsole}
+        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+        words += [f"--{name}" for name, wanted in {"ramoops": ramoops, "check": check, "undo": undo}.items() if wanted]
+        path = None if key is None else Path(key)
+        done = provision_host(target, tuple(shlex.split(" ".join(ssh))), words, path, sudo=sudo)
+        return exit_status(Status.DONE if done else Status.MISS)
+
+    _run(work)
+
+
 # For whoever works on this tool.
 
 
@@ -1047,4 +1176,5 @@ ns = Collection(
 )
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).
+ns.add_collection(Collection("host", host_check, host_list, host_provision, host_restore))
 ns.configure({"kbuild": {"tree": "debian:6.1", "profile": "default", "cache_gb": None}})

@@ -131,6 +131,16 @@ def read_build(folder: Path) -> KernelImage:
     return read_kernel(**there)
 
 
+def kernel_identity(bzimage: Path) -> tuple[str, str]:
+    """What `uname -r` and `uname -v` print where that kernel runs: two builds of a release differ in the second.
+
+    Raises UserError for what is no bzImage.
+    """
+    release, *words = _bzimage_banner(bzimage)
+    # `6.1.192-kbuild (user@host) #1 SMP …`: scripts/mkcompile_h, init/version.c.
+    return release, " ".join(words).partition(") ")[2]
+
+
 def _bzimage_banner(path: Path) -> list[str]:
     """The words of the setup header's kernel_version (Documentation/x86/boot.rst, offset 0x20e), the release first."""
     header = contents.read(path)[: 1 << 17]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -13,7 +14,7 @@ from kbuild import toml
 from kbuild.hosts.base import BootImage, Limits, Machine
 
 Vendor = Literal["intel", "amd"]
-Kind = Literal["qemu", "bochs"]
+Kind = Literal["qemu", "bochs", "ssh"]
 
 Capability = Literal[
     "intel",
@@ -53,6 +54,42 @@ class BochsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As for `cpu: model=`."""
     ips: Annotated[int, msgspec.Meta(ge=1_000_000, le=1_000_000_000)] = 20_000_000
     """Instructions that are one second for the guest. docs/hosts.md says why not fewer."""
+
+
+class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[ssh.power]`: command lines for this machine's shell."""
+
+    cycle: str | None = None
+    """Off and on again; absent: `off`, then `on`."""
+    off: str | None = None
+    """Where there is no `cycle`."""
+    on: str | None = None
+    """Where there is no `cycle`."""
+
+    def __post_init__(self) -> None:
+        if not self.cycle and not (self.off and self.on):
+            raise ValueError("give cycle, or both off and on")
+
+
+class SshSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[ssh]`."""
+
+    target: Annotated[str, msgspec.Meta(pattern=r"^[^\s-]\S*$")]
+    """As for ssh(1): a name of its configuration, USER@HOST, or a URI."""
+    options: tuple[str, ...] = ()
+    """More words for ssh(1), such as `-F` and a file."""
+    sudo: bool = False
+    """Become root by `sudo -n`. Else ssh logs root in."""
+    program: str | None = None
+    """What provisioning has installed there, the only thing that sudo lets this user do."""
+    kernel: Literal["kexec", "running"] = "kexec"
+    """The way to a kernel under test: by kexec, or none but the one that runs."""
+    virtual_machines: Literal["refuse", "end"] = "refuse"
+    """Where some run: leave the host alone, or do as if there were none."""
+    console: str | None = None
+    """A command line for this machine's shell, whose output is the host's console."""
+    power: Power | None = None
+    """How it is switched off and on. Absent: after a hang it waits for somebody who does that."""
 
 
 class BigKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,9 +135,11 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Of kind `qemu`."""
     bochs: BochsSettings | None = None
     """Of kind `bochs`."""
+    ssh: SshSettings | None = None
+    """Of kind `ssh`."""
 
     def __post_init__(self) -> None:
-        for kind in ("qemu", "bochs"):
+        for kind in get_args(Kind):
             there = getattr(self, kind) is not None
             if there != (kind == self.kind):
                 state = "must not be there" if there else "is missing"
@@ -141,6 +180,11 @@ def read_host(path: Path) -> HostSpec:
     return toml.read(path, HostSpec)
 
 
+def is_remote(spec: HostSpec) -> bool:
+    """Whether it is a machine of its own, with a system that is there before a run and after it (`ssh.target`)."""
+    return spec.ssh is not None
+
+
 def start(spec: HostSpec, image: BootImage, folder: Path) -> Machine:
     """Start a machine of that host; `folder` (made if missing) gets its logs.
 
@@ -168,6 +212,8 @@ def check(spec: HostSpec) -> list[str]:
         from kbuild.hosts import qemu
 
         return qemu.missing()
+    if is_remote(spec):
+        return [] if shutil.which("ssh") else ["ssh is not installed (Debian: openssh-client)"]
     from kbuild.hosts import bochs
 
     return bochs.missing()
@@ -191,6 +237,8 @@ def describe(spec: HostSpec) -> str:
         from kbuild.hosts import qemu
 
         return qemu.version()
+    if spec.ssh is not None:
+        return f"{spec.ssh.target} by SSH"
     from kbuild.hosts import bochs
 
     return bochs.version()

@@ -16,6 +16,7 @@ from kbuild.hosts.base import BootImage, Machine, Snapshot
 from kbuild.hosts.disk import make_disk
 from kbuild.hosts.initramfs import write_initramfs
 from kbuild.hosts.spec import HostSpec, start
+from kbuild.hosts.ssh.target import ARCHIVE, Deployment, Target
 from kbuild.load.faults.ahead import Ahead
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply, Session
@@ -23,6 +24,7 @@ from kbuild.load.state import State
 from kbuild.paths import make_folder, write_atomically
 
 DISK = "disk"
+INITRAMFS = "initramfs"
 """In a boot's folder."""
 
 
@@ -96,10 +98,11 @@ def boot(
     modules: Collection[str] | None = None,
     slowness: float | None = None,
     tell: Callable[[float, float | None], None] = lambda *_: None,
+    target: Target | None = None,
 ) -> Iterator[Boot]:
     """Start a machine with these modules in its initramfs, or, with None, a disk for them. It ends with the context.
 
-    `slowness` and `tell`: see `Session`.
+    `slowness` and `tell`: see `Session`. `target`: the host, where it is one that was taken for this run.
 
     Raises HarnessError when the emulator cannot be started, or has no room for what it boots.
     """
@@ -107,14 +110,8 @@ def boot(
         # To make it anew would look like a run whose other files were never there.
         raise HarnessError(f"{request.folder}: the run's folder was removed while it was at work")
     folder = make_folder(request.folder / spec.id / f"boot-{number}")
-    initramfs, disk = folder / "initramfs", folder / DISK
-    files = {f"modules/{name}": content for name, content in module_files(request, modules or ()).items()}
-    write_initramfs(initramfs, {"init": request.agent, **files})
-    if modules is None:
-        make_disk(disk)
-    image = BootImage(request.kernel, initramfs, request.command_line, disk if modules is None else None)
     with log.context(boot=number), log.timed("boot.whole"), os_errors(spec.id):
-        with start(spec, image, folder) as machine, request.cancellation.ends(machine):
+        with _machine(request, spec, folder, modules, target) as machine, request.cancellation.ends(machine):
             session = Session(machine, spec.limits, request.cancellation.requested, slowness)
             with log.timed("boot") as extra:
                 reply = session.boot(tell)
@@ -126,8 +123,23 @@ def boot(
                 if started.snapshot:
                     started.snapshot.close()
         # They can be made again from the artifacts, and are the largest files of a boot.
-        initramfs.unlink(missing_ok=True)
-        disk.unlink(missing_ok=True)
+        for name in (INITRAMFS, DISK, ARCHIVE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _machine(
+    request: LoadRequest, spec: HostSpec, folder: Path, modules: Collection[str] | None, target: Target | None
+) -> Machine:
+    files = module_files(request, modules or ())
+    if target is not None:
+        return target.start(Deployment(request.kernel, request.agent, files, request.command_line), folder)
+    initramfs, disk = folder / INITRAMFS, folder / DISK
+    write_initramfs(initramfs, {"init": request.agent, **{f"modules/{name}": data for name, data in files.items()}})
+    if modules is None:
+        make_disk(disk)
+    return start(
+        spec, BootImage(request.kernel, initramfs, request.command_line, disk if modules is None else None), folder
+    )
 
 
 def module_files(request: LoadRequest, modules: Collection[str]) -> dict[str, bytes]:

@@ -17,7 +17,8 @@ from typing import Self, TypeVar
 from kbuild import log
 from kbuild.errors import KbuildError
 from kbuild.hosts.disk import fill_disk
-from kbuild.hosts.spec import HostSpec, keeps
+from kbuild.hosts.spec import HostSpec, is_remote, keeps
+from kbuild.hosts.ssh.target import Target
 from kbuild.load.boot import DISK, Boot, boot, module_files
 from kbuild.load.protocol import Result, Verb
 from kbuild.load.request import LoadRequest
@@ -92,6 +93,7 @@ class Place:
         number: int,
         slowness: float | None,
         tell: Callable[[float, float | None], None],
+        target: Target | None = None,
     ) -> Iterator[Boot]:
         """A machine with these modules: the one that was booted ahead with this very kernel, or one that starts now.
 
@@ -103,7 +105,7 @@ class Place:
                     yield started
                 return
             self.discard()
-            with boot(request, self.spec, number, modules, slowness, tell) as started:
+            with boot(request, self.spec, number, modules, slowness, tell, target) as started:
                 yield started
 
     def _take(self, request: LoadRequest, modules: Collection[str]) -> Boot | None:
@@ -154,7 +156,12 @@ class Places:
     def boot_ahead(self, request: LoadRequest) -> None:
         """Boot `request.kernel` in all places, the slowest first, and leave a CPU for others. Returns at once."""
         self._request = request
-        wanted = [place for place in self._places if place.number == 1 or not keeps(place.spec)]
+        # Not somebody's machine: that is not taken before it is needed.
+        wanted = [
+            place
+            for place in self._places
+            if not is_remote(place.spec) and (place.number == 1 or not keeps(place.spec))
+        ]
         for place in sorted(wanted, key=lambda place: -_slow(place.spec)):
             place.submit(partial(self._boot_ahead, place, request))
 
@@ -190,7 +197,9 @@ def share(hosts: Sequence[HostSpec], orders: int, at_once: int) -> list[int]:
     """
     counts = [1] * len(hosts)
     while sum(counts) < at_once:
-        open_to = [at for at, count in enumerate(counts) if count * ORDERS_PER_BOOT < orders]
+        open_to = [
+            at for at, count in enumerate(counts) if count * ORDERS_PER_BOOT < orders and not is_remote(hosts[at])
+        ]
         if not open_to:
             break
         counts[max(open_to, key=lambda at: _slow(hosts[at]) / counts[at])] += 1

@@ -16,7 +16,8 @@ from kbuild import log
 from kbuild.dmesg.classify import classify
 from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
-from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance, keeps
+from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance, is_remote, keeps
+from kbuild.hosts.ssh.target import Target
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.ahead import AT_ONCE
@@ -90,7 +91,15 @@ def plans_for(request: LoadRequest, spec: HostSpec) -> list[Plan]:
         traced=request.traced,
     )
     only = request.only
-    return [plan for order in request.orders for plan in make_plans(order, facts, only.get(order.id, ()))]
+    plans = [plan for order in request.orders for plan in make_plans(order, facts, only.get(order.id, ()))]
+    return [_left_out(plan) for plan in plans] if is_remote(spec) else plans
+
+
+def _left_out(plan: Plan) -> Plan:
+    """On a machine of its own: without what its agent does not do there (docs/agent.md, `--stdio`)."""
+    ends = any(planned.step.reboot or planned.step.suspend for planned in plan.steps)
+    why = "it switches the machine off, or lets it sleep: not a machine that is somebody's own"
+    return dataclasses.replace(plan, skip=plan.skip or why) if ends else plan
 
 
 class _Host:
@@ -112,6 +121,8 @@ class _Host:
         self._left = Counter(order.order for order in self._waiting)
         self._stopped: list[tuple[Plan, int]] = []
         """Generated orders that could not go on, each with the number of requests that it came to."""
+        self._target: Target | None = None
+        """The host, while it is taken, where it is a machine of its own."""
         self._lock = threading.Condition()
         self._keeper: Place | None = None
         """Boots a guest that will be kept for all places, and is not there yet."""
@@ -140,8 +151,10 @@ class _Host:
         """Run orders in this place as long as there are some that nobody runs."""
         with log.context(host=self._spec.id):
             try:
-                while not self._request.cancellation.requested() and (order := self._next() or self._wait()):
-                    self._boot(place, order)
+                if is_remote(self._spec):
+                    self._visit(place)
+                else:
+                    self._work(place)
             except BaseException:
                 self._nothing_more()
                 raise
@@ -152,6 +165,40 @@ class _Host:
         with self._lock:
             self._counting.clear()
             self._lock.notify_all()
+
+    def _work(self, place: Place) -> None:
+        while not self._request.cancellation.requested() and (order := self._next() or self._wait()):
+            self._boot(place, order)
+
+    def _visit(self, place: Place) -> None:
+        """The same on a machine of its own, which is given back as it was, also after an interruption."""
+        if not self._waiting:
+            return
+        try:
+            with Target(self._spec, self._request.run) as self._target:
+                self._work(place)
+        except HarnessError as error:
+            if self._waiting:
+                self._give_up(str(error))
+            else:
+                self._not_given_back(str(error))
+
+    def _not_given_back(self, reason: str) -> None:
+        """Nothing of the orders is wrong for it; but somebody's machine is not as it was, and that must not pass."""
+        with self._lock:
+            last = next(one for plan in reversed(self._orders) if (one := self._transcripts.get(plan.id)) and one.boot)
+        left = Finding(
+            id=f"load:host:{self._spec.id}:not-given-back",
+            status=Status.MISS,
+            message=reason,
+            host=self._spec.id,
+            order=last.order,
+        )
+        status = worst((last.status, Status.MISS))
+        self._transcripts[last.order] = msgspec.structs.replace(
+            last, status=status, reason=last.reason or reason, findings=[*last.findings, left]
+        )
+        self._reporter.order(self._spec.id, last.order, status, reason)
 
     def _wait(self) -> Plan | None:
         """Where no order waits: the first of those that another place's run brings."""
@@ -355,7 +402,7 @@ class _Host:
     def _boot_anew(self, place: Place, order: Plan, number: int) -> None:
         tell = partial(self._reporter.boot, place.label)
         try:
-            with place.boot(self._request, self._needed, number, self._slowness(), tell) as started:
+            with place.boot(self._request, self._needed, number, self._slowness(), tell, self._target) as started:
                 if started.session.slowness is not None:
                     self._knowledge.note_slowness(started.session.slowness)
                 if failure := self._failed_start(started, order):

@@ -1,0 +1,130 @@
+"""What a host says of itself (`host.sh facts`), and what that means for somebody who wants to load modules there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kbuild.errors import HarnessError
+from kbuild.hosts.spec import CPUID_VENDOR, HostSpec
+from kbuild.hosts.ssh.client import SCRIPT
+
+NEEDED_MB = 200
+"""Of disk: a kernel and its modules, with debug information."""
+OF_CPUINFO = {"vmx": "vmx", "svm": "svm", "npt": "npt"}
+"""Words of /proc/cpuinfo's flags, and what a host file calls them."""
+OF_VMX_FLAGS = {
+    "ept": "ept",
+    "unrestricted_guest": "unrestricted-guest",
+    "shadow_vmcs": "shadow-vmcs",
+    "pml": "pml",
+}
+"""The same of its `vmx flags`."""
+_MANY = ("module", "parameter", "guest", "opened")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one moment. What the host does not tell is an empty string."""
+
+    one: dict[str, str] = field(default_factory=dict)
+    """By host.sh's keys."""
+    many: dict[str, list[str]] = field(default_factory=dict)
+    """The same of keys that come more than once."""
+
+    def __getitem__(self, key: str) -> str:
+        return self.one.get(key, "")
+
+    @property
+    def boot(self) -> str:
+        """Another one after each boot."""
+        return self["boot"]
+
+    @property
+    def kernel(self) -> tuple[str, str]:
+        """Release and version, as uname(2) has them: two builds of a release differ in the version."""
+        # The date in a version may have two blanks; what a bzImage says of itself is read word by word.
+        return self["release"], " ".join(self["version"].split())
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """What its CPU gives, in a host file's words, as far as the kernel tells."""
+        vendor = next((name for name, words in CPUID_VENDOR.items() if words == self["vendor"]), None)
+        flags, vmx = set(self["flags"].split()), set(self["vmx_flags"].split())
+        found = [name for flag, name in OF_CPUINFO.items() if flag in flags]
+        found += [name for flag, name in OF_VMX_FLAGS.items() if flag in vmx]
+        smp = ["smp"] if self["cpus"].isdigit() and int(self["cpus"]) > 1 else []
+        return (*([vendor] if vendor else []), *found, *smp)
+
+    @property
+    def pstore(self) -> bool:
+        """Whether its kernel writes its last words where the next boot finds them."""
+        return self["pstore"] not in ("", "(null)")
+
+    @property
+    def modules(self) -> list[str]:
+        """KVM's, as far as they are loaded."""
+        return [line.split()[0] for line in self.many.get("module", []) if line.split()]
+
+
+def read_facts(text: str) -> Facts:
+    """From host.sh's lines. Raises HarnessError for what does not begin as it should."""
+    facts = Facts()
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if not equals or not key.isidentifier():
+            continue  # a login shell may greet
+        if key in _MANY:
+            facts.many.setdefault(key, []).append(value.strip())
+        else:
+            facts.one.setdefault(key, value.strip())
+    if not facts.boot or not facts["release"]:
+        words = next((line for line in text.splitlines() if line.strip()), "nothing")
+        raise HarnessError(f"the host does not say what it is, but: {words[:200]}")
+    return facts
+
+
+def hindrances(facts: Facts, spec: HostSpec) -> Iterator[str]:
+    """What keeps this host from being used as its file says, each for a person."""
+    ssh = spec.ssh
+    assert ssh is not None
+    if ssh.program and facts["script"] != hashlib.sha256(SCRIPT.read_bytes()).hexdigest():
+        yield f"{ssh.program} there is of another version of this tool: inv host.provision once more"
+    if facts["architecture"] != "x86_64":
+        yield f"it is {facts['architecture']}, and this is about x86_64"
+    if facts["vendor"] and facts["vendor"] != CPUID_VENDOR[spec.vendor]:
+        yield f"its CPU is {facts['vendor']}, and its file gives {spec.vendor}"
+    feature = "vmx" if spec.vendor == "intel" else "svm"
+    if feature in spec.gives and feature not in facts.gives:
+        locked = facts["disabled"] or "is it switched off in the firmware, or not handed to a virtual machine?"
+        yield f"its CPU shows no {feature}: {locked}"
+    if guests := facts.many.get("guest"):
+        if ssh.virtual_machines == "refuse":
+            yield (
+                f"virtual machines run there ({', '.join(guests)}); they would be ended: "
+                'stop them, or say virtual_machines = "end" in its file'
+            )
+    elif (opened := facts.many.get("opened")) and ssh.virtual_machines == "refuse":
+        yield f"/dev/kvm is in use there ({', '.join(opened)}): stop that first"
+    if facts["free_mb"].isdigit() and int(facts["free_mb"]) < NEEDED_MB:
+        yield f"{facts['free_mb']} MB are free in /var/lib, and {NEEDED_MB} are needed"
+    yield from _of_kernel(facts, spec)
+
+
+def _of_kernel(facts: Facts, spec: HostSpec) -> Iterator[str]:
+    """What keeps it from another kernel, or from modules that nobody signed."""
+    ssh = spec.ssh
+    assert ssh is not None
+    locked = facts["lockdown"] not in ("", "none")
+    if locked:
+        yield f"its kernel is locked down ({facts['lockdown']}): it takes signed modules and kernels only"
+    elif facts["signed_only"] == "Y":
+        yield "its kernel takes signed modules only (module.sig_enforce)"
+    if ssh.kernel == "kexec":
+        if not facts["kexec"]:
+            yield "kexec is not installed there (Debian: kexec-tools)"
+        elif not facts["kexec_disabled"]:
+            yield "its kernel has no kexec (CONFIG_KEXEC)"
+        elif facts["kexec_disabled"] == "1":
+            yield "kexec is switched off there until the next boot (kernel.kexec_load_disabled)"

@@ -1,0 +1,203 @@
+#!/bin/sh
+# Runs as root on a test host: `host.sh VERB ARGUMENT…`. What it prints is lines KEY=VALUE, which facts.py reads.
+# Any POSIX shell will do. docs/ssh.md says what each verb is for.
+set -u
+export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
+umask 077
+dir=/var/lib/kvm-kbuild
+kvm='kvm_intel kvm_amd kvm irqbypass'
+
+say() { printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')"; }
+content() { cat "$1" 2>/dev/null || true; }
+fail() { printf 'host.sh: %s\n' "$*" >&2; exit 1; }
+
+# One line for each process that has such a file open.
+users() {
+    find /proc/[0-9]*/fd -lname "$2" 2>/dev/null | while read -r link; do
+        pid=${link#/proc/}
+        say "$1" "${pid%%/*} $(content "/proc/${pid%%/*}/comm")"
+    done | sort -u
+}
+
+flags() {
+    sed -n "s/^$1[[:space:]]*: //p;/^$/q" /proc/cpuinfo
+}
+
+# What tells a later boot's evidence from what was there before.
+evidence_files() {
+    for file in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/*/dmesg* /var/lib/systemd/pstore/*/*/dmesg* \
+        /var/lib/systemd/pstore/dmesg* /var/crash/*/dmesg*; do
+        if [ -f "$file" ]; then stat -c '%n:%s:%Y' "$file"; fi
+    done
+}
+
+modules() {
+    say loaded "$(cut -d' ' -f1 /proc/modules)"
+    while read -r name _ refs holders _; do
+        case " $kvm " in *" $name "*) say module "$name $refs $holders" ;; esac
+    done </proc/modules
+    for name in $kvm; do
+        for file in /sys/module/"$name"/parameters/*; do
+            if [ -r "$file" ] && [ -e "/sys/module/$name/initstate" ]; then say parameter "$name ${file##*/} $(content "$file")"; fi
+        done
+    done
+}
+
+facts() {
+    say architecture "$(uname -m)"
+    say release "$(uname -r)"
+    say version "$(uname -v)"
+    say boot "$(content /proc/sys/kernel/random/boot_id)"
+    # shellcheck disable=SC1091
+    say system "$(. /etc/os-release 2>/dev/null; printf '%s %s' "${ID:-unknown}" "${VERSION_ID:-}")"
+    say vendor "$(flags vendor_id)"
+    say flags "$(flags flags)"
+    say vmx_flags "$(flags 'vmx flags')"
+    say cpus "$(getconf _NPROCESSORS_ONLN)"
+    say memory_kb "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+    say command_line "$(content /proc/cmdline)"
+    say disabled "$(dmesg 2>/dev/null | grep -iE 'kvm.*disabled by bios|(VMX|SVM).*disabled.*BIOS' | head -n 1)"
+    say lockdown "$(sed -n 's/.*\[\(.*\)\].*/\1/p' /sys/kernel/security/lockdown 2>/dev/null)"
+    say secure_boot "$(od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>/dev/null | tr -d ' ')"
+    say signed_only "$(content /sys/module/module/parameters/sig_enforce)"
+    say kexec "$(command -v kexec)"
+    say kexec_disabled "$(content /proc/sys/kernel/kexec_load_disabled)"
+    say systemd "$([ -d /run/systemd/system ] && echo yes)"
+    root=$(findmnt -no SOURCE / 2>/dev/null)
+    say root "$root"
+    say root_partuuid "$(lsblk -no PARTUUID "$root" 2>/dev/null | head -n 1)"
+    say free_mb "$(df -Pm "$(dirname "$dir")" 2>/dev/null | awk 'NR == 2 { print $4 }')"
+    say pstore "$(content /sys/module/pstore/parameters/backend)"
+    say panic "$(content /proc/sys/kernel/panic)"
+    say printk_devkmsg "$(content /proc/sys/kernel/printk_devkmsg)"
+    say hung_task_timeout_secs "$(content /proc/sys/kernel/hung_task_timeout_secs)"
+    say debugfs "$(findmnt -no TARGET -t debugfs 2>/dev/null | head -n 1)"
+    say kdump "$(content /sys/kernel/kexec_crash_loaded)"
+    if [ -f "$0" ]; then say script "$(sha256sum <"$0" | cut -d' ' -f1)"; fi
+    say owner "$(content "$dir/owner")"
+    modules
+    users guest 'anon_inode:kvm-vm'
+    users opened /dev/kvm
+}
+
+# What was there stays to be put back, whatever happens to who asked for it.
+take() {
+    mkdir -p "$dir" || exit 1
+    if [ -s "$dir/owner" ] && [ "$(cat "$dir/owner")" != "${2:-}" ]; then fail "the host is in use by $(cat "$dir/owner")"; fi
+    if [ ! -s "$dir/saved" ]; then facts >"$dir/saved.new" && mv "$dir/saved.new" "$dir/saved" || exit 1; fi
+    printf '%s\n' "$1" >"$dir/owner.new" && mv "$dir/owner.new" "$dir/owner" && sync
+}
+
+put() {
+    rm -rf "$dir/files" && mkdir -p "$dir/files" && tar -x -f - -C "$dir/files" && sync
+}
+
+# Takes a module out, with what it was loaded with on record.
+take_out() {
+    [ -e "/sys/module/$1/initstate" ] || return 0
+    rmmod "$1" 2>/dev/null || return 1
+    if ! grep -qxF "$1" "$dir/taken_out" 2>/dev/null; then printf '%s\n' "$1" >>"$dir/taken_out"; fi
+}
+
+# The modules under test, by the kernel's names: those that need others come last.
+under_test() {
+    for file in "$dir"/files/modules/*.ko; do
+        if [ -e "$file" ]; then basename "$file" .ko | tr - _; fi
+    done
+}
+
+# The host as an order finds it: none of the modules under test is loaded, and each step's mark comes to its log.
+ready() {
+    names="$kvm $(under_test)"
+    # As often as one of them may hold the next one.
+    for _ in 1 2 3 4; do
+        for name in $names; do take_out "$name"; done
+    done
+    for name in $names; do
+        if [ -e "/sys/module/$name/initstate" ]; then fail "$(rmmod "$name" 2>&1)"; fi
+    done
+    settings "$1"
+    evidence_files >"$dir/evidence_before"
+}
+
+settings() {
+    echo on >/proc/sys/kernel/printk_devkmsg 2>/dev/null
+    echo "$1" >/proc/sys/kernel/hung_task_timeout_secs 2>/dev/null
+    [ -d /sys/kernel/debug/kvm ] || [ -e /sys/kernel/debug/clear_warn_once ] || mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
+    [ -e /sys/kernel/tracing/trace ] || mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
+    :
+}
+
+mark() { printf '<0>%s\n' "$1" >/dev/kmsg; }
+
+# The new kernel takes over from here when the host has shut down in order.
+boot_kexec() {
+    evidence_files >"$dir/evidence_before"
+    initrd=/boot/initrd.img-$1
+    shift
+    [ -e "$initrd" ] && set -- --initrd="$initrd" "$@"
+    # By the one system call or the other: a locked down kernel takes the second only, and that one not everywhere.
+    said=$(kexec -c -l "$dir/files/kernel" "$@" 2>&1) || said="$said; $(kexec -s -l "$dir/files/kernel" "$@" 2>&1)" ||
+        fail "kexec: $said"
+    sync
+    if [ -d /run/systemd/system ]; then systemctl --no-block kexec; else kexec -e; fi
+}
+
+reboot_now() {
+    sync
+    if [ -d /run/systemd/system ]; then systemctl --no-block reboot; else reboot; fi
+}
+
+saved() { sed -n "s/^$1=//p" "$dir/saved" 2>/dev/null; }
+
+# The modules and settings that were there when the host was taken.
+restore() {
+    for _ in 1 2 3 4; do
+        for name in $kvm $(under_test); do take_out "$name"; done
+    done
+    for name in $(content "$dir/taken_out"); do
+        # Only what was there before: others were loaded by an order.
+        if saved loaded | grep -qw "$name"; then modprobe "$name"; fi
+    done
+    saved parameter | while read -r name parameter value; do
+        file=/sys/module/$name/parameters/$parameter
+        if [ -e "$file" ] && [ "$(content "$file")" != "$value" ]; then
+            printf %s "$value" 2>/dev/null >"$file" || printf '%s %s\n' "$name" "$parameter=$value"
+        fi
+    done | sort >"$dir/again"
+    # What can only be given at load.
+    for name in kvm_intel kvm_amd kvm; do
+        given=$(sed -n "s/^$name //p" "$dir/again")
+        # shellcheck disable=SC2086
+        if [ -n "$given" ] && rmmod "$name" 2>/dev/null; then modprobe "$name" $given; fi
+    done
+    for name in printk_devkmsg hung_task_timeout_secs; do
+        value=$(saved "$name")
+        if [ -n "$value" ]; then printf '%s\n' "$value" >"/proc/sys/kernel/$name" 2>/dev/null; fi
+    done
+    modules
+}
+
+was() { cat "$dir/saved"; }
+
+give_back() { rm -rf "$dir"; }
+
+# The last words of the kernel before this one: files that were not there when it began.
+evidence() {
+    evidence_files | while read -r file; do
+        if grep -qxF "$file" "$dir/evidence_before"; then continue; fi
+        printf 'evidence=%s\n' "$file"
+        head -c 1000000 "${file%:*:*}"
+        printf '\n'
+    done
+}
+
+verb=${1:-}
+[ $# -gt 0 ] && shift
+case $verb in
+    facts | put | restore | give_back | evidence | boot_kexec | take | ready | mark | was) "$verb" "$@" ;;
+    reboot) reboot_now ;;
+    log) dmesg --time-format raw 2>/dev/null | tail -n "${1:-400}" || dmesg | tail -n "${1:-400}" ;;
+    agent) exec "$dir/files/agent" --stdio --modules "$dir/files/modules" ;;
+    *) fail "'$verb' is no verb of mine" ;;
+esac

@@ -1,0 +1,194 @@
+"""A host for as long as a run uses it: taken, brought to a kernel under test, and given back as it was."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from kbuild import log
+from kbuild.elf.kernel import kernel_identity
+from kbuild.errors import HarnessError, KbuildError
+from kbuild.hosts.base import Machine
+from kbuild.hosts.spec import HostSpec
+from kbuild.hosts.ssh.away import back, cycle_power, look, wait_for
+from kbuild.hosts.ssh.bridge import Errand
+from kbuild.hosts.ssh.client import AGENT, Client, UnreachableError, packed
+from kbuild.hosts.ssh.facts import Facts, hindrances, read_facts
+from kbuild.hosts.ssh.machine import SshMachine
+from kbuild.paths import locked, make_folder, state_home, write_atomically
+
+ARCHIVE = "files.tar"
+"""In a boot's folder."""
+HUNG_TASK_SHARE = 0.4
+"""Of a step's silence: so the kernel names the function that hangs before the host is given up."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is brought to a host that has a system of its own."""
+
+    kernel: Path
+    """A bzImage."""
+    agent: Path
+    modules: Mapping[str, bytes]
+    """Files of the agent's folder."""
+    command_line: tuple[str, ...]
+
+
+class Target:
+    """A context: the host is taken when it begins, and given back when it ends, whatever happened in between.
+
+    Entering raises HarnessError where the host cannot be used as its file says, and leaving where it could not be
+    put back as it was; what is to be done then by hand is said.
+    """
+
+    def __init__(self, spec: HostSpec, run: str) -> None:
+        assert spec.ssh is not None
+        self._spec = spec
+        self._ssh = spec.ssh
+        self._client = Client(spec.ssh)
+        self._owner = f"{getpass.getuser()}@{socket.gethostname()}"
+        self._run = run
+        self._stack = ExitStack()
+        self._was: Facts | None = None
+        """The host as it is to be given back."""
+        self._used = False
+
+    def __enter__(self) -> Self:
+        with self._stack as stack:
+            stack.enter_context(self._held())
+            facts = self._reach()
+            if owner := facts["owner"]:
+                self._refuse_other(owner)
+                # Nobody of ours is at work, so that run was killed: what it found is still on record there.
+                log.get().warning("host.left-behind", host=self._spec.id, owner=owner)
+                facts = self._as_it_was(read_facts(self._client.verb("was")))
+            if problems := [*hindrances(facts, self._spec)]:
+                raise HarnessError(f"host {self._spec.id}: {'; '.join(problems)}")
+            self._client.verb("take", f"{self._owner} {self._run}", owner)
+            self._was = read_facts(self._client.verb("was"))
+            self._stack = stack.pop_all()
+        return self
+
+    def put_back(self, *, force: bool) -> str:
+        """After a run that was killed; says what was done. `force`: also where it is somebody else's run."""
+        with self._held():
+            facts = self._reach()
+            if not (owner := facts["owner"]):
+                return f"{self._spec.id}: no run has left anything there"
+            if not force:
+                self._refuse_other(owner)
+            self._was = read_facts(self._client.verb("was"))
+            self._give_back(self._was)
+            return f"{self._spec.id}: as it was before {owner}: {self._was['release']}, {', '.join(self._was.modules)}"
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with locked(state_home() / "hosts" / f"{self._spec.id}.lock", blocking=False) as held:
+            if not held:
+                raise HarnessError(f"host {self._spec.id}: another run of yours is at work there; wait for it")
+            yield
+
+    def _refuse_other(self, owner: str) -> None:
+        if not owner.startswith(f"{self._owner} "):
+            raise HarnessError(
+                f"host {self._spec.id}: it is in use by {owner}; "
+                f"if that is no longer so: inv host.restore {self._spec.id} --force"
+            )
+
+    def _reach(self) -> Facts:
+        """The host as it is now; one that does not answer is switched off and on, if it can be."""
+        try:
+            return look(self._client)
+        except UnreachableError as error:
+            if error.trouble != "unreachable" or self._ssh.power is None:
+                raise HarnessError(f"host {self._spec.id}: {error}") from None
+            log.get().warning("host.power", host=self._spec.id, reason=str(error))
+            cycle_power(self._ssh)
+            return wait_for(self._client, self._spec.limits.boot_s)
+
+    def start(self, deployment: Deployment, folder: Path) -> Machine:
+        """The host with that kernel, as a machine; `folder` (made if missing) gets its logs. As for `spec.start`."""
+        assert self._was is not None
+        release, version = kernel_identity(deployment.kernel)
+        if self._ssh.kernel == "running":
+            if self._was.kernel != (release, version):
+                raise HarnessError(
+                    f"host {self._spec.id}: runs {' '.join(self._was.kernel)}, the kernel under test is {release} "
+                    f'{version}, and kernel = "running" lets no other one be booted'
+                )
+            if self._used:
+                raise HarnessError(
+                    f'host {self._spec.id}: is not as it was, and kernel = "running" lets it not be booted'
+                )
+        make_folder(folder)
+        archive, errand = folder / ARCHIVE, folder / "errand.json"
+        write_atomically(archive, packed(_files(deployment)))
+        asked = Errand(
+            host=self._spec,
+            release=release,
+            version=version,
+            archive=str(archive),
+            command_line=deployment.command_line,
+            fresh=self._used,
+            mark=f"kvm-kbuild: {self._run} {secrets.token_hex(4)}",
+            hung_task_s=max(2, int(self._spec.limits.silent_s * HUNG_TASK_SHARE)),
+        )
+        write_atomically(errand, msgspec.json.encode(asked))
+        self._used = True
+        return SshMachine(self._spec.id, errand, folder)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        assert self._was is not None
+        with self._stack:
+            try:
+                self._give_back(self._was)
+            except KbuildError as problem:
+                raise HarnessError(
+                    f"host {self._spec.id} could not be put back as it was: {problem}; "
+                    f"when that is mended: inv host.restore {self._spec.id}"
+                ) from None
+
+    def _give_back(self, was: Facts) -> None:
+        facts = self._as_it_was(was)
+        missing = {*was.modules} - {*facts.modules}
+        differ = {*was.many.get("parameter", [])} - {*facts.many.get("parameter", [])}
+        if missing or differ:
+            raise HarnessError(f"not as before: {', '.join([*sorted(missing), *sorted(differ)])}")
+        self._client.verb("give_back")
+
+    def _as_it_was(self, was: Facts) -> Facts:
+        """Back to its own kernel, with the modules and settings that it had; gives what it is then."""
+        facts, _ = back(self._client, self._spec, lambda _: True, self._say)
+        if facts.kernel != was.kernel:
+            log.get().info("host.reboot", host=self._spec.id, to=was["release"])
+            self._client.verb("reboot")
+            before = facts.boot
+            back(self._client, self._spec, lambda now: now.boot != before, self._say)
+        self._client.verb("restore")
+        facts = look(self._client)
+        if facts.kernel != was.kernel:
+            raise HarnessError(f"it runs {' '.join(facts.kernel)}, and ran {' '.join(was.kernel)}")
+        return facts
+
+    def _say(self, words: str) -> None:
+        log.get().warning("host.says", host=self._spec.id, words=words)
+
+
+def restore(spec: HostSpec, *, force: bool) -> str:
+    """`Target.put_back`, for whoever has no run."""
+    return Target(spec, "restore").put_back(force=force)
+
+
+def _files(deployment: Deployment) -> dict[str, bytes]:
+    files = {"kernel": deployment.kernel.read_bytes(), AGENT: deployment.agent.read_bytes()}
+    return files | {f"modules/{name}": data for name, data in deployment.modules.items()}

@@ -1,0 +1,237 @@
+"""A Debian system in QEMU, with systemd and sshd: somebody's machine, for the tests.
+
+It is reached over loopback, its serial line is its console, and the emulator's monitor switches its power. Its root
+file system is made once, from Debian's packages, and kept in the cache; each machine writes to a copy of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kbuild.paths import cache_home, locked, make_folder
+
+SUITE = "bookworm"
+PACKAGES = (
+    *("systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "sudo", "kmod", "kexec-tools", "iproute2"),
+    *("procps", "util-linux", "linux-image-amd64", "initramfs-tools", "zstd"),
+)
+RECIPE = 1
+"""Counted up where what is made below changes."""
+SIZE = "2G"
+MEMORY_MB = 768
+RAMOOPS = ("ramoops.mem_address=0x2f000000", "ramoops.mem_size=0x100000", "ramoops.record_size=0x40000")
+"""The last MiB but one of its memory, which `memmap` keeps the kernel from."""
+BOOT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """What is made once: a disk, its kernel, and the key that root takes."""
+
+    folder: Path
+
+    @property
+    def disk(self) -> Path:
+        """An ext4 file system."""
+        return self.folder / "disk"
+
+    @property
+    def kernel(self) -> Path:
+        """Debian's bzImage."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """Its initial ramdisk."""
+        return self.folder / "initrd"
+
+    @property
+    def modules(self) -> Path:
+        """Its modules, as the package has them."""
+        return self.folder / "modules"
+
+    @property
+    def key(self) -> Path:
+        """Of root."""
+        return self.folder / "key"
+
+    @property
+    def host_key(self) -> str:
+        """The system's own, as known_hosts has it without the name."""
+        return (self.folder / "host_key.pub").read_text().strip()
+
+
+def make_image() -> Image:
+    """The image, from the cache or from Debian's archive (two minutes)."""
+    folder = make_folder(cache_home()) / f"test-guest-{SUITE}-{RECIPE}"
+    with locked(cache_home() / "test-guest.lock"):
+        if not folder.exists():
+            scratch = folder.with_suffix(".new")
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _make(scratch)
+            scratch.rename(folder)
+    return Image(folder)
+
+
+def _make(folder: Path) -> None:
+    root = folder / "root"
+    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
+    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}", '--aptopt=Acquire::Languages "none"']
+    _run("mmdebstrap", "--quiet", *options, SUITE, root)
+    ssh = root / "root/.ssh"
+    ssh.mkdir(mode=0o700, exist_ok=True)
+    (ssh / "authorized_keys").write_text((folder / "key.pub").read_text())
+    (ssh / "authorized_keys").chmod(0o600)
+    (root / "etc/hostname").write_text("testhost\n")
+    (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
+    network = "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
+    (root / "etc/systemd/network/10-lan.network").write_text(network)
+    (root / "etc/modprobe.d/ramoops.conf").write_text("")
+    (root / "etc/modules-load.d/ramoops.conf").write_text("ramoops\n")
+    _run("chroot", root, "systemctl", "enable", "systemd-networkd", "ssh")
+    _run("chroot", root, "systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer")
+    (kernel,) = (root / "boot").glob("vmlinuz-*")
+    (initrd,) = (root / "boot").glob("initrd.img-*")
+    shutil.copy(kernel, folder / "vmlinuz")
+    shutil.copy(initrd, folder / "initrd")
+    (modules,) = (root / "usr/lib/modules").iterdir()
+    kvm = modules / "kernel/arch/x86/kvm"
+    (folder / "modules").mkdir()
+    for file in (
+        *kvm.glob("*.ko"),
+        modules / "kernel/virt/lib/irqbypass.ko",
+        modules / "kernel/drivers/crypto/ccp/ccp.ko",
+    ):
+        shutil.copy(file, folder / "modules")
+    shutil.copy(root / "etc/ssh/ssh_host_ed25519_key.pub", folder / "host_key.pub")
+    _run("mke2fs", "-q", "-t", "ext4", "-d", root, folder / "disk", SIZE)
+    shutil.rmtree(root)
+
+
+def _run(*argv: str | Path) -> None:
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+@dataclass
+class Guest:
+    """A running machine."""
+
+    image: Image
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def console(self) -> Path:
+        """A socket: what comes over the serial line."""
+        return self.folder / "console"
+
+    @property
+    def known_hosts(self) -> Path:
+        """Whom ssh trusts."""
+        return self.folder / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        """For `ssh -F`: the host `testhost`."""
+        return self.folder / "ssh_config"
+
+    def monitor(self, command: str) -> str:
+        """Say something to QEMU's monitor."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self.folder / "monitor"))
+            line.sendall(f"{command}\n".encode())
+            line.shutdown(socket.SHUT_WR)
+            said = b""
+            while data := line.recv(4096):
+                said += data
+        return said.decode("utf-8", "replace")
+
+    def ssh(self, command: str, *, check: bool = True, timeout: float = 60) -> str:
+        """Run something there as root."""
+        argv = ["ssh", "-F", str(self.ssh_config), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+        # A machine that goes down under a command does not say so.
+        argv += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", "testhost", command]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def wait(self) -> None:
+        """Until it lets somebody in."""
+        deadline = time.monotonic() + BOOT_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, (self.folder / "qemu.log").read_text()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                if "running" in self.ssh("echo running", check=False, timeout=20):
+                    return
+            time.sleep(0.5)
+        raise AssertionError(f"not up within {BOOT_S:.0f} s: {(self.folder / 'console.log').read_text()[-3000:]}")
+
+    def host_file(self, *more: str, gives: str = '"amd", "svm", "npt"', **ssh: str) -> Path:
+        """A host file for it; `ssh` replaces keys of that table, with their TOML values."""
+        unix = f"UNIX-CONNECT:{self.folder}"
+        table = {
+            "target": '"testhost"',
+            "options": f'["-F", "{self.ssh_config}"]',
+            "console": f'"socat -u {unix}/console -"',
+            "power": f"{{ cycle = \"printf 'system_reset\\\\ncont\\\\n' | socat - {unix}/monitor\" }}",
+        } | ssh
+        lines = [
+            'id = "testhost"',
+            'kind = "ssh"',
+            f"gives = [{gives}]",
+            "limits = { boot_s = 240, step_s = 60, silent_s = 40 }",
+            *more,
+            "[ssh]",
+            *(f"{key} = {value}" for key, value in table.items() if value),
+        ]
+        path = self.folder / "testhost.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+
+@contextlib.contextmanager
+def running(image: Image, folder: Path) -> Iterator[Guest]:
+    """A machine that lets us in. It ends with the context."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    disk = folder / "disk"
+    _run("cp", "--reflink=auto", "--sparse=always", image.disk, disk)
+    words = ("root=/dev/vda", "rw", "console=ttyS0", "panic=5", "memmap=1M$0x2f000000", *RAMOOPS)
+    argv = [
+        *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", str(MEMORY_MB), "-cpu", "EPYC,+svm"),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(words)),
+        *("-drive", f"if=virtio,format=raw,file={disk}", "-device", "virtio-rng-pci"),
+        *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
+        *("-device", "virtio-net-pci,netdev=n,id=nic"),
+        *("-chardev", f"socket,id=con,path={folder}/console,server=on,wait=off,logfile={folder}/console.log"),
+        *("-serial", "chardev:con", "-chardev", f"socket,id=mon,path={folder}/monitor,server=on,wait=off"),
+        *("-mon", "chardev=mon,mode=readline"),
+    ]
+    (folder / "known_hosts").write_text(f"testhost {image.host_key}\n")
+    shutil.copy(image.key, folder / "key")
+    (folder / "key").chmod(0o600)
+    (folder / "ssh_config").write_text(
+        f"Host testhost\n  HostName 127.0.0.1\n  Port {port}\n  User root\n  IdentityFile {folder}/key\n"
+        f"  IdentitiesOnly yes\n  HostKeyAlias testhost\n  UserKnownHostsFile {folder}/known_hosts\n"
+    )
+    with (folder / "qemu.log").open("wb") as said:
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *argv], stdout=said, stderr=said)
+    try:
+        guest = Guest(image, folder, port, process)
+        guest.wait()
+        yield guest
+    finally:
+        process.kill()
+        process.wait()
