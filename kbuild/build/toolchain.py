@@ -12,6 +12,7 @@ from pathlib import Path
 from kbuild import command
 from kbuild.errors import HarnessError
 
+DEVNULL = Path(os.devnull)
 TIMESTAMP = "Thu Jan  1 00:00:00 UTC 1970"
 """KBUILD_BUILD_TIMESTAMP of every build: a time would make equal builds differ."""
 
@@ -35,8 +36,13 @@ def find_toolchain(compiler: str = "gcc") -> Toolchain:
     """A compiler and the binutils of this system, through ccache where it is installed.
 
     `clang` compiles the kernel's own code; what runs on this system while it is built, and what links, stay gcc's and
-    binutils'. Raises HarnessError when one is missing.
+    binutils'. Raises HarnessError when one is missing, and where /dev/null holds something.
     """
+    # Kbuild compiles it to learn what the compiler can do: options would be lost without a word.
+    if not DEVNULL.is_char_device():
+        raise HarnessError(
+            f"{DEVNULL} is no device: somebody has written a file over it; rm it, and mknod -m 666 {DEVNULL} c 1 3"
+        )
     program = compiler if compiler == "gcc" else _newest(compiler)
     programs = dict.fromkeys((program, "gcc", "ld", "make"))
     versions = {name: command.run([name, "--version"]).output.splitlines()[0] for name in programs}
