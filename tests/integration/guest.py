@@ -26,8 +26,8 @@ RECIPE = 1
 """Counted up where what is made below changes."""
 SIZE = "2G"
 MEMORY_MB = 768
-RAMOOPS = ("ramoops.mem_address=0x2f000000", "ramoops.mem_size=0x100000", "ramoops.record_size=0x40000")
-"""The last MiB but one of its memory, which `memmap` keeps the kernel from."""
+RAMOOPS = ("ramoops.mem_address=0x18000000", "ramoops.mem_size=0x100000", "ramoops.record_size=0x40000")
+"""In the middle of its memory, where `memmap` keeps the kernel out: at its end the initrd is put at each boot."""
 BOOT_S = 300.0
 
 
@@ -208,7 +208,7 @@ def running(image: Image, folder: Path) -> Iterator[Guest]:
         port = free.getsockname()[1]
     disk = folder / "disk"
     _run("cp", "--reflink=auto", "--sparse=always", image.disk, disk)
-    words = ("root=/dev/vda", "rw", "console=ttyS0", "panic=5", "memmap=1M$0x2f000000", *RAMOOPS)
+    words = ("root=/dev/vda", "rw", "console=ttyS0", "panic=5", "memmap=1M$0x18000000", *RAMOOPS)
     argv = [
         *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", str(MEMORY_MB), "-cpu", "EPYC,+svm"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(words)),
