@@ -62,7 +62,7 @@ def missed(tool: Tool, done: subprocess.CompletedProcess[str], stage: str) -> st
     """The one line of a run that MISSed in a stage, in its report and in its record."""
     assert done.returncode == 3, (done.stdout, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
-    folder = Path(done.stdout.rpartition("record: ")[2].strip())
+    folder = Path(done.stdout.rpartition("record: ")[2].partition("\n")[0])
     record = json.loads((folder / "record.json").read_text())
     assert record["verdict"] == "MISS"
     assert (record["stages"][-1]["name"], record["stages"][-1]["status"]) == (stage, "MISS")
