@@ -153,7 +153,7 @@ def test_of_a_log_only_the_last_step_counts(tmp_path: Path) -> None:
         host=spec, release="6", version="#1", archive="", command_line=(), fresh=False, mark="m", hung_task_s=8
     )
     text = (
-        "evidence=/sys/fs/pstore/dmesg-ramoops-0:1:2\nPanic#1 Part1\n<1>[    1.000000] BUG: an old one\n"
+        "evidence=/sys/fs/pstore/dmesg-ramoops-0:0a1b\nPanic#1 Part1\n<1>[    1.000000] BUG: an old one\n"
         "<5>[    2.000000] kvm-kbuild: step 7 begin\n<0>[    3.000000] Kernel panic - not syncing: a new one\n"
     )
     where = Bridge(errand, console).hand_over(text)

@@ -27,7 +27,7 @@ flags() {
 evidence_files() {
     for file in /sys/fs/pstore/dmesg-* /var/lib/systemd/pstore/*/dmesg* /var/lib/systemd/pstore/*/*/dmesg* \
         /var/lib/systemd/pstore/dmesg* /var/crash/*/dmesg*; do
-        if [ -f "$file" ]; then stat -c '%n:%s:%Y' "$file"; fi
+        if [ -f "$file" ]; then sha256sum "$file" | sed 's/\([0-9a-f]*\)[ *]*\(.*\)/\2:\1/'; fi
     done
 }
 
@@ -117,7 +117,7 @@ ready() {
         if [ -e "/sys/module/$name/initstate" ]; then fail "$(rmmod "$name" 2>&1)"; fi
     done
     settings "$1"
-    evidence_files >"$dir/evidence_before"
+    note_evidence
 }
 
 settings() {
@@ -132,7 +132,7 @@ mark() { printf '<0>%s\n' "$1" >/dev/kmsg; }
 
 # The new kernel takes over from here when the host has shut down in order.
 boot_kexec() {
-    evidence_files >"$dir/evidence_before"
+    note_evidence
     initrd=/boot/initrd.img-$1
     shift
     [ -e "$initrd" ] && set -- --initrd="$initrd" "$@"
@@ -182,12 +182,18 @@ was() { cat "$dir/saved"; }
 
 give_back() { rm -rf "$dir"; }
 
-# The last words of the kernel before this one: files that were not there when it began.
+# On the disk before anything happens: a list that a reset has cut would make all that is old look new.
+note_evidence() {
+    { evidence_files && echo end; } >"$dir/evidence.new" && mv "$dir/evidence.new" "$dir/evidence_before" && sync
+}
+
+# The last words of the kernel before this one: files that were not there when it began, wherever they lay.
 evidence() {
+    grep -qx end "$dir/evidence_before" || return 0
     evidence_files | while read -r file; do
-        if grep -qxF "$file" "$dir/evidence_before"; then continue; fi
+        if grep -q ":${file##*:}\$" "$dir/evidence_before"; then continue; fi
         printf 'evidence=%s\n' "$file"
-        head -c 1000000 "${file%:*:*}"
+        head -c 1000000 "${file%:*}"
         printf '\n'
     done
 }
