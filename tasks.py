@@ -50,7 +50,7 @@ TREE = {
     "tree": "kernel source: debian:6.1, debian:6.1=VERSION, a folder or a git checkout",
     "rev": "a commit of the git checkout; without it, the folder as it is",
     "profile": "a name in profiles/, or the path of a .toml file",
-    "flavour": "another kernel of the profile: debug, fault, kasan, smp and trace of the default one",
+    "flavour": "another kernel of the profile: debug, fault, kasan, server, smp and trace of the default one",
     "refresh": "ask Debian's archive for a newer version of debian:X.Y",
 }
 PROFILE = {option: TREE[option] for option in ("profile", "flavour")}
