@@ -182,6 +182,9 @@ def _judge(name: str, *, ctx: Context, verbose: bool, quiet: bool, json: bool, *
     for one, several in (("order", "orders"), ("host", "hosts"), ("patch", "patches"), ("rules", "rules")):
         if one in options:
             options[several] = tuple(options.pop(one))
+    for option, field in (("from_", "first"), ("to", "last"), ("only", "site")):
+        if option in options:
+            options[field] = options.pop(option)
     options["cache_gb"] = ctx.kbuild.cache_gb
     asked = tuple(options.pop("report", ()))
 
@@ -363,6 +366,9 @@ LOADING = {
 }
 ONE_RUN = {
     **LOADING,
+    "from_": "of orders that let allocations fail, the first one that is tried: 17, or page-3",
+    "to": "the last one",
+    "only": "only allocations at this call site, as kvm_init/misc_register, or a glob",
     "selftests": "a folder of KVM's selftests, built with USERLDFLAGS=-static, for orders that run some",
     "look": "read the host's state after each step: what it changed is shown by: inv report latest --looks",
 }
@@ -589,6 +595,9 @@ def load(
     kernel: str | None = None,
     profile: str | None = None,
     flavour: str | None = None,
+    from_: str | None = None,
+    to: str | None = None,
+    only: str | None = None,
     selftests: str | None = None,
     look: bool = False,
     no_known: bool = False,
@@ -644,6 +653,9 @@ def gate(
     profile: str | None = None,
     flavour: str | None = None,
     refresh: bool = False,
+    from_: str | None = None,
+    to: str | None = None,
+    only: str | None = None,
     selftests: str | None = None,
     look: bool = False,
     no_known: bool = False,

@@ -11,8 +11,10 @@ from kbuild.dmesg.signatures import Signatures
 from kbuild.elf.rules.spec import Rules
 from kbuild.errors import UserError
 from kbuild.hosts.spec import HostSpec
+from kbuild.load.faults.points import chosen
 from kbuild.load.orders.format import Order
-from kbuild.profile import Profile, find_hosts, find_orders, read_profile, resolve_reference
+from kbuild.outcome import RUN_OF
+from kbuild.profile import OrderChoice, Profile, find_hosts, find_orders, read_profile, resolve_reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,11 @@ class GateRequest:
     """A folder of shipped files, in place of a tree."""
     kernel: str | None = None
     orders: tuple[str, ...] = ()
+    first: str | None = None
+    """Of the allocations that orders with `inject` let fail, the first one that is tried: `17`, or `page-3`."""
+    last: str | None = None
+    site: str | None = None
+    """Only allocations at this call site, or a glob over call sites."""
     hosts: tuple[str, ...] = ()
     selftests: str | None = None
     """A folder of KVM's selftests that are built already."""
@@ -65,6 +72,7 @@ def profile_of(request: GateRequest) -> Profile:
             profile = msgspec.structs.replace(profile, orders=find_orders(request.orders, Path.cwd()))
         except KeyError as error:
             raise UserError(f"--order {error.args[0]}: no such file, here or in profiles/orders/") from None
+    profile = msgspec.structs.replace(profile, orders=_points(request, profile.orders))
     if request.hosts:
         try:
             profile = msgspec.structs.replace(profile, hosts=find_hosts(request.hosts, Path.cwd()))
@@ -77,6 +85,20 @@ def profile_of(request: GateRequest) -> Profile:
                 raise UserError(f"--rules {name}: no such file, here or in profiles/rules/")
         profile = msgspec.structs.replace(profile, rules=tuple(file for file in rules if file))
     return profile
+
+
+def _points(request: GateRequest, orders: OrderChoice) -> OrderChoice:
+    """The orders, with the points that are asked for in place of all of their runs."""
+    try:
+        only = chosen(request.first, request.last, request.site)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not only:
+        return orders
+    for path, runs in orders.items():
+        if runs:
+            raise UserError(f"--order {path.stem}{RUN_OF}{runs[0]}: with --from, --to or --only, name the order alone")
+    return dict.fromkeys(orders, only)
 
 
 @dataclass(frozen=True)

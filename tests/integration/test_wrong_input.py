@@ -27,6 +27,7 @@ def refusal(tool: Tool, *arguments: str | Path) -> str:
         (["gate", "--quiet", "--tree", "debian:2.6"], "debian:2.6: the archive has no linux-source-2.6"),
         (["gate", "--quiet", "--package", "linux-image-nothing"], "the archive has no such package"),
         (["gate", "--quiet", "--order", "tdp-off", "--order", "tdp-off"], "--order tdp-off: given twice"),
+        (["gate", "--quiet", "--flavour", "fault", "--from", "9", "--to", "3"], "--from 9 --to 3: the last one comes"),
         (["gate", "--quiet", "--host", "qemu-svm", "--host", "qemu-svm"], "--host qemu-svm: given twice"),
         (["gate", "--quiet", "--tree", "debian:6.1", "--rev", "HEAD"], "not a git checkout"),
         (["gate", "--quiet", "--patch", "/nowhere.patch"], "cannot be read: No such file"),

@@ -9,10 +9,12 @@ import pytest
 
 from kbuild.dmesg.record import Record
 from kbuild.errors import JudgeError, UserError
+from kbuild.gate.request import GateRequest, profile_of
 from kbuild.load.faults.inject import tolerated_at
 from kbuild.load.faults.points import (
     MAX_POINTS,
     afterwards,
+    chosen,
     follows,
     nearby,
     number,
@@ -139,6 +141,55 @@ def test_there_is_a_point_for_each_allocation_or_for_those_that_are_asked_for(tm
     assert wanted(named, "kvm_init/misc_register")
     assert not wanted(named, "load_module/mod_sysfs_setup")
     assert wanted(some, "anything")
+    both = plan(tmp_path, only=("89-", "kvm_init/*"))
+    assert [one.allocation for one in points(both, {"objects": 90, "pages": 10})] == ["89", "90"]
+    assert not wanted(both, "load_module/mod_sysfs_setup")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "site", "only"),
+    [
+        (None, None, None, ()),
+        ("17", "17", None, ("17-17",)),
+        ("17", None, None, ("17-",)),
+        (None, "17", None, ("1-17",)),
+        ("page-3", "page-9", None, ("page-3-9",)),
+        (None, "page-9", "kvm_init/*", ("page-1-9", "kvm_init/*")),
+        (None, None, "kvm_init/misc_register", ("kvm_init/misc_register",)),
+    ],
+)
+def test_options_choose_points(
+    tmp_path: Path, first: str | None, last: str | None, site: str | None, only: tuple[str, ...]
+) -> None:
+    """What they say is what behind the name of an order says the same."""
+    assert chosen(first, last, site) == only
+    if only:
+        assert points(plan(tmp_path, only=only), {"objects": 30, "pages": 30}), "and is understood there"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("0", None, None), "--from 0: not the number of an allocation"),
+        (("3-9", None, None), "--from 3-9: not the number of an allocation"),
+        (("1", "page-3", None), "pages are numbered apart"),
+        (("9", "3", None), "the last one comes before the first one"),
+        ((None, None, "17"), "--only 17: not a call site"),
+        ((None, None, ""), "not a call site"),
+    ],
+)
+def test_options_that_choose_no_points_are_refused(
+    words: tuple[str | None, str | None, str | None], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        chosen(*words)
+
+
+def test_options_choose_points_of_whole_orders() -> None:
+    asked = GateRequest(task="load", command="", flavour="fault", first="3", last="4")
+    assert set(profile_of(asked).orders.values()) == {("3-4",)}
+    with pytest.raises(UserError, match="--order faults-kvm@7: with --from, --to or --only, name the order alone"):
+        profile_of(dataclasses.replace(asked, orders=("faults-kvm@7",)))
 
 
 def test_more_than_any_load_makes_is_not_believed(tmp_path: Path) -> None:

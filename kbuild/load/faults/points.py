@@ -16,7 +16,9 @@ MAX_POINTS = 20_000
 AROUND: tuple[int, ...] = (0, *range(-12, 13), *range(-20, 21))
 """How far off the first one numbers are tried for what follows a failure at a call site. One after the other: a slab
 that one load has taken the next one need not, and what is tried on both sides in turns would move along with that."""
-_NUMBERS = re.compile(r"(page-)?(\d{1,9})(?:-(\d{1,9}))?")
+_NUMBERS = re.compile(r"(page-)?(\d{1,9})(?:(-)(\d{1,9})?)?")
+"""`17`, `17-40`, or `17-`: to the last one."""
+_NUMBER = re.compile(r"(page-)?([1-9]\d{0,8})")
 
 
 def swept(plan: Plan) -> PlannedStep | None:
@@ -27,18 +29,17 @@ def swept(plan: Plan) -> PlannedStep | None:
 def points(plan: Plan, totals: Mapping[Kind, int]) -> list[Plan]:
     """A run for each allocation of a load that makes so many of each kind, or for those that are asked for.
 
-    They are asked for as `17`, `17-40`, `page-3`, or a glob over call sites, whose points only a run can tell. Raises
-    JudgeError for more than any load makes.
+    They are asked for as `17`, `17-40`, `17-`, `page-3`, or a glob over call sites, whose points only a run can tell;
+    with both, those of the sites among the numbers. Raises JudgeError for more than any load makes.
     """
     if (total := sum(totals.values())) > MAX_POINTS:
         raise JudgeError(f"{plan.id}: {total} allocations were counted, and at most {MAX_POINTS} are tried")
-    named = {glob for glob in plan.only if not _NUMBERS.fullmatch(glob)}
     spans = [_span(found) for glob in plan.only if (found := _NUMBERS.fullmatch(glob))]
     return [
         dataclasses.replace(point, id=f"{plan.order}{RUN_OF}{point.allocation}")
         for kind, total in totals.items()
         for number in range(1, total + 1)
-        if not plan.only or named or any(kind == of and number in span for of, span in spans)
+        if not spans or any(kind == of and number in span for of, span in spans)
         for point in (dataclasses.replace(plan, point=number, kind=kind),)
     ]
 
@@ -94,6 +95,30 @@ def rest(plan: Plan) -> Sequence[PlannedStep]:
     return steps[next(at for at, planned in enumerate(steps) if planned.step.inject) + 1 :]
 
 
+def chosen(first: str | None, last: str | None, site: str | None) -> tuple[str, ...]:
+    """What --from, --to and --only say, as `points` takes it; none of them: nothing. Raises ValueError in one line."""
+    ends = {"--from": first, "--to": last}
+    found: dict[str, re.Match[str]] = {}
+    for option, value in ends.items():
+        if value is not None:
+            if (match := _NUMBER.fullmatch(value)) is None:
+                raise ValueError(f"{option} {value}: not the number of an allocation, as 17, or page-3 for a page")
+            found[option] = match
+    if len({match[1] for match in found.values()}) > 1:
+        raise ValueError(f"--from {first} --to {last}: pages are numbered apart from objects; give both of one kind")
+    if len(found) == len(ends) and int(found["--from"][2]) > int(found["--to"][2]):
+        raise ValueError(f"--from {first} --to {last}: the last one comes before the first one")
+    if site is not None and (not site or _NUMBERS.fullmatch(site)):
+        raise ValueError(f"--only {site}: not a call site, as kvm_init/misc_register; for a number use --from and --to")
+    span: tuple[str, ...] = ()
+    if found:
+        kind = next(iter(found.values()))[1] or ""
+        begin, end = (found[option][2] if option in found else "" for option in ends)
+        span = (f"{kind}{begin or 1}-{end}",)
+    return (*span, *([site] if site is not None else []))
+
+
 def _span(found: re.Match[str]) -> tuple[Kind, range]:
     first = int(found[2])
-    return "pages" if found[1] else "objects", range(first, int(found[3] or first) + 1)
+    last = int(found[4] or MAX_POINTS) if found[3] else first
+    return "pages" if found[1] else "objects", range(first, last + 1)
