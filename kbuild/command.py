@@ -20,6 +20,7 @@ from pathlib import Path
 
 from kbuild import log
 from kbuild.errors import HarnessError, os_errors
+from kbuild.paths import lock_to_share
 
 MAX_LINE = 1 << 16
 """Bytes after which a line is taken as ended."""
@@ -34,6 +35,10 @@ HOST_FAILED = re.compile(
     r"|fixdep: not all data was written|exceeds free space on media"
 )
 """Messages of a program that blame the machine, and not what it was given."""
+
+# Reads until the tool closes its end of a pipe, or dies, and then kills the group, which it is in itself. What make
+# started goes on when make alone is killed, and writes into the folder that the next make builds in.
+_TOGETHER = '{ read -r _ <"/proc/self/fd/$0"; kill -KILL 0; } </dev/null >/dev/null 2>&1 & exec "$@"'
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,36 @@ def _interrupts_wait() -> Iterator[None]:
             signal.raise_signal(held[0])
 
 
+@contextlib.contextmanager
+def _child(
+    argv: Sequence[str | Path], cwd: Path | None, env: Mapping[str, str] | None, *, piped: bool, lock: Path | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command; where the block is left by an exception, end it and what it started."""
+    with contextlib.ExitStack() as stack:
+        shared = [stack.enter_context(lock_to_share(lock))] if lock else []
+        theirs, ours = os.pipe()
+        stack.callback(os.close, ours)
+        stack.callback(os.close, theirs)
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with _interrupts_wait(), os_errors(f"'{argv[0]}' cannot be started"):
+                process = subprocess.Popen(
+                    ["sh", "-c", _TOGETHER, str(theirs), *map(str, argv)],
+                    cwd=cwd,
+                    env={**os.environ, **(env or {})},
+                    stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=(theirs, *shared),
+                )
+            yield process
+        except BaseException:
+            if process is not None:
+                end(process)
+            raise
+
+
 class _Sink:
     """A file that gets all of a command's output. Raises HarnessError when it does not take it."""
 
@@ -153,13 +188,15 @@ def run(
     log_file: Path | None = None,
     stdin: bytes | None = None,
     check: bool = True,
+    lock: Path | None = None,
 ) -> Completed:
     """Run a command to its end, with standard error joined to standard output.
 
     `env` is added to this process's own. `on_line` gets each line as it comes. `timeout` is in
-    seconds. Raises HarnessError when the program is missing or cannot be started, when time is up, when
-    `log_file` takes no more, and, with `check`, when it ends with another status than 0. On any exception,
-    Ctrl-C included, the command and what it started are ended first.
+    seconds. What the command started is killed when the command has ended; both are when this process dies, even
+    by SIGKILL. The file `lock` is locked until the last of them is gone. Raises HarnessError when the program is
+    missing or cannot be started, when time is up, when `log_file` takes no more, and, with `check`, when it ends
+    with another status than 0. On any exception, Ctrl-C included, the command and what it started are ended first.
     """
     if error := missing(argv):
         raise error
@@ -168,7 +205,6 @@ def run(
     log.get().debug("command", command=text)
     kept: collections.deque[str] = collections.deque(maxlen=KEEP_LINES)
     sink = _Sink(log_file) if log_file else None
-    process: subprocess.Popen[bytes] | None = None
 
     def line(raw: bytes) -> None:
         decoded = raw.decode("utf-8", "replace").rstrip("\n")
@@ -177,45 +213,32 @@ def run(
             on_line(decoded)
 
     try:
-        with _interrupts_wait(), os_errors(f"'{argv[0]}' cannot be started"):
-            process = subprocess.Popen(
-                leashed(argv),
-                cwd=cwd,
-                env={**os.environ, **(env or {})},
-                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        assert process.stdout is not None
-        if stdin is not None and process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(stdin)
-                process.stdin.close()
-        pending = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while True:
-                left = None if timeout is None else timeout - (time.monotonic() - start)
-                if (left is not None and left <= 0) or not selector.select(left):
-                    raise HarnessError(f"no end after {timeout:.0f} s: {text}")
-                chunk = os.read(process.stdout.fileno(), 1 << 16)
-                if sink:
-                    sink.write(chunk)
-                if not chunk:
-                    break
-                *lines, pending = (pending + chunk).split(b"\n")
-                if len(pending) > MAX_LINE:
-                    lines, pending = [*lines, pending], b""
-                for one in lines:
-                    line(one)
-        if pending:
-            line(pending)
-        status = process.wait()
-    except BaseException:
-        if process is not None:
-            end(process)
-        raise
+        with _child(argv, cwd, env, piped=stdin is not None, lock=lock) as process:
+            assert process.stdout is not None
+            if stdin is not None and process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(stdin)
+                    process.stdin.close()
+            pending = b""
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                while True:
+                    left = None if timeout is None else timeout - (time.monotonic() - start)
+                    if (left is not None and left <= 0) or not selector.select(left):
+                        raise HarnessError(f"no end after {timeout:.0f} s: {text}")
+                    chunk = os.read(process.stdout.fileno(), 1 << 16)
+                    if sink:
+                        sink.write(chunk)
+                    if not chunk:
+                        break
+                    *lines, pending = (pending + chunk).split(b"\n")
+                    if len(pending) > MAX_LINE:
+                        lines, pending = [*lines, pending], b""
+                    for one in lines:
+                        line(one)
+            if pending:
+                line(pending)
+            status = process.wait()
     finally:
         if sink:
             sink.close()

@@ -117,6 +117,20 @@ def locked(path: Path, *, blocking: bool = True, shared: bool = False) -> Iterat
     however it ends. A clean-up may remove the file, with the folder that it is in, while somebody waits
     for it: then it is made and locked anew.
     """
+    with _lock(path, blocking=blocking, shared=shared) as handle:
+        yield handle is not None
+
+
+@contextlib.contextmanager
+def lock_to_share(path: Path) -> Iterator[int]:
+    """Hold a lock on the file `path`, with every process that is given the file descriptor and has not closed it."""
+    with _lock(path, blocking=True, shared=False) as handle:
+        assert handle is not None
+        yield handle
+
+
+@contextlib.contextmanager
+def _lock(path: Path, *, blocking: bool, shared: bool) -> Iterator[int | None]:
     while True:
         make_folder(path.parent)
         try:
@@ -128,7 +142,7 @@ def locked(path: Path, *, blocking: bool = True, shared: bool = False) -> Iterat
         try:
             held = _flock(handle, blocking=blocking, shared=shared)
             if not held or _is_at(handle, path):
-                yield held
+                yield handle if held else None
                 return
         finally:
             os.close(handle)

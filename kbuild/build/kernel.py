@@ -21,7 +21,7 @@ from kbuild.command import HOST_FAILED
 from kbuild.configure.tree import waiting_lock
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
-from kbuild.paths import cache_home, make_folder, mark_used, require_room, write_atomically
+from kbuild.paths import cache_home, locked, make_folder, mark_used, require_room, write_atomically
 
 MEMORY = "kvm-kbuild.json"
 """In an object folder: what it knows of itself. Its time is that of the last use."""
@@ -58,10 +58,17 @@ class _Memory(msgspec.Struct):
 
 @contextlib.contextmanager
 def building(request: BuildRequest) -> Iterator[None]:
-    """Keep every other run away from the object folder until the context ends."""
+    """Keep every other run away from the object folder until the context ends, and wait for what one left there."""
     objects = request.objects
     with waiting_lock(objects.with_name(f".{objects.name}.lock"), request.tree.asked):
+        with locked(_compilers(objects)):
+            pass
         yield
+
+
+def _compilers(objects: Path) -> Path:
+    """Locked as long as anything that make started is there: a run that was killed may have died before it."""
+    return objects.with_name(f".{objects.name}.make")
 
 
 def find_built(request: BuildRequest) -> BuildResult | None:
@@ -107,6 +114,7 @@ def build(request: BuildRequest, folder: Path, report: Callable[[Progress], None
             request.argv,
             environment=request.environment,
             log_file=log_file,
+            lock=_compilers(objects),
             expected=memory.steps or (_last_steps() if request.whole else None),
             report=report,
         )

@@ -54,10 +54,14 @@ def run_make(
     *,
     environment: Mapping[str, str],
     log_file: Path,
+    lock: Path,
     expected: int | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> MakeResult:
-    """Run make and tell of its progress. Raises HarnessError when make cannot be started."""
+    """Run make and tell of its progress. Raises HarnessError when make cannot be started.
+
+    `lock` is as in `command.run()`.
+    """
     units: dict[str, list[str]] = {"": []}
     unit = ""
     steps = 0
@@ -75,5 +79,5 @@ def run_make(
             # make speaks for itself, whatever it made last.
             units["" if text.startswith("make") else unit].append(text)
 
-    done = command.run(argv, env=environment, on_line=line, log_file=log_file, check=False)
+    done = command.run(argv, env=environment, on_line=line, log_file=log_file, check=False, lock=lock)
     return MakeResult(done.status, units, steps, done.seconds)

@@ -8,6 +8,7 @@ of a real tree are judged with `inv test --all-kernels`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -30,6 +31,7 @@ KVM = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-intel.k
 LINE = 8
 """Of the first entry of 6.1's bug table (include/asm-generic/bug.h)."""
 KILLS = 6
+TREE_KILLS = 20
 
 # Goes through the series of these folders; the process that does so can be killed.
 DRIVE = """
@@ -232,6 +234,20 @@ def as_the_thread_says(entries: list[dict[str, Any]]) -> None:
 
 def test_a_range_blames_the_third_patch(shared_tool: Tool, checkout: Path) -> None:
     as_the_thread_says(judged(shared_tool, checkout, "--range", "main~5..main"))
+
+
+def test_killed_twenty_times_on_a_real_tree(tool: Tool, checkout: Path) -> None:
+    """While it checks out, configures, builds, inspects and loads: what make had started does not build on."""
+    options = ("--rules", "mmu-setup-thread", "--order", "vendor-alone", "--host", "qemu-svm")
+    moments = random.Random(2)
+    for _ in range(TREE_KILLS):
+        with tool.start("series", "--tree", checkout, "--range", "main~5..main", *options) as process:
+            try:
+                process.communicate(timeout=math.exp(moments.uniform(math.log(0.5), math.log(60))))
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                process.communicate()
+    as_the_thread_says(judged(tool, checkout, "--range", "main~5..main"))
 
 
 def test_what_is_not_run_any_more_does_not_pass(shared_tool: Tool, checkout: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from kbuild import command
 from kbuild.errors import HarnessError
+from kbuild.paths import locked
 
 
 def alive(pid: int) -> bool:
@@ -75,19 +76,33 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> Non
     assert not [pid for pid in pids if alive(pid)]
 
 
-def test_a_command_dies_with_the_tool_even_when_that_is_killed() -> None:
+def test_a_command_and_what_it_started_die_with_the_tool_even_when_that_is_killed(tmp_path: Path) -> None:
+    """And whoever waits for the lock goes on when the last of them has closed its files, not before."""
+    lock = tmp_path / "lock"
     code = (
-        "from kbuild import command; argv = ['sh', '-c', 'echo $$; exec sleep 600'];"
-        "command.run(argv, on_line=lambda line: print(line, flush=True))"
+        "import pathlib; from kbuild import command;"
+        "argv = ['sh', '-c', 'echo $$; sh -c \"trap : TERM; echo \\$\\$; sleep 600; :\"; :'];"
+        f"command.run(argv, on_line=lambda line: print(line, flush=True), lock=pathlib.Path({str(lock)!r}))"
     )
     tool = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert tool.stdout is not None
-    pid = int(tool.stdout.readline())
-    handle = os.pidfd_open(pid)
-    assert alive(pid)
+    pids = [int(tool.stdout.readline()) for _ in range(2)]
+    handles = [os.pidfd_open(pid) for pid in pids]
+    assert all(map(alive, pids))
+    with locked(lock, blocking=False) as free:
+        assert not free
     tool.send_signal(signal.SIGKILL)
     tool.wait()
-    assert select.select([handle], [], [], 10)[0], "the command outlived the tool"
+    with locked(lock):
+        for pid, handle in zip(pids, handles, strict=True):
+            assert not list(Path(f"/proc/{pid}").glob("fd/*")), "it can still write"
+            assert select.select([handle], [], [], 10)[0], "it outlived the tool"
+
+
+def test_what_a_command_left_in_the_background_ends_with_it() -> None:
+    done = command.run(["sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!"])
+    handle = os.pidfd_open(int(done.output))
+    assert select.select([handle], [], [], 10)[0]
 
 
 def test_pasteable() -> None:
