@@ -15,7 +15,7 @@ from kbuild.hosts.ssh.away import look
 from kbuild.hosts.ssh.client import Client
 from kbuild.hosts.ssh.facts import Facts, hindrances
 from kbuild.hosts.ssh.provision import provision
-from kbuild.hosts.ssh.target import restore
+from kbuild.hosts.ssh.target import Target
 from kbuild.profile import ALL, find_hosts
 
 AT_ONCE = 16
@@ -106,7 +106,7 @@ def restore_host(name: str, *, force: bool) -> str:
     ((spec, path), *more) = hosts_named([name])
     if more or spec.ssh is None:
         raise UserError(f"{path}: not one host that is reached by SSH: only these are somebody's machines")
-    return restore(spec, force=force)
+    return Target(spec, "restore").put_back(force=force)
 
 
 def provision_host(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from typing import Any
 import pytest
 
 from kbuild.load.agent import build_agent
+from kbuild.load.protocol import Verb, encode
 from kbuild.paths import PROJECT
-from tests.integration.conftest import Tool
+from tests.integration.conftest import Tool, wait_for
 from tests.integration.guest import Guest, Image, make_image, running
 
-SEEN_S = 300.0
 LONG = "twenty-cycles"
 """An order that is not over before something happens to it."""
 MIDDLE = 3
@@ -77,12 +76,8 @@ def at_work(tool: Tool, words: list[str]) -> Iterator[subprocess.Popen[str]]:
     def logs() -> Iterator[Path]:
         return (log for run in set(tool.runs.glob("*")) - before for log in run.glob("hosts/*/boot-*/agent.log"))
 
-    deadline = time.monotonic() + SEEN_S
-    while not any(log.read_bytes().count(b'"ev":"result"') >= MIDDLE for log in logs()):
-        assert time.monotonic() < deadline, "no step was seen"
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
     try:
+        wait_for(lambda: any(log.read_bytes().count(b'"ev":"result"') >= MIDDLE for log in logs()), process)
         yield process
     finally:
         process.kill()
@@ -173,10 +168,6 @@ def test_virtual_machines_are_left_alone(tool: Tool, guest: Guest, tmp_path: Pat
         check=True,
         timeout=60,
     )
-    text = "1 hold vm"
-    check = 0x811C9DC5
-    for byte in text.encode():
-        check = (check ^ byte) * 0x01000193 & 0xFFFFFFFF
     holder = subprocess.Popen(
         ["ssh", "-F", guest.ssh_config, "testhost", "/root/agent --stdio"],
         stdin=subprocess.PIPE,
@@ -185,10 +176,10 @@ def test_virtual_machines_are_left_alone(tool: Tool, guest: Guest, tmp_path: Pat
     try:
         assert holder.stdin is not None
         assert holder.stdout is not None
-        holder.stdin.write(f"{check:08x} {text}\n".encode())
+        holder.stdin.write(encode(1, Verb.HOLD, "vm"))
         holder.stdin.flush()
-        while b'"ev":"result"' not in holder.stdout.readline():
-            pass
+        lines = iter(holder.stdout.readline, b"")
+        assert any(b'"ev":"result"' in line for line in lines), "the agent ended"
         before = state(guest)
         done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone"))
         assert done.returncode == 3, done.stdout + done.stderr
@@ -301,12 +292,8 @@ def test_a_lost_network_is_the_hosts(tool: Tool, guest: Guest) -> None:
     before = state(guest)
     with at_work(tool, load(guest.image, guest.host_file(), LONG)) as work:
         guest.monitor("set_link nic off")
-        deadline = time.monotonic() + SEEN_S
-        while not any(
-            b"state searching" in log.read_bytes() for log in tool.runs.glob("*/hosts/*/boot-*/emulator.log")
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        logs = "*/hosts/*/boot-*/emulator.log"
+        wait_for(lambda: any(b"state searching" in log.read_bytes() for log in tool.runs.glob(logs)), work)
         guest.monitor("set_link nic on")
         out, err = work.communicate(timeout=900)
     assert work.returncode == 3, out + err

@@ -92,11 +92,16 @@ class Bridge:
     def _boot(self) -> Facts:
         # It may be on its way back from the boot before.
         facts, _ = back(self._client, self._spec, lambda _: True, say)
-        archive = Path(self._errand.archive).read_bytes()
         wanted = (self._errand.release, self._errand.version)
-        self._client.put(archive, PUT_S)
-        self._mark()
         fresh = self._errand.fresh
+        if self._ssh.kernel == "running" and (fresh or facts.kernel != wanted):
+            found = "is not as it was" if fresh else f"runs {' '.join(facts.kernel)}"
+            raise HarnessError(
+                f"{self._client.target}: {found}, the kernel under test is {' '.join(wanted)}, "
+                'and kernel = "running" lets it not be booted'
+            )
+        self._client.put(Path(self._errand.archive).read_bytes(), PUT_S)
+        self._mark()
         if (fresh or facts.kernel != wanted) and not facts["kexec_disabled"]:
             # The kernel that runs has no kexec. It is one of ours: its own has, or the host would not have been taken.
             self._client.verb("reboot")

@@ -93,28 +93,29 @@ class Client:
     def agent(self) -> list[str]:
         """The command line that talks to the agent on standard input and output."""
         if self._settings.program:
-            return self.argv(*self._root, self._settings.program, "agent")
-        return self.argv(*self._root, f"{FOLDER}/files/{AGENT}", "--stdio", "--modules", f"{FOLDER}/files/modules")
+            return self.argv(*self.root, self._settings.program, "agent")
+        return self.argv(*self.root, f"{FOLDER}/files/{AGENT}", "--stdio", "--modules", f"{FOLDER}/files/modules")
 
     def verb(self, verb: str, *arguments: str, timeout: float = VERB_S) -> str:
         """What host.sh prints. Raises UnreachableError, and HarnessError with its words where it fails."""
         if self._settings.program:
-            return self._run(self.argv(*self._root, self._settings.program, verb, *arguments), b"", verb, timeout)
-        argv = self.argv(*self._root, "sh", "-s", "--", verb, *arguments)
+            return self._run(self.argv(*self.root, self._settings.program, verb, *arguments), b"", verb, timeout)
+        argv = self.argv(*self.root, "sh", "-s", "--", verb, *arguments)
         return self._run(argv, SCRIPT.read_bytes(), verb, timeout)
 
     def put(self, archive: bytes, timeout: float = VERB_S) -> None:
         """Unpack a tar archive in the host's `files` folder, in place of what is there."""
         files = f"{FOLDER}/files"
         if self._settings.program:
-            argv = self.argv(*self._root, self._settings.program, "put")
+            argv = self.argv(*self.root, self._settings.program, "put")
         else:
             unpack = f"umask 077 && rm -rf {files} && mkdir -p {files} && tar -x -f - -C {files} && sync"
-            argv = self.argv(*self._root, "sh", "-c", unpack)
+            argv = self.argv(*self.root, "sh", "-c", unpack)
         self._run(argv, archive, "put", timeout)
 
     @property
-    def _root(self) -> Sequence[str]:
+    def root(self) -> Sequence[str]:
+        """The words that make root of the user that ssh logs in."""
         return ("sudo", "-n") if self._settings.sudo else ()
 
     def _run(self, argv: list[str], stdin: bytes, verb: str, timeout: float) -> str:

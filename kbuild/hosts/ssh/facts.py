@@ -6,21 +6,22 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from kbuild.dmesg.record import escape
 from kbuild.errors import HarnessError
 from kbuild.hosts.spec import CPUID_VENDOR, HostSpec
 from kbuild.hosts.ssh.client import SCRIPT
 
 NEEDED_MB = 200
 """Of disk: a kernel and its modules, with debug information."""
-OF_CPUINFO = {"vmx": "vmx", "svm": "svm", "npt": "npt"}
-"""Words of /proc/cpuinfo's flags, and what a host file calls them."""
+OF_CPUINFO = ("vmx", "svm", "npt")
+"""Words of /proc/cpuinfo's flags that host files have too."""
 OF_VMX_FLAGS = {
     "ept": "ept",
     "unrestricted_guest": "unrestricted-guest",
     "shadow_vmcs": "shadow-vmcs",
     "pml": "pml",
 }
-"""The same of its `vmx flags`."""
+"""Words of its `vmx flags`, and what a host file calls them."""
 _MANY = ("module", "parameter", "guest", "opened")
 
 
@@ -52,7 +53,7 @@ class Facts:
         """What its CPU gives, in a host file's words, as far as the kernel tells."""
         vendor = next((name for name, words in CPUID_VENDOR.items() if words == self["vendor"]), None)
         flags, vmx = set(self["flags"].split()), set(self["vmx_flags"].split())
-        found = [name for flag, name in OF_CPUINFO.items() if flag in flags]
+        found = [name for name in OF_CPUINFO if name in flags]
         found += [name for flag, name in OF_VMX_FLAGS.items() if flag in vmx]
         smp = ["smp"] if self["cpus"].isdigit() and int(self["cpus"]) > 1 else []
         return (*([vendor] if vendor else []), *found, *smp)
@@ -75,10 +76,12 @@ def read_facts(text: str) -> Facts:
         key, equals, value = line.partition("=")
         if not equals or not key.isidentifier():
             continue  # a login shell may greet
+        # It comes to a terminal, and a process there may call itself as it likes.
+        value = escape(value.strip())
         if key in _MANY:
-            facts.many.setdefault(key, []).append(value.strip())
+            facts.many.setdefault(key, []).append(value)
         else:
-            facts.one.setdefault(key, value.strip())
+            facts.one.setdefault(key, value)
     if not facts.boot or not facts["release"]:
         words = next((line for line in text.splitlines() if line.strip()), "nothing")
         raise HarnessError(f"the host does not say what it is, but: {words[:200]}")
@@ -118,7 +121,8 @@ def _of_kernel(facts: Facts, spec: HostSpec) -> Iterator[str]:
     assert ssh is not None
     locked = facts["lockdown"] not in ("", "none")
     if locked:
-        yield f"its kernel is locked down ({facts['lockdown']}): it takes signed modules and kernels only"
+        boot = ", for it booted with secure boot" if facts["secure_boot"] == "1" else ""
+        yield f"its kernel is locked down ({facts['lockdown']}{boot}): it takes signed modules and kernels only"
     elif facts["signed_only"] == "Y":
         yield "its kernel takes signed modules only (module.sig_enforce)"
     if ssh.kernel == "kexec":

@@ -9,6 +9,7 @@ kvm='kvm_intel kvm_amd kvm irqbypass'
 
 say() { printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')"; }
 content() { cat "$1" 2>/dev/null || true; }
+boot() { content /proc/sys/kernel/random/boot_id; }
 fail() { printf 'host.sh: %s\n' "$*" >&2; exit 1; }
 
 # One line for each process that has such a file open.
@@ -47,7 +48,7 @@ facts() {
     say architecture "$(uname -m)"
     say release "$(uname -r)"
     say version "$(uname -v)"
-    say boot "$(content /proc/sys/kernel/random/boot_id)"
+    say boot "$(boot)"
     # shellcheck disable=SC1091
     say system "$(. /etc/os-release 2>/dev/null; printf '%s %s' "${ID:-unknown}" "${VERSION_ID:-}")"
     say vendor "$(flags vendor_id)"
@@ -62,7 +63,6 @@ facts() {
     say signed_only "$(content /sys/module/module/parameters/sig_enforce)"
     say kexec "$(command -v kexec)"
     say kexec_disabled "$(content /proc/sys/kernel/kexec_load_disabled)"
-    say systemd "$([ -d /run/systemd/system ] && echo yes)"
     root=$(findmnt -no SOURCE / 2>/dev/null)
     say root "$root"
     say root_partuuid "$(lsblk -no PARTUUID "$root" 2>/dev/null | head -n 1)"
@@ -71,7 +71,6 @@ facts() {
     say panic "$(content /proc/sys/kernel/panic)"
     say printk_devkmsg "$(content /proc/sys/kernel/printk_devkmsg)"
     say hung_task_timeout_secs "$(content /proc/sys/kernel/hung_task_timeout_secs)"
-    say debugfs "$(findmnt -no TARGET -t debugfs 2>/dev/null | head -n 1)"
     say kdump "$(content /sys/kernel/kexec_crash_loaded)"
     if [ -f "$0" ]; then say script "$(sha256sum <"$0" | cut -d' ' -f1)"; fi
     say owner "$(content "$dir/owner")"
@@ -123,9 +122,14 @@ ready() {
 settings() {
     echo on >/proc/sys/kernel/printk_devkmsg 2>/dev/null
     echo "$1" >/proc/sys/kernel/hung_task_timeout_secs 2>/dev/null
-    [ -d /sys/kernel/debug/kvm ] || [ -e /sys/kernel/debug/clear_warn_once ] || mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
-    [ -e /sys/kernel/tracing/trace ] || mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
-    :
+    mount_it debugfs /sys/kernel/debug
+    mount_it tracefs /sys/kernel/tracing
+}
+
+# Mounts what is not there, with that on record: after a boot it is not ours that is there.
+mount_it() {
+    mountpoint -q "$2" && return 0
+    if mount -t "$1" "$1" "$2" 2>/dev/null; then printf '%s %s\n' "$(boot)" "$2" >>"$dir/mounted"; fi
 }
 
 mark() { printf '<0>%s\n' "$1" >/dev/kmsg; }
@@ -175,6 +179,10 @@ restore() {
         value=$(saved "$name")
         if [ -n "$value" ]; then printf '%s\n' "$value" >"/proc/sys/kernel/$name" 2>/dev/null; fi
     done
+    content "$dir/mounted" | while read -r when place; do
+        if [ "$when" = "$(boot)" ] && mountpoint -q "$place"; then umount "$place"; fi
+    done
+    rm -f "$dir/mounted"
     modules
 }
 

@@ -20,8 +20,6 @@ STATE = "state "
 class SshMachine(Emulator):
     """The lines of one boot of a host, or of one visit to the kernel that it runs."""
 
-    clock_goes_on = True
-
     def __init__(self, host: str, errand: Path, folder: Path) -> None:
         """`errand`: the file with the bridge's `Errand`."""
         self._host = host

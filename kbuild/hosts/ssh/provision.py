@@ -33,8 +33,7 @@ def provision(settings: SshSettings, words: Sequence[str], key: Path | None, tel
             raise UserError(f"--key {key}: cannot be read: {error.strerror}") from None
         words = [*words, "--key", "key", "--script", "host.sh"]
     client = Client(settings)
-    root = ("sudo", "-n") if settings.sudo else ()
-    run = shlex.join([*root, "sh", "./provision-host", *words])
+    run = shlex.join([*client.root, "sh", "./provision-host", *words])
     there = f'd=$(mktemp -d) && cd "$d" && tar -x -f - && {run}; s=$?; rm -rf "$d"; exit $s'
     done = command.run(client.argv("sh", "-c", there), stdin=packed(files), timeout=SECONDS, check=False, on_line=tell)
     if done.status == SSH_FAILED:

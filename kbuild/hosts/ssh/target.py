@@ -118,18 +118,7 @@ class Target:
 
     def start(self, deployment: Deployment, folder: Path) -> Machine:
         """The host with that kernel, as a machine; `folder` (made if missing) gets its logs. As for `spec.start`."""
-        assert self._was is not None
         release, version = kernel_identity(deployment.kernel)
-        if self._ssh.kernel == "running":
-            if self._was.kernel != (release, version):
-                raise HarnessError(
-                    f"host {self._spec.id}: runs {' '.join(self._was.kernel)}, the kernel under test is {release} "
-                    f'{version}, and kernel = "running" lets no other one be booted'
-                )
-            if self._used:
-                raise HarnessError(
-                    f'host {self._spec.id}: is not as it was, and kernel = "running" lets it not be booted'
-                )
         make_folder(folder)
         archive, errand = folder / ARCHIVE, folder / "errand.json"
         write_atomically(archive, packed(_files(deployment)))
@@ -182,11 +171,6 @@ class Target:
 
     def _say(self, words: str) -> None:
         log.get().warning("host.says", host=self._spec.id, words=words)
-
-
-def restore(spec: HostSpec, *, force: bool) -> str:
-    """`Target.put_back`, for whoever has no run."""
-    return Target(spec, "restore").put_back(force=force)
 
 
 def _files(deployment: Deployment) -> dict[str, bytes]:
