@@ -103,6 +103,11 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     expired: str | None = None
     """Until when it was known, and why: it counts again."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether it counts against what was judged: one that is declared does not, be it without a reason."""
+        return self.status.counts and self.known is None
+
 
 def finding_id(stage: str, kind: str, subject: str, cause: str) -> str:
     """A finding's stable id. Colons and blanks inside a part would move its borders: they become `_`."""

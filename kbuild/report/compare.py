@@ -101,7 +101,7 @@ def _rules(data: dict[str, Any], console: Console) -> None:
     for why, count in gone.items():
         plain(console, f"  {count} that there were before: {why}", style="dim")
     for one in asked[:MAX_SHOWN]:
-        bad = one["status"] is not None and Status(one["status"]).counts and not one["known"]
+        bad = one["status"] is not None and Status(one["status"]).counts and one["known"] is None
         style = STYLES[Status(one["status"])] if bad else None
         plain(
             console, f"  {one['rule']}: {one['module']}: {one['before'] or 'not asked'} → {one['after']}", style=style

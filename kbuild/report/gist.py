@@ -146,7 +146,7 @@ def step_outcome(transcript: Transcript, step: StepResult) -> tuple[Status, str 
         return step.status, None
     if mine := open_findings(found):
         return worst([step.status, *(one.status for one in mine)]), None
-    return Status.PASS, "; ".join(dict.fromkeys(one.known for one in found if one.known))
+    return Status.PASS, "; ".join(dict.fromkeys(one.known for one in found if one.known is not None))
 
 
 def answers(record: Record) -> dict[str, dict[str, Finding]]:
@@ -196,7 +196,7 @@ def skipped_rules(record: Record) -> Counter[str]:
 
 def open_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Those that count."""
-    return [one for one in findings if one.known is None and one.status.counts]
+    return [one for one in findings if one.counts]
 
 
 def unexplained(record: Record, shown: Status) -> tuple[Status, str] | None:

@@ -108,7 +108,7 @@ def _order(one: Transcript) -> Case:
 def _step(one: Transcript, step: StepResult) -> Iterator[str]:
     status, known = gist.step_outcome(one, step)
     result = f", {step.errno}" if step.errno else ""
-    yield f"{step.number}. {gist.step_title(step)}: {status}{result}{f' (known: {known})' if known else ''}"
+    yield f"{step.number}. {gist.step_title(step)}: {status}{result}{f' (known: {known})' if known is not None else ''}"
     for line in step.log:
         yield from (f"    {text}" for text in line.text.split("\n"))
 

@@ -107,7 +107,9 @@ def _rules(record: Record) -> dict[str, list[Test]]:
     found: dict[str, list[Test]] = {}
     for one in gist.rule_findings(record):
         status = Status.SKIP if one.known is not None else one.status
-        said = f"known: {one.known}" if one.known else one.answer if one.status == Status.PASS else one.message
+        said = (
+            f"known: {one.known}" if one.known is not None else one.answer if one.status == Status.PASS else one.message
+        )
         evidence = told(one) if one.status.counts else []
         found.setdefault(one.module or "", []).append(Test(one.rule or "", status, said or "", evidence))
     return found
@@ -131,7 +133,7 @@ def _order(one: Transcript) -> Test:
 def _step(one: Transcript, step: StepResult) -> Test:
     status, known = gist.step_outcome(one, step)
     found = gist.open_findings(gist.findings_of(one, step))
-    said = f"known: {known}" if known else step.reason or (found[0].message if found else "")
+    said = f"known: {known}" if known is not None else step.reason or (found[0].message if found else "")
     log = [line.text for line in step.log]
     return Test(f"{step.number}. {gist.step_title(step)}", status, said, [*log, *_ids(found)])
 

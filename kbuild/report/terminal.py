@@ -159,7 +159,7 @@ def _findings(console: Console, record: Record) -> None:
         plain(console, f"skipped: {count} {'rule' if count == 1 else 'rules'}: {why}", style="dim")
     known: dict[tuple[str, str], list[Finding]] = {}
     for finding in record.findings:
-        if finding.known:
+        if finding.known is not None:
             stage, kind, _, *cause = [*finding.id.split(":"), "", "", ""]
             known.setdefault((f"{stage}:{kind}:{':'.join(cause)}", finding.known), []).append(finding)
     for (_, reason), group in known.items():

@@ -155,7 +155,7 @@ def _untold(runs: Sequence[Transcript], folder: Path) -> Iterator[str]:
 
 
 def _known(record: Record) -> Iterator[str]:
-    known = Counter((one.id, one.known) for one in record.findings if one.known)
+    known = Counter((one.id, one.known) for one in record.findings if one.known is not None)
     told = [f"{name}{f' ({count} times)' if count > 1 else ''}: {why}" for (name, why), count in known.items()]
     unseen = record.known_not_seen
     told += [f"did not occur, although it is declared: {one.finding} ({one.why})" for one in unseen]

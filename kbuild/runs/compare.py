@@ -261,7 +261,7 @@ def _mended_rule(was: Finding | None, now: Finding | None) -> bool:
 
 
 def _is_counted(finding: Finding | None) -> bool:
-    return finding is not None and finding.known is None and finding.status.counts
+    return finding is not None and finding.counts
 
 
 def _worse_rules(rules: Iterable[Mapping[str, Any]]) -> Iterator[Worse]:

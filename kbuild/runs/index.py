@@ -143,7 +143,7 @@ def _take_in(database: sqlite3.Connection, run: str, stamp: str) -> None:
         )
         return
     usage = measure(Entry(Kind.RUNS, run, folder, ()))
-    counting = sum(one.status.counts and one.known is None for one in record.findings)
+    counting = sum(one.counts for one in record.findings)
     database.execute(
         f"INSERT INTO run VALUES ({', '.join('?' * 17)})",
         (

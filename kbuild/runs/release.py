@@ -77,7 +77,7 @@ class Policy:
         """Of each place the gravest that counted."""
         found: dict[Place, Status] = {}
         for one in self.baseline.findings if self.baseline else ():
-            if one.known is None and one.status.counts:
+            if one.counts:
                 key = (one.id, one.host, one.order)
                 found[key] = min(found.get(key, one.status), one.status, key=[*Status].index)
         return found

@@ -158,4 +158,4 @@ class _Bisect:
 
 
 def _counting(record: Record) -> list[Finding]:
-    return [one for one in record.findings if one.status.counts and not one.known]
+    return [one for one in record.findings if one.counts]

@@ -43,6 +43,15 @@ def test_known_finding_is_shown_and_not_counted() -> None:
     assert not missing
 
 
+def test_what_is_declared_without_a_reason_does_not_count_either() -> None:
+    (found,), _ = mark_known([finding("a:b:c:d")], [Known("a:b:c:d", "")], "6.1", TODAY)
+    assert found.known == ""
+    assert not found.counts
+    assert verdict([found], [Status.PASS]) == Status.PASS
+    assert finding("a:b:c:d").counts
+    assert not finding("a:b:c:d", Status.DONE).counts
+
+
 def test_glob_does_not_cross_a_colon() -> None:
     known = Known("load:*:x", "reason")
     found, missing = mark_known([finding("load:a:b:x")], [known], "6.1", TODAY)

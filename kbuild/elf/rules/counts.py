@@ -70,8 +70,7 @@ def _word(finding: Finding) -> str:
 
 def _rank(finding: Finding) -> tuple[bool, int, bool]:
     """What counts comes first, then what is known, and what was proved before what may be unreached."""
-    harmless = finding.known is not None or not finding.status.counts
-    return harmless, [*Status].index(finding.status), finding.answer != "proved"
+    return not finding.counts, [*Status].index(finding.status), finding.answer != "proved"
 
 
 def told(counted: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def _counts(answer: Answer) -> bool:
 
 def _counts_now(answer: Answer) -> bool:
     one = answer.after
-    return one is not None and one.known is None and one.status.counts
+    return one is not None and one.counts
 
 
 def _answers(before: Record, after: Record) -> list[Answer]:
@@ -243,7 +243,7 @@ class _Maker:
 
     def _mark(self, event: Mapping[str, Any], side: str, module: str) -> Mark:
         answer = self._answers[side].get(event["rule"], {}).get(module)
-        word = ("known" if answer.known else answer.answer or "") if answer else "not asked"
-        status = Status.SKIP if answer is None else Status.DONE if answer.known else answer.status
+        word = ("known" if answer.known is not None else answer.answer or "") if answer else "not asked"
+        status = Status.SKIP if answer is None else Status.DONE if answer.known is not None else answer.status
         asked = any(event["rule"] in answers for answers in self._answers.values())
         return Mark(event["rule"], event["event"], word, status, asked)

@@ -122,8 +122,8 @@ class _Maker:
         row = self._observed.get(event["rule"], {})
         saw = row.get(module) or row.get(module.replace("-", "_"))
         what = "" if event["what"].endswith(("()", '"')) else event["what"]
-        said = ("known" if answer.known else answer.answer or "") if answer else "not asked"
-        status = Status.SKIP if answer is None else Status.DONE if answer.known else answer.status
+        said = ("known" if answer.known is not None else answer.answer or "") if answer else "not asked"
+        status = Status.SKIP if answer is None else Status.DONE if answer.known is not None else answer.status
         if saw is not None and saw.seen == "broken":
             status = Status.FAIL
         return Mark(event["rule"], event["event"], what, said, saw.seen if saw else "", status)

@@ -69,8 +69,8 @@ def table(record: Record) -> Table:
     for rule in dict.fromkeys([*answers, *observed]):
         mine, saw = answers.get(rule, {}), observed.get(rule, {})
         cells = tuple(Cell(name, mine.get(name), saw.get(name)) for name in sorted({*mine, *saw}))
-        counts = any(one.known is None and one.status.counts for one in mine.values())
+        counts = any(one.counts for one in mine.values())
         counts |= any(cell.seen is not None and cell.seen.seen == "broken" for cell in cells)
-        rows.append(Row(rule, f"rule-{rule}", cells, counts, any(one.known for one in mine.values())))
+        rows.append(Row(rule, f"rule-{rule}", cells, counts, any(one.known is not None for one in mine.values())))
     rows.sort(key=lambda row: (not row.open, not row.known))
     return Table(tuple(rows), bool(observed))
