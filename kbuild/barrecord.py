@@ -13,11 +13,14 @@ from kbuild import log
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, to_json
 from kbuild.paths import make_folder, state_home, write_atomically
+from kbuild.seriesrecord import read_file
 
 FORMAT = 1
 FILE = "bar.json"
 _ENDING = "-bar"
 """Of an id."""
+TRIED, NOT_TRIED = "tried: ", "not tried: "
+"""How the point of the parameters says which of them were."""
 
 
 class Met(StrEnum):
@@ -92,6 +95,7 @@ class Area(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     files: tuple[str, ...]
     orders: tuple[str, ...]
+    """Ids, `ORDER` or `ORDER@RUN`."""
     must: bool = False
 
 
@@ -177,7 +181,8 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
 class BarRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What the file says."""
 
-    format: int = FORMAT
+    format: int = msgspec.field(default_factory=lambda: FORMAT)
+    """Not a default that can be left out: a later version's would be taken for ours."""
     id: str
     key: str
     """Equal for equal questions."""
@@ -199,6 +204,8 @@ class BarRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Of the builds, by name."""
     musts: list[str] = []
     """The builds without which the bar is not met."""
+    flavours: list[str] = []
+    """Other kernels that the last patch is to be loaded with."""
     touched: Touched | None = None
     tools: dict[str, str] = {}
     """Compilers and linker: what they say of themselves."""
@@ -235,6 +242,11 @@ def shown(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)
 
 
+def short(name: str) -> str:
+    """A patch's id as it is shown."""
+    return name if " " in name else name[:12]
+
+
 def bar_home() -> Path:
     """The folder of all of them."""
     return state_home() / "bars"
@@ -244,8 +256,8 @@ def begin(fresh: BarRecord) -> Bar:
     """One that was begun with the same key and did not come to its end, or a new one."""
     home = make_folder(bar_home())
     for path in sorted(home.glob(f"*/{FILE}"), reverse=True):
-        with suppress(OSError, msgspec.MsgspecError):
-            record = msgspec.json.decode(path.read_bytes(), type=BarRecord)
+        with suppress(UserError):
+            record = read_file(path, BarRecord, FORMAT)
             if record.key == fresh.key and record.ended is None and record.patches == fresh.patches:
                 log.get().warning("going on with one that did not come to its end", bar=record.id)
                 return Bar(record)
@@ -265,9 +277,4 @@ def is_bar(name: str) -> bool:
 def read_bar(name: str) -> BarRecord:
     """The one of that id, or in that folder. Raises UserError where there is none, or it cannot be read."""
     folder = bar_home() / name if name.endswith(_ENDING) and "/" not in name else Path(name).expanduser()
-    try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=BarRecord)
-    except OSError as error:
-        raise UserError(f"{folder / FILE}: cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
-        raise UserError(f"{folder / FILE}: not a record of inv bar: {error}") from None
+    return read_file(folder / FILE, BarRecord, FORMAT)

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -72,6 +72,9 @@ class SeriesRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     ended: str | None = None
     verdict: Status | None = None
     entries: list[Entry] = []
+
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 class _Format(msgspec.Struct):
@@ -149,28 +152,30 @@ def is_series(name: str) -> bool:
 def read_series(name: str) -> SeriesRecord:
     """The series of that id, or in that folder. Raises UserError where there is none, or it cannot be read."""
     folder = series_home() / name if name.endswith(_ENDING) and "/" not in name else Path(name).expanduser()
-    return _read(folder / FILE)
+    return read_file(folder / FILE, SeriesRecord, FORMAT)
 
 
 def _all(home: Path) -> Iterator[SeriesRecord]:
     """Newest first; what cannot be read is passed over."""
     for path in sorted(home.glob(f"*/{FILE}"), reverse=True):
         with suppress(UserError):
-            yield _read(path)
+            yield read_file(path, SeriesRecord, FORMAT)
 
 
-def _read(path: Path) -> SeriesRecord:
-    """Raises UserError in one line; keys that a later version adds to this format are passed over."""
+def read_file(path: Path, kind: type[_Kind], newest: int) -> _Kind:
+    """The record in a file that says its format, of which `newest` is the last that can be read.
+
+    Raises UserError in one line; keys that a later version adds to this format are passed over.
+    """
     try:
         data = path.read_bytes()
-        version = msgspec.json.decode(data, type=_Format).format
-        if version > FORMAT:
+        if msgspec.json.decode(data, type=_Format).format > newest:
             raise UserError(f"{path}: written by a later version of this tool; read it with that one")
-        return msgspec.json.decode(data, type=SeriesRecord)
+        return msgspec.json.decode(data, type=kind)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no series' record: {error}") from None
+        raise UserError(f"{path}: no record of this tool: {error}") from None
 
 
 def _now() -> str:

@@ -281,7 +281,7 @@ def test_it_says_its_format_and_a_later_one_is_refused() -> None:
     path.write_text(json.dumps(data))
     assert read_series(series.record.id).format == 1
     path.write_text("[]")
-    with pytest.raises(UserError, match="no series' record"):
+    with pytest.raises(UserError, match="no record of this tool"):
         read_series(series.record.id)
 
 
