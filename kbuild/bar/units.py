@@ -44,14 +44,14 @@ def why_not(release: str | None, device: Path = DEVICE) -> str | None:
     return None
 
 
-def run_units(folder: Path, release: str | None, scratch: Path) -> UnitTests:
+def run_units(folder: Path, release: str | None, scratch: Path, device: Path = DEVICE) -> UnitTests:
     """Build them in a copy (`scratch`), and run them: `./configure`, `make`, `./run_tests.sh -t`.
 
-    `release`: what `uname -r` has to say, or the tests would judge another kernel.
+    `release`: what `uname -r` has to say, or the tests would judge another kernel. `device`: KVM's.
     """
     done = git.call("-C", folder, "rev-parse", "HEAD", check=False)
     result = UnitTests(commit=done.output.strip()[:12] if done.status == 0 else "")
-    if reason := why_not(release):
+    if reason := why_not(release, device):
         result.reason = reason
         return result
     shutil.rmtree(scratch, ignore_errors=True)
@@ -89,4 +89,10 @@ def run_copy(folder: Path, result: UnitTests, *tests: str) -> UnitTests:
         result.reason = f"./run_tests.sh did not come to its end: {last}; see {log_file}"
     elif tap.missing:
         result.reason = f"{tap.missing} tests that were to be run did not say how they ended; see {log_file}"
+    elif done.status and not tap.failed:
+        result.reason = (
+            f"./run_tests.sh ended with status {done.status}, and no test says that it failed; see {log_file}"
+        )
+    elif not tap.passed:
+        result.reason = f"none was run: {len(tap.skipped)} skipped; see {log_file}"
     return result
