@@ -27,6 +27,8 @@ from kbuild.outcome import Finding, Status, finding_id, worst
 from kbuild.paths import make_folder
 from kbuild.profile import Profile, bar_fragments
 
+ARCH = "x86_64"
+"""Whose modules can be looked into."""
 _LIKELY = ("arch/x86", "kernel", "lib", "mm", "virt")
 """Folders with most of what KVM wants of the kernel."""
 
@@ -166,20 +168,23 @@ class Builder:
         if result.built:
             files = result.built.files
             outcome.files = {name: digest for name, digest in files.items() if name.endswith(".ko")}
-            base = next(
-                (
-                    one
-                    for one in self.bar.record.builds
-                    if (one.build, one.compiler) == (outcome.build, outcome.compiler)
-                ),
-                None,
-            )
-            if base is not None and base.files:
-                outcome.findings += unprovided(base.files, outcome.files, wanted.tree.source)
+            if outcome.files and wanted.symbols.arch == ARCH:
+                outcome.findings += self._unprovided(outcome, wanted.tree.source)
         own = [one.status for one in outcome.findings]
         outcome.status = worst(own) if own else Status.PASS if result.built else Status.FAIL
         if outcome.status != Status.PASS:
             outcome.reason = next(iter(one.message for one in outcome.findings), "make failed")
+
+    def _unprovided(self, outcome: BuildOutcome, source: Path) -> list[Finding]:
+        """Of the base nothing is asked: what it wants is not the series' doing."""
+        same = (outcome.build, outcome.compiler)
+        before = [one for one in self.bar.record.builds if (one.build, one.compiler) == same]
+        if not before:
+            return []
+        first = next((one for one in before if one.files), None)
+        if first is None:
+            return [_unasked("nothing before it could be built, so what it wants anew is not known")]
+        return unprovided(first.files, outcome.files, source)
 
 
 def name_of(one: BarBuild, compiler: str) -> str:
@@ -190,15 +195,16 @@ def name_of(one: BarBuild, compiler: str) -> str:
 def unprovided(before: Mapping[str, str], after: Mapping[str, str], source: Path) -> list[Finding]:
     """What the modules want since the base, and neither they nor the kernel's source export.
 
-    modpost cannot tell: there is no vmlinux of this configuration. `before`, `after`: of each module its SHA-256.
-    Modules that are no x86-64 objects are not looked into.
+    modpost cannot tell: there is no vmlinux of this configuration. `before`, `after`: of each module its SHA-256; they
+    are of x86-64. What cannot be looked into is a finding, too.
     """
-    if not all(map(is_whole, (*before.values(), *after.values()))):
-        return []
+    for name, digest in (*before.items(), *after.items()):
+        if not is_whole(digest):
+            return [_unasked(f"{name} is not in the cache any more")]
     try:
         old, new = (ModuleSet.of(map(read_module, map(artifact, one.values())), None) for one in (before, after))
-    except UserError:
-        return []
+    except UserError as error:
+        return [_unasked(str(error))]
     findings: list[Finding] = []
     for image in new.modules.values():
         known = {wanted.name for wanted in old[image.name].imports} if image.name in old else set()
@@ -218,6 +224,15 @@ def unprovided(before: Mapping[str, str], after: Mapping[str, str], source: Path
                 )
             )
     return findings
+
+
+def _unasked(why: str) -> Finding:
+    """That nobody can say whether all that the modules want is there."""
+    return Finding(
+        id=finding_id("build", "unresolved-import", "modules", "not-asked"),
+        status=Status.ERROR,
+        message=f"whether the kernel exports what the modules want cannot be told: {why}",
+    )
 
 
 def _defines(image: ModuleImage, name: str) -> bool:

@@ -5,6 +5,7 @@ The modules are those of the kernel under test, with names of imports written ov
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -75,3 +76,18 @@ def test_a_symbol_of_the_kernel(modules: dict[str, Path], kernel_source: Path, t
         after = kept(wants(modules, tmp_path, instead, name))
         found = unprovided(kept(modules), after, tmp_path)
         assert [one.status for one in found] == ([status] if status else [])
+
+
+def test_what_cannot_be_looked_into_is_not_taken_for_right(
+    modules: dict[str, Path], kernel_source: Path, tmp_path: Path
+) -> None:
+    before = kept(modules)
+    broken = tmp_path / "kvm-amd.ko"
+    broken.write_bytes(b"no ELF file")
+    for after, why in (
+        ({**before, "kvm-amd.ko": put(broken)}, "kvm-amd.ko|not an ELF"),
+        ({**before, "kvm-amd.ko": "0" * 64}, "kvm-amd.ko is not in the cache any more"),
+    ):
+        (found,) = unprovided(before, after, kernel_source)
+        assert found.status == Status.ERROR
+        assert re.search(why, found.message)
