@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _WARNING = re.compile(r"\b(?:WARNING|ERROR|SEVERE|warning):")
 
 def check_docs(tree: str, base: str, tip: str, files: Sequence[str], folder: Path) -> Docs:
     """Make the folders' pages twice and say which warnings are new. `folder` gets logs and pages."""
-    result = Docs(folders=folders_of(files))
+    result = Docs(folders=made_folders(tree, (base, tip), files))
     if shutil.which(SPHINX) is None:
         result.reason = f"{SPHINX} is not installed: apt-get install python3-sphinx"
         return result
@@ -50,14 +51,28 @@ def folders_of(files: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def made_folders(tree: str, commits: Sequence[str], files: Sequence[str]) -> tuple[str, ...]:
+    """The folders of the files; of one that not each of the commits has the nearest above it that each has.
+
+    What refers to a page that was deleted with its folder, or does not refer to a new one, stands there.
+    """
+    found = set()
+    for folder in folders_of(files):
+        while folder and not all(_has_folder(tree, commit, folder) for commit in commits):
+            folder = folder.rpartition("/")[0]
+        found.add(folder)
+    return ("",) if "" in found else folders_of([f"Documentation/{one}/x" for one in found])
+
+
+def _has_folder(tree: str, commit: str, folder: str) -> bool:
+    asked = f"{commit}:Documentation/{folder}"
+    done = git.call("-C", tree, "cat-file", "-t", asked, check=False, env={"LC_ALL": "C"})
+    return done.status == 0 and done.output.strip() == "tree"
+
+
 def _make(tree: Tree, folders: Sequence[str], output: Path) -> list[str]:
     # A file right below Documentation/ has no folder of its own: then all of it is made.
     chosen = [f"SPHINXDIRS={' '.join(folders)}"] if all(folders) else []
-    there = [one for one in folders if (tree.source / "Documentation" / one).is_dir()]
-    if chosen and there != list(folders):
-        chosen = [f"SPHINXDIRS={' '.join(there)}"]
-        if not there:
-            return []
     argv = ["make", "-C", str(tree.source), f"O={output}", *chosen, "htmldocs"]
     log_file = output / "htmldocs.log"
     lines: list[str] = []
@@ -104,10 +119,15 @@ def leads_elsewhere(warning: str, source: Path) -> bool:
 
 
 def new_warnings(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Those that were not there before, on whatever line."""
+    """Those that were not there before, on whatever line; of several that say the same, as many as came."""
 
     def key(line: str) -> str:
         return re.sub(r":\d+(?=:)", "", line)
 
-    old = {key(line) for line in before}
-    return [line for line in after if key(line) not in old]
+    left = Counter(map(key, before))
+    new = []
+    for line in after:
+        left[key(line)] -= 1
+        if left[key(line)] < 0:
+            new.append(line)
+    return new

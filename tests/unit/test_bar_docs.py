@@ -6,12 +6,13 @@ The lines are what sphinx 5.3.0 printed of 6.1's Documentation/virt/kvm/x86 with
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from kbuild.bar.docs import folders_of, leads_elsewhere, new_warnings, warnings_in
+from kbuild.bar.docs import folders_of, leads_elsewhere, made_folders, new_warnings, warnings_in
 
 SOURCE = Path("/build/src")
 SAID = f"""\
@@ -39,6 +40,41 @@ def test_warnings_of_sphinx_and_of_kernel_doc() -> None:
 def test_a_line_that_moved_is_not_new() -> None:
     before = ["a.rst:10: WARNING: x", "a.rst:20: WARNING: y"]
     assert new_warnings(before, ["a.rst:14: WARNING: x", "b.rst:14: WARNING: x"]) == ["b.rst:14: WARNING: x"]
+
+
+def test_the_same_once_more_is_new() -> None:
+    before = ["a.rst:10: WARNING: x"]
+    assert new_warnings(before, ["a.rst:4: WARNING: x", "a.rst:14: WARNING: x"]) == ["a.rst:14: WARNING: x"]
+
+
+def committed(tree: Path, *files: str) -> str:
+    """A commit that has these files of Documentation/ and no others."""
+    shutil.rmtree(tree / "Documentation", ignore_errors=True)
+    for name in files:
+        path = tree / "Documentation" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("Text\n====\n")
+    for argv in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=c"]):
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", tree, *who, *argv], check=True)
+    done = subprocess.run(["git", "-C", tree, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_of_a_folder_that_is_deleted_the_one_above_is_made(tmp_path: Path) -> None:
+    """There stands what still leads to its pages. To make nothing would be to find nothing."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    base = committed(tree, "virt/index.rst", "virt/kvm/x86/mmu.rst", "arch/a.rst")
+    tip = committed(tree, "virt/index.rst", "arch/a.rst", "arch/new/b.rst")
+
+    def made(*files: str) -> tuple[str, ...]:
+        return made_folders(str(tree), (base, tip), [f"Documentation/{one}" for one in files])
+
+    assert made("virt/kvm/x86/mmu.rst") == ("virt",)
+    assert made("virt/kvm/x86/mmu.rst", "arch/new/b.rst") == ("arch", "virt")
+    assert made("arch/a.rst") == ("arch",)
+    assert made_folders(str(tree), (base, committed(tree, "index.rst")), ["Documentation/arch/a.rst"]) == ("",)
 
 
 @pytest.mark.parametrize(
