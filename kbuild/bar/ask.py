@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from kbuild.elf.image import read_module
 from kbuild.errors import UserError
 from kbuild.gate.judging import gate
 from kbuild.gate.request import GateRequest, profile_of
+from kbuild.load.orders.read import read_order
 from kbuild.outcome import RUN_OF, Status
 from kbuild.paths import make_folder, write_atomically
 from kbuild.profile import SHIPPED, OrderChoice, Profile, find_orders, reference
@@ -104,6 +106,7 @@ def _fresh(request: BarRequest, profile: Profile, asked: Asked) -> BarRecord:
         patches=patches,
         titles={one.name: one.title for one in settings.build},
         musts=[one.name for one in settings.build if one.must],
+        flavours=[*settings.flavours],
     )
 
 
@@ -135,7 +138,9 @@ class _Work:
         patches = commits(record)
         base, tip = patches[0], patches[-1]
         if record.touched is None:
-            record.touched = touched(settings, record.tree, base.id, tip.id)
+            found = touched(settings, record.tree, base.id, tip.id)
+            areas = tuple(msgspec.structs.replace(one, orders=self._ids(one.orders)) for one in found.areas)
+            record.touched = msgspec.structs.replace(found, areas=areas)
         self._series()
         self._builder().run(record.tree, patches)
         self._name_parameters(base, tip)
@@ -173,11 +178,24 @@ class _Work:
 
     def _orders(self) -> tuple[str, ...]:
         """As they are given on a command line, each once."""
-        areas = self.bar.record.touched.areas if self.bar.record.touched else ()
-        named = {**self.profile.orders, **self._found([name for area in areas for name in area.orders])}
+        settings, touched = self.profile.settings.bar, self.bar.record.touched
+        assert settings is not None and touched is not None
+        names = {area.name for area in touched.areas}
+        named = {
+            **self.profile.orders,
+            **self._found([order for area in settings.area if area.name in names for order in area.orders]),
+        }
         return tuple(
             f"{reference('orders', path)}{RUN_OF}{run}".removesuffix(RUN_OF)
             for path, runs in named.items()
+            for run in runs or ("",)
+        )
+
+    def _ids(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Of the orders that a profile names: ids, as transcripts have them."""
+        return tuple(
+            f"{read_order(path).id}{RUN_OF}{run}".removesuffix(RUN_OF)
+            for path, runs in self._found(names).items()
             for run in runs or ("",)
         )
 
@@ -244,12 +262,12 @@ class _Work:
             write_atomically(file, order)
             self._both(PARAMETERS, base, tip, lambda gate: replace(gate, orders=(str(file),)))
         for flavour in settings.flavours:
-            self._both(flavour, base, tip, lambda gate, flavour=flavour: replace(gate, orders=(), flavour=flavour))  # type: ignore[misc]
+            self._both(flavour, base, tip, partial(replace, orders=(), flavour=flavour))
 
     def _both(self, what: str, base: Patch, tip: Patch, asked: Callable[[GateRequest], GateRequest]) -> None:
         after = self._gate(what, tip, asked)
         found = judge(after, None)
-        wrong = found.new or found.unknown or (after is not None and not after.artifacts)
+        wrong = found.new or (after is not None and not after.artifacts)
         if wrong and self._release(base) is not None:
             self._gate(what, base, asked)
 

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from kbuild.bar.loads import MAX_LINES, judge, loaded
-from kbuild.barrecord import BarRecord, BuildOutcome, Met, Parameter, Patch, Point, TipRun, shown
+from kbuild.bar.loads import (
+    MAX_LINES,
+    Judged,
+    is_of,
+    judge,
+    left_out,
+    loaded,
+    order_of,
+    ran_guests,
+    ran_tests,
+    untested,
+)
+from kbuild.barrecord import (
+    NOT_TRIED,
+    TRIED,
+    BarRecord,
+    BuildOutcome,
+    Met,
+    Parameter,
+    Patch,
+    Point,
+    TipRun,
+    short,
+    shown,
+)
+from kbuild.configure.conf import read_config
 from kbuild.errors import UserError
-from kbuild.outcome import Status
-from kbuild.record import Record, read_record
+from kbuild.outcome import Finding, Status
+from kbuild.record import Record, read_record, runs_home
 from kbuild.seriesrecord import Entry, SeriesRecord
 
 MAX_FILES = 3
 """That are named in a line."""
 TESTS, PARAMETERS = "tests", "parameters"
 """What the runs of the last patch are for that are no flavour's."""
+LEAST = {"KVM_INTEL": "m", "KVM_AMD": "m", "KVM_WERROR": "y"}
+"""Symbols, and the values that each patch has to build with at the very least."""
+
+
+def config_of(run: str) -> Mapping[str, str]:
+    """The configuration of a run's kernel. Raises UserError where it is gone."""
+    path = runs_home() / run / "artifacts/config"
+    try:
+        return read_config(path.read_text("utf-8", "replace"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -26,20 +61,26 @@ class Evidence:
     record: BarRecord
     series: SeriesRecord
     read: Callable[[str], Record] = read_record
+    config: Callable[[str], Mapping[str, str]] = config_of
+    """Of a run's kernel: symbols to values."""
+
+    def entry(self, patch: str) -> Entry | None:
+        """What the series says of a patch."""
+        return next((one for one in self.series.entries if one.id == patch), None)
 
     def of(self, patch: str) -> Record | None:
         """The record of a patch's own run."""
-        entry = next((one for one in self.series.entries if one.id == patch), None)
+        entry = self.entry(patch)
         return self._read(entry.run) if entry else None
 
-    def run(self, what: str, patch: Patch) -> Record | None:
-        """The record of a run that was made for a purpose."""
-        found = next((one for one in self.record.runs if (one.what, one.patch) == (what, patch.id)), None)
-        return self._read(found.run) if found and found.over else None
+    def made(self, what: str, patch: Patch) -> TipRun | None:
+        """A run that was made for a purpose, or why there is none."""
+        return next((one for one in self.record.runs if (one.what, one.patch) == (what, patch.id) and one.over), None)
 
-    def why_not(self, what: str) -> str | None:
-        """Why there is no such run of the last patch."""
-        return next((one.reason for one in self.record.runs if one.what == what and one.patch == self.tip.id), None)
+    def run(self, what: str, patch: Patch) -> Record | None:
+        """Its record."""
+        found = self.made(what, patch)
+        return self._read(found.run) if found else None
 
     def _read(self, run: str | None) -> Record | None:
         try:
@@ -65,11 +106,17 @@ def commits(record: BarRecord) -> list[Patch]:
 
 def points(evidence: Evidence) -> list[Point]:
     """All of them, in the order of the maintainers' own list."""
-    found = [_applied(evidence), _least(evidence), *_builds(evidence), _each(evidence), _vendors(evidence)]
+    found = [_least(evidence), *_builds(evidence), _each(evidence), _vendors(evidence)]
     found += [*_areas(evidence), _parameters(evidence), _selftests(evidence), _units(evidence)]
-    found += [_flavour(evidence, one) for one in _flavours(evidence.record.runs)]
-    found += [_docs(evidence), _based(evidence), _reproducer(evidence), _tests(evidence)]
-    return [one for one in found if one is not None]
+    found += [_flavour(evidence, one) for one in _flavours(evidence.record)]
+    found.append(_docs(evidence))
+    if (applied := _applied(evidence)) is not None:
+        # All of them are asked of the whole series, and a part of it is not there.
+        for one in found:
+            untested(one, f"{applied.patches[0]} does not apply")
+        found.insert(0, applied)
+    found += [_based(evidence), *_reproducer(evidence), _tests(evidence)]
+    return found
 
 
 def verdict(found: Sequence[Point]) -> Status:
@@ -86,44 +133,62 @@ def _applied(evidence: Evidence) -> Point | None:
     missing = [one for one in evidence.record.patches if " " in one.id]
     if not missing:
         return None
-    entries = {one.id: one for one in evidence.series.entries}
     first = missing[0]
+    entry = evidence.entry(first.id)
     return Point(
         id="applies",
         title="the patches apply",
         outcome=Met.NOT_MET,
         why=f"{first.id} ({first.subject}) does not apply; nothing is known of it and of those behind it",
-        lines=entries[first.id].evidence[:MAX_LINES] if first.id in entries else [],
+        lines=entry.evidence[:MAX_LINES] if entry else [],
         must=True,
         patches=[first.id],
     )
 
 
+def _own(evidence: Evidence) -> list[tuple[Patch, Entry | None]]:
+    """The patches that could be applied, without what they stand on."""
+    return [(one, evidence.entry(one.id)) for one in commits(evidence.record) if not one.base]
+
+
 def _least(evidence: Evidence) -> Point:
     """The kernel that is loaded: built by the series, and every patch of it."""
-    point = Point(
-        id="build",
-        title="each patch builds with KVM_INTEL=m KVM_AMD=m KVM_WERROR=y, gcc (a whole kernel)",
-        outcome=Met.MET,
-        must=True,
-    )
-    bad: list[Entry] = []
-    unknown: list[Entry] = []
-    for entry in evidence.series.entries:
-        if entry.base or " " in entry.id:
+    asked = " ".join(f"{name}={value}" for name, value in LEAST.items())
+    point = Point(id="build", title=f"each patch builds with {asked}, gcc (a whole kernel)", outcome=Met.MET, must=True)
+    unsure: list[str] = []
+    for patch, entry in _own(evidence):
+        status = entry.cells.get("build") if entry else None
+        blamed = [one for one in entry.blamed if one.startswith("build:")] if entry else []
+        if status == Status.FAIL and blamed:
+            point.outcome = Met.NOT_MET
+            point.patches.append(patch.id)
+            point.lines += blamed
             continue
-        status = entry.cells.get("build")
-        if status in (Status.FAIL, Status.ERROR) or status is None:
-            blamed = any(one.startswith("build:") for one in entry.blamed) or (status is None and not entry.same_as)
-            (bad if blamed and entry.status == Status.FAIL else unknown).append(entry)
-    if bad:
-        point.outcome, point.patches = Met.NOT_MET, [one.id for one in bad]
-        point.lines = [line for one in bad for line in one.blamed][:MAX_LINES]
-    elif unknown:
-        point.outcome = Met.NOT_TESTED
-        first = unknown[0]
-        point.why = f"{short(first.id)}: {first.reason or 'what it stands on does not build either'}"
+        why: str | None = "what it stands on does not build either" if status == Status.FAIL else "it was not built"
+        if entry and status == Status.PASS:
+            why = _other_configuration(evidence, entry)
+        elif entry and entry.reason:
+            why = entry.reason
+        unsure += [f"{short(patch.id)}: {why}"] if why else []
+    untested(point, _first(unsure))
+    point.lines = point.lines[:MAX_LINES]
     return point
+
+
+def _first(reasons: Sequence[str]) -> str:
+    """Of the reasons why something was not tested, each a patch's, what there is room for."""
+    more = f"; and {len(reasons) - 1} more of the patches" if len(reasons) > 1 else ""
+    return f"{reasons[0]}{more}" if reasons else ""
+
+
+def _other_configuration(evidence: Evidence, entry: Entry) -> str | None:
+    """Why a kernel that was built is not the one that is asked for: a profile of the user's may have another one."""
+    try:
+        values = evidence.config(entry.run or "")
+    except UserError as error:
+        return f"its configuration cannot be read: {error}"
+    other = [f"{name}={values.get(name, 'n')}" for name, value in LEAST.items() if values.get(name) != value]
+    return f"it was built with {' '.join(other)}" if other else None
 
 
 def _builds(evidence: Evidence) -> Iterator[Point]:
@@ -132,57 +197,68 @@ def _builds(evidence: Evidence) -> Iterator[Point]:
     for build, compiler in keys:
         outcomes = [one for one in record.builds if (one.build, one.compiler) == (build, compiler)]
         yield _build(record, build, compiler, outcomes)
+    for build in [one for one in record.titles if not any(one == other for other, _ in keys)]:
+        title = f"each patch builds with {record.titles[build]} (KVM's objects)"
+        must = build in record.musts
+        yield Point(id=f"build:{build}", title=title, outcome=Met.NOT_TESTED, why="it was not built", must=must)
 
 
 def _build(record: BarRecord, build: str, compiler: str, outcomes: Sequence[BuildOutcome]) -> Point:
     by_patch = {one.patch: one for one in outcomes}
-    patches = [one for one in commits(record) if one.id in by_patch]
+    patches = commits(record)
     point = Point(
         id=f"build:{build}-{compiler}",
         title=f"each patch builds with {record.titles.get(build, build)}, {compiler} (KVM's objects)",
         outcome=Met.MET,
         must=build in record.musts,
     )
-    base = by_patch[patches[0].id]
-    skipped = [one for one in patches if by_patch[one.id].status == Status.SKIP]
-    if len(skipped) == len(patches):
-        point.outcome, point.why = Met.NOT_TESTED, base.reason or ""
+    if all(one.id in by_patch and by_patch[one.id].status == Status.SKIP for one in patches):
+        untested(point, by_patch[patches[0].id].reason or "there is no such configuration")
         return point
-    if missing := [one for one in commits(record) if one.id not in by_patch]:
-        point.outcome, point.why = Met.NOT_TESTED, f"{short(missing[0].id)} was not built"
-        return point
-    known = {one.id for one in base.findings}
-    before = known
-    for one in patches[1:]:
-        outcome = by_patch[one.id]
-        ids = {finding.id for finding in outcome.findings}
-        new = [finding for finding in outcome.findings if finding.id not in before]
-        if outcome.status == Status.FAIL and not outcome.findings:
-            point.patches.append(one.id)
-            point.lines.append(f"{short(one.id)}: {outcome.reason}")
-        elif new and any(finding.status == Status.FAIL for finding in new):
-            point.patches.append(one.id)
-        point.lines += [f"{short(one.id)}: {finding.message}" for finding in new]
-        if outcome.status != Status.SKIP:
-            before = known | ids
-    if point.patches:
-        point.outcome = Met.NOT_MET
-    elif point.lines:
-        point.outcome, point.why = Met.NOT_TESTED, "it cannot be told whether this is an error"
-    elif base.status == Status.FAIL:
-        still = [one for one in patches[1:] if by_patch[one.id].status == Status.FAIL]
-        if still:
-            point.outcome = Met.NOT_TESTED
-            point.why = f"the base does not build either ({base.reason}); the patches add nothing to that"
-    elif skipped:
-        point.outcome = Met.NOT_TESTED
-        point.why = f"{short(skipped[0].id)}: {by_patch[skipped[0].id].reason}"
-    elif known:
-        point.why = f"the base says {_count(len(known), 'thing')} of the same kind without the patches"
-    else:
+    before = _Before()
+    unsure = [why for one in patches if (why := _hold(point, one, by_patch.get(one.id), before)) is not None]
+    untested(point, _first(unsure))
+    base = by_patch.get(patches[0].id)
+    if point.outcome == Met.MET and base is not None:
         point.why = " ".join(f"{name}={value}" for name, value in base.values.items())
+        if base.status == Status.FAIL:
+            point.why = f"each patch does, and the base does not ({base.reason})"
     point.lines = point.lines[:MAX_LINES]
     return point
+
+
+@dataclass
+class _Before:
+    """What was said of a configuration before a patch."""
+
+    errors: set[str] | None = None
+    """Ids, as far as nothing was built since; None: nothing could be judged yet."""
+
+
+def _hold(point: Point, patch: Patch, outcome: BuildOutcome | None, before: _Before) -> str | None:
+    """Hold a patch's build against what came before it. Returns why it cannot be told how it does."""
+    name = short(patch.id)
+    if outcome is None or outcome.status not in (Status.PASS, Status.FAIL):
+        # Nobody knows whether the machine or the patch is at fault, be it that the base has it too.
+        why = (outcome.reason or f"it is {outcome.status}") if outcome else "it was not built"
+        return None if patch.base else f"{name}: {why}"
+    if outcome.status == Status.PASS:
+        before.errors = set()
+        return None
+    told = {one.id: one.message for one in outcome.findings if one.counts} or {"": outcome.reason or "make failed"}
+    new = {one: message for one, message in told.items() if before.errors is None or one not in before.errors}
+    blamed, before.errors = before.errors is not None, (before.errors or set()) | told.keys()
+    if patch.base:
+        return None
+    if not new:
+        return f"{name} does not build, and neither does what it stands on ({outcome.reason})"
+    point.outcome = Met.NOT_MET
+    point.lines += [f"{name}: {message}" for message in new.values()]
+    if blamed:
+        point.patches.append(patch.id)
+    else:
+        point.why = "nothing before it could be built, so whose it is cannot be told"
+    return None
 
 
 # What is loaded.
@@ -193,50 +269,68 @@ def _each(evidence: Evidence) -> Point:
     point = Point(
         id="series", title="no patch breaks what was right before it (rules and loads of each)", outcome=Met.MET
     )
-    unjudged: list[Entry] = []
-    for entry in evidence.series.entries:
-        if entry.base or " " in entry.id:
-            continue
-        blamed = [one for one in entry.blamed if not one.startswith("build:")]
-        if entry.status == Status.FAIL and blamed:
+    unsure: list[str] = []
+    for patch, entry in _own(evidence):
+        name = short(patch.id)
+        blamed = [one for one in entry.blamed if not one.startswith("build:")] if entry else []
+        if entry and entry.status == Status.FAIL and (blamed or not entry.blamed):
+            # It got worse, be it that no finding says by what.
             point.outcome = Met.NOT_MET
             point.patches.append(entry.id)
-            point.lines += [f"{short(entry.id)}: {one}" for one in blamed]
-        elif entry.status in (Status.ERROR, Status.MISS, Status.SKIP):
-            unjudged.append(entry)
-    if point.outcome == Met.MET and unjudged:
-        first = unjudged[0]
-        point.outcome = Met.NOT_TESTED
-        point.why = f"{short(first.id)} could not be judged: {first.reason or ', '.join(first.blamed) or 'no reason'}"
+            point.lines += [f"{name}: {one}" for one in blamed or entry.evidence or [entry.reason or "it got worse"]]
+        elif (why := _unjudged(evidence, entry)) is not None:
+            unsure.append(f"{name} could not be judged: {why}")
+    untested(point, _first(unsure))
     point.lines = point.lines[:MAX_LINES]
     return point
 
 
+def _unjudged(evidence: Evidence, entry: Entry | None) -> str | None:
+    """Why nobody can say that a patch breaks nothing; None: it was judged, and does not."""
+    if entry is None or entry.status is None:
+        return "the series has not come to it"
+    if entry.cells.get("build") == Status.FAIL:
+        return "it does not build"
+    if entry.status != Status.PASS:
+        return entry.reason or ", ".join(entry.blamed) or "it does not say why"
+    tip = evidence.of(entry.id)
+    if tip is None:
+        return f"the record of run {entry.run} is gone"
+    judged = judge(tip, evidence.of(evidence.base.id))
+    unsure = [*judged.unjudged, *(one for one in tip.findings if one.host is None and _untold(one))]
+    if unsure:
+        return f"{unsure[0].message}; of the base it cannot be told either"
+    return judged.cut or None
+
+
+def _untold(finding: Finding) -> bool:
+    return finding.counts and finding.status != Status.FAIL
+
+
 def _vendors(evidence: Evidence) -> Point:
-    of_areas = [order for area in _touched_areas(evidence) for order in area]
+    touched = evidence.record.touched
+    of_areas = [order for area in (touched.areas if touched else ()) for order in area.orders]
     tip, base = evidence.of(evidence.tip.id), evidence.of(evidence.base.id)
-    judged = judge(tip, base, lambda order: not _among(order, of_areas))
+    judged = judge(tip, base, lambda one: not is_of(one, of_areas))
     point = Point(
         id="vendors", title="both vendors' modules load, run guests and unload (last patch)", outcome=Met.MET, must=True
     )
-    return loaded(point, judged, tip, _why_not_run(evidence))
+    return loaded(point, judged, tip, _why_not_run(evidence), ran_guests)
 
 
-def _why_not_run(evidence: Evidence) -> str:
-    entry = next((one for one in evidence.series.entries if one.id == evidence.tip.id), None)
-    if entry is not None and entry.cells.get("build") not in (Status.PASS, None):
+def _why_not_run(evidence: Evidence, what: str | None = None) -> str:
+    """Why there is nothing to be judged of the last patch, in its own run or in one with a purpose."""
+    made = evidence.made(what, evidence.tip) if what else None
+    if made is not None:
+        run = evidence.run(made.what, evidence.tip)
+        gone = f"the record of run {made.run} is gone" if made.run and run is None else None
+        return made.reason or gone or (run.error if run else None) or "nothing was loaded"
+    entry = evidence.entry(evidence.tip.id)
+    if entry is not None and entry.cells.get("build") == Status.FAIL:
         return "the last patch does not build"
-    return (entry.reason if entry else None) or "they were not among the orders that were asked for"
-
-
-def _touched_areas(evidence: Evidence) -> Iterator[tuple[str, ...]]:
-    touched = evidence.record.touched
-    for area in touched.areas if touched else ():
-        yield area.orders
-
-
-def _among(order: str, globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(order, glob) for glob in globs)
+    if entry is not None and entry.run and evidence.of(entry.id) is None:
+        return f"the record of run {entry.run} is gone"
+    return (entry.reason if entry else None) or "it was not among what was asked for"
 
 
 def _areas(evidence: Evidence) -> Iterator[Point]:
@@ -251,8 +345,13 @@ def _areas(evidence: Evidence) -> Iterator[Point]:
             outcome=Met.MET,
             must=area.must,
         )
-        judged = judge(tip, base, lambda order, area=area: _among(order, area.orders))  # type: ignore[misc]
-        yield loaded(point, judged, tip, _why_not_run(evidence))
+        judged = judge(tip, base, partial(is_of, orders=area.orders))
+        loaded(point, judged, tip, _why_not_run(evidence))
+        if tip is not None and judged.rows and point.outcome == Met.MET:
+            # Each of them is there for something that the others do not do.
+            for why in left_out(judged, tip, area.orders):
+                untested(point, why)
+        yield point
     if touched is not None and not touched.areas:
         yield Point(
             id="area",
@@ -271,47 +370,61 @@ def _parameters(evidence: Evidence) -> Point:
         return point
     tip, base = evidence.run(PARAMETERS, evidence.tip), evidence.run(PARAMETERS, evidence.base)
     judged = judge(tip, base)
-    tried = [f"{one.full}={','.join(map(str, one.values))}" for one in own if one.values]
-    left = [f"{one.full} ({_why_untried(evidence, one)})" for one in own if not one.values]
-    if tried:
-        loaded(point, judged, tip, _why_not_run(evidence))
-        point.lines = [*point.lines, f"tried: {' '.join(tried)}"]
+    given = _given(judged)
+    tried = {one.full: [value for value in one.values if (one.full, str(value)) in given] for one in own}
+    left = [f"{one.full} ({_why_untried(evidence, one, tried[one.full])})" for one in own if not _is_tried(one, tried)]
+    if any(one.values for one in own):
+        loaded(point, judged, tip, _why_not_run(evidence, PARAMETERS))
+        if tip is not None and point.outcome == Met.MET:
+            for run in left_out(judged, tip, list(dict.fromkeys(map(order_of, (*judged.rows, *judged.skipped))))):
+                untested(point, run)
     else:
-        point.outcome = Met.NOT_TESTED
+        point.outcome, point.why = Met.NOT_TESTED, "no values to give"
+    if any(tried.values()):
+        said = " ".join(f"{name}={','.join(map(str, values))}" for name, values in tried.items() if values)
+        point.lines = [*point.lines, f"{TRIED}{said}"]
     if left:
-        point.lines = [*point.lines, f"not tried: {', '.join(left)}"]
+        point.lines = [*point.lines, f"{NOT_TRIED}{', '.join(left)}"]
         if point.outcome == Met.MET:
-            point.outcome = Met.NOT_TESTED
-            point.why += f"; {_count(len(left), 'parameter')} not tried"
-        elif not point.why:
-            point.why = "no values to give"
+            untested(point, f"{_count(len(left), 'parameter')} not tried")
     return point
 
 
-def _why_untried(evidence: Evidence, one: Parameter) -> str:
+def _given(judged: Judged) -> set[tuple[str, str]]:
+    """The parameters that modules were loaded with, and their values, where something could be told of that."""
+    return {
+        (f"{(step.module or '').replace('-', '_')}.{name}", value)
+        for row in judged.rows
+        if row.status in (Status.PASS, Status.FAIL)
+        for step in row.steps
+        for name, value in step.params.items()
+    }
+
+
+def _is_tried(one: Parameter, tried: Mapping[str, Sequence[object]]) -> bool:
+    return bool(one.values) and len(tried[one.full]) == len(one.values)
+
+
+def _why_untried(evidence: Evidence, one: Parameter, tried: Sequence[object]) -> str:
     if one.absent:
         return "not in this configuration"
     if not one.module:
         return f"{one.file} is in no module that was built"
+    if one.values:
+        return f"not with {', '.join(str(value) for value in one.values if value not in tried)}"
     return f"{one.kind}: give values in [bar.values] of {evidence.record.profile}"
 
 
 def _selftests(evidence: Evidence) -> Point:
     point = Point(id="selftests", title="KVM selftests of the tree (last patch)", outcome=Met.MET)
     tip, base = evidence.run(TESTS, evidence.tip), evidence.run(TESTS, evidence.base)
-    if tip is None:
-        point.outcome, point.why = Met.NOT_TESTED, _why_not_run(evidence)
-        return point
     judged = judge(tip, base)
-    loaded(point, judged, tip, _why_not_run(evidence))
-    if judged.rows:
-        told = [
-            f"{one.tests_passed} passed, {one.tests_failed} failed, {one.tests_skipped} skipped on {one.id}"
-            for one in evidence.record.hosts
-            if one.tests_passed or one.tests_failed or one.tests_skipped
-        ]
-        point.why = "; ".join(told) or point.why
-    return point
+    told = [
+        f"{one.tests_passed} passed, {one.tests_failed} failed, {one.tests_skipped} skipped on {one.id}"
+        for one in evidence.record.hosts
+        if one.tests_passed or one.tests_failed or one.tests_skipped
+    ]
+    return loaded(point, judged, tip, _why_not_run(evidence, TESTS), ran_tests, "; ".join(told))
 
 
 def _units(evidence: Evidence) -> Point:
@@ -325,24 +438,28 @@ def _units(evidence: Evidence) -> Point:
         point.lines = units.failed[:MAX_LINES]
     elif units.reason:
         point.outcome, point.why = Met.NOT_TESTED, units.reason
+    elif not units.passed:
+        point.outcome = Met.NOT_TESTED
+        point.why = f"none was run: {_count(units.skipped, 'test')} skipped"
     else:
         point.why = f"{units.passed} passed, {units.skipped} skipped"
     return point
 
 
-def _flavours(runs: Sequence[TipRun]) -> list[str]:
-    return list(dict.fromkeys(one.what for one in runs if one.what not in (TESTS, PARAMETERS)))
+def _flavours(record: BarRecord) -> list[str]:
+    """Those that were asked for, whether there is a run of them or not."""
+    made = (one.what for one in record.runs if one.what not in (TESTS, PARAMETERS))
+    return list(dict.fromkeys([*record.flavours, *made]))
 
 
 def _flavour(evidence: Evidence, name: str) -> Point:
     tip, base = evidence.run(name, evidence.tip), evidence.run(name, evidence.base)
     point = Point(id=f"flavour:{name}", title=f"loads with the {name} kernel (last patch)", outcome=Met.MET)
-    if tip is None:
-        point.outcome, point.why = Met.NOT_TESTED, evidence.why_not(name) or _why_not_run(evidence)
-        return point
-    stage = next((one for one in tip.stages if one.name == "build" and one.status == Status.FAIL), None)
+    stage = next(
+        (one for one in (tip.stages if tip else ()) if one.name == "build" and one.status == Status.FAIL), None
+    )
     if stage is None:
-        return loaded(point, judge(tip, base), tip, tip.error or "nothing was loaded")
+        return loaded(point, judge(tip, base), tip, _why_not_run(evidence, name))
     # The base that does build is what makes it the series' fault.
     point.outcome, point.why = Met.NOT_TESTED, f"the base does not build either: {stage.reason}"
     if base is not None and base.artifacts:
@@ -381,12 +498,12 @@ def _based(evidence: Evidence) -> Point:
     )
 
 
-def _reproducer(evidence: Evidence) -> Point | None:
+def _reproducer(evidence: Evidence) -> Iterator[Point]:
     fixes = [one for one in evidence.record.patches if one.fixes]
     if not fixes:
-        return None
+        return
     named = ", ".join(f"{short(one.id)} ({one.subject})" for one in fixes[:3])
-    return Point(
+    yield Point(
         id="reproducer",
         title="a bug fix comes with a reproducer",
         outcome=Met.YOURS,
@@ -404,11 +521,6 @@ def _tests(evidence: Evidence) -> Point:
         else "the series changes no KVM selftest"
     )
     return Point(id="tests", title="a new feature comes with tests", outcome=Met.YOURS, why=why)
-
-
-def short(name: str) -> str:
-    """A commit's id as it is shown."""
-    return name if " " in name else name[:12]
 
 
 def _count(number: int, what: str) -> str:

@@ -7,9 +7,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from kbuild.barrecord import BarRecord, BuildOutcome, Met, Patch
+from kbuild.barrecord import BarRecord, BuildOutcome, Met, Patch, short
 from kbuild.outcome import Status
-from kbuild.report.letter import letter, short
+from kbuild.report.letter import letter
 from kbuild.report.series import teller as series_teller
 from kbuild.report.terminal import STYLES, console_for, plain, table, word
 from kbuild.seriesrecord import Entry, SeriesRecord

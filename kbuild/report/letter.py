@@ -5,14 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from kbuild.barrecord import BarRecord, Met, Patch, Point
+from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Met, Patch, Point, short
 
 WIDTH = 72
 _TOLD = ("parameters", "selftests", "kvm-unit-tests", "htmldocs")
 _KINDS_TOLD = ("area:", "flavour:")
 """Points that are a sentence of their own where they are met."""
-_TRIED, _NOT_TRIED = "tried: ", "not tried: "
-"""How the point of the parameters says which of them were."""
 
 
 def letter(record: BarRecord) -> str:
@@ -23,11 +21,6 @@ def letter(record: BarRecord) -> str:
         for part in parts
         if part
     )
-
-
-def short(name: str) -> str:
-    """A commit's id as it is shown."""
-    return name if " " in name else name[:12]
 
 
 def _not_met(record: BarRecord) -> Iterator[str]:
@@ -95,7 +88,7 @@ def _told(record: BarRecord) -> Iterator[str]:
     """Further points that were tested and are met, each a sentence."""
     said = []
     for point in record.points:
-        tried = [line for line in point.lines if line.startswith(_TRIED)]
+        tried = [line for line in point.lines if line.startswith(TRIED)]
         if point.outcome != Met.MET and not (tried and point.outcome == Met.NOT_TESTED):
             continue
         if point.id.startswith(_KINDS_TOLD) or point.id in _TOLD:
@@ -111,9 +104,11 @@ def _left(record: BarRecord) -> Iterator[str]:
     for point in record.points:
         if point.outcome == Met.NOT_TESTED:
             # Where some of it was tried, only the rest was not.
-            rest = [line.removeprefix(_NOT_TRIED) for line in point.lines if line.startswith(_NOT_TRIED)]
+            rest = [line.removeprefix(NOT_TRIED) for line in point.lines if line.startswith(NOT_TRIED)]
             why = f" ({point.why})" if point.why else ""
-            told.append(f"parameters {rest[0]}" if rest else f"{point.title}{why}")
+            if rest and any(line.startswith(TRIED) for line in point.lines):
+                why = ""  # which is told above, with what was tried
+            told.append(f"parameters {rest[0]}{why}" if rest else f"{point.title}{why}")
     yield f"Not tested: {'; '.join([*told, 'real hardware'])}."
 
 

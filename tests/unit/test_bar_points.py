@@ -57,6 +57,7 @@ def run(name: str, *rows: Transcript, **more: Any) -> Record:
         "task": "gate",
         "command": "inv gate",
         "started": "2026-11-30T00:00:00+00:00",
+        "ended": "2026-11-30T00:01:00+00:00",
         "kernel": "6.1.192-kbuild",
         "artifacts": {"bzImage": "0"},
         "tree": {"version": "6.1.192"},
@@ -67,14 +68,29 @@ def run(name: str, *rows: Transcript, **more: Any) -> Record:
     return Record(id=name, **{**fields, **more})
 
 
+def steps(**parameters: str) -> list[StepResult]:
+    """Of an order that loads a module, runs a guest and unloads it."""
+    return [
+        StepResult(number=1, action="load", module="kvm", status=Status.PASS, params=parameters),
+        StepResult(number=2, action="smoke", status=Status.PASS, detail={"kind": "long-mode"}),
+        StepResult(number=3, action="selftest", status=Status.PASS, detail={"test": "smm_test"}),
+        StepResult(number=4, action="unload", module="kvm", status=Status.PASS),
+    ]
+
+
+def done(host: str, order: str, **parameters: str) -> Transcript:
+    return row(host, order, steps=steps(**parameters))
+
+
 def both(*orders: str) -> list[Transcript]:
-    return [row(host, order) for host in HOSTS for order in orders]
+    return [done(host, order) for host in HOSTS for order in orders]
 
 
 class Case:
     """A series of two patches that meets the bar; tests make it worse."""
 
     def __init__(self) -> None:
+        self.config = {"KVM_INTEL": "m", "KVM_AMD": "m", "KVM_WERROR": "y"}
         self.runs: dict[str, Record] = {
             name: run(name, *both("vendor-alone", "tdp-off")) for name in ("base", "one", "two")
         }
@@ -97,7 +113,7 @@ class Case:
             patches=[Patch(BASE, "Linux 6.1", base=True), Patch(ONE, "KVM: one"), Patch(TWO, "KVM: two")],
             titles={"modules": "KVM_INTEL=m KVM_AMD=m on x86_64 defconfig", "xen": "KVM_XEN=y"},
             musts=["modules"],
-            touched=Touched(files=(MMU,), areas=(Area("shadow paging", (MMU,), ("tdp-off*",), must=True),)),
+            touched=Touched(files=(MMU,), areas=(Area("shadow paging", (MMU,), ("tdp-off",), must=True),)),
             tools={"gcc": "gcc (Debian) 12.2.0", "clang": "Debian clang version 19.1.7", "ld": "GNU ld 2.40"},
             hosts=[
                 Host("qemu-svm", "QEMU 7.2", "EPYC,+svm", ("amd", "svm", "npt"), 2, 2, 10, 0, 3),
@@ -130,7 +146,7 @@ class Case:
                 raise UserError("none")
             return self.runs[name]
 
-        self.record.points = points(Evidence(self.record, self.series, read))
+        self.record.points = points(Evidence(self.record, self.series, read, lambda _: self.config))
         self.record.verdict = verdict(self.record.points)
         return {one.id: one for one in self.record.points}
 
@@ -209,7 +225,7 @@ def test_what_the_base_does_not_build_either_is_no_patch_s(case: Case) -> None:
         broken.reason = "what build:error:x:y says"
     point = case.points()["build:modules-clang"]
     assert (point.outcome, point.patches) == (Met.NOT_TESTED, [])
-    assert "the base does not build either (what build:error:x:y says)" in point.why
+    assert "neither does what it stands on (what build:error:x:y says)" in point.why
     assert case.record.verdict == Status.ERROR, "a must that was not tested"
     case.build(TWO, "modules", "clang").findings.append(finding("build:error:x:z"))
     point = case.points()["build:modules-clang"]
@@ -235,7 +251,82 @@ def test_a_configuration_that_there_is_not_is_not_tested(case: Case) -> None:
 def test_a_patch_that_was_not_built_is_not_said_to_build(case: Case) -> None:
     case.record.builds.remove(case.build(TWO, "xen"))
     point = case.points()["build:xen-gcc"]
-    assert (point.outcome, point.why) == (Met.NOT_TESTED, "bbbbbbbbbbbb was not built")
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "bbbbbbbbbbbb: it was not built")
+
+
+@pytest.mark.parametrize("status", [Status.MISS, Status.ERROR])
+def test_a_build_that_the_machine_failed_at_is_not_tested(case: Case, status: Status) -> None:
+    """Be it that the base has it too: nobody has seen what the compiler says of the patch."""
+    for patch in (BASE, ONE, TWO):
+        full = case.build(patch, "modules")
+        full.status, full.reason = status, "/build: no space left"
+        full.findings = [finding("build:full:x:y", status)]
+    point = case.points()["build:modules-gcc"]
+    assert (point.outcome, point.patches) == (Met.NOT_TESTED, [])
+    assert "aaaaaaaaaaaa: /build: no space left" in point.why
+    assert case.record.verdict == Status.ERROR
+    assert "KVM_INTEL=m KVM_AMD=m on x86_64 defconfig (gcc" not in case.letter()
+
+
+@pytest.mark.parametrize("status", [Status.MISS, Status.ERROR, Status.SKIP, None])
+def test_a_kernel_that_the_machine_did_not_build_is_not_tested(case: Case, status: Status | None) -> None:
+    entry = case.series.entries[1]
+    entry.cells = {"build": status} if status else {}
+    entry.status, entry.reason = status or Status.MISS, "/build: no space left"
+    point = case.points()["build"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "aaaaaaaaaaaa: /build: no space left")
+    assert case.record.verdict == Status.ERROR
+    assert "builds without a warning" not in case.letter()
+
+
+def test_a_kernel_that_was_built_in_another_way_is_not_the_one_that_is_asked_for(case: Case) -> None:
+    case.config["KVM_WERROR"] = "n"
+    point = case.points()["build"]
+    assert point.outcome == Met.NOT_TESTED
+    assert point.why.startswith("aaaaaaaaaaaa: it was built with KVM_WERROR=n")
+
+
+def test_a_patch_that_breaks_what_an_earlier_one_mended_is_named(case: Case) -> None:
+    for patch in (BASE, TWO):
+        broken = case.build(patch, "xen")
+        broken.status, broken.findings, broken.reason = Status.FAIL, [finding("build:error:x:y")], "x"
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [TWO])
+
+
+def test_a_failure_without_a_finding_is_the_first_patch_s_or_the_base_s(case: Case) -> None:
+    for patch in (ONE, TWO):
+        broken = case.build(patch, "xen")
+        broken.status, broken.reason = Status.FAIL, "make failed"
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [ONE])
+    broken = case.build(BASE, "xen")
+    broken.status, broken.reason = Status.FAIL, "make failed"
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.patches) == (Met.NOT_TESTED, [])
+
+
+def test_whose_failure_it_is_cannot_be_told_without_a_base(case: Case) -> None:
+    case.build(BASE, "xen").status = Status.MISS
+    broken = case.build(ONE, "xen")
+    broken.status, broken.findings = Status.FAIL, [finding("build:error:x:y")]
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [])
+    assert "cannot be told" in point.why
+
+
+def test_a_patch_that_was_skipped_is_not_forgotten_where_the_base_fails(case: Case) -> None:
+    base, one = case.build(BASE, "xen"), case.build(ONE, "xen")
+    base.status, base.findings, base.reason = Status.FAIL, [finding("build:error:x:y")], "x"
+    one.status, one.reason = Status.SKIP, "KVM_XEN: depends on what is n"
+    point = case.points()["build:xen-gcc"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "aaaaaaaaaaaa: KVM_XEN: depends on what is n")
+
+
+def test_a_configuration_of_which_nothing_is_on_record_is_not_forgotten(case: Case) -> None:
+    case.record.builds = [one for one in case.record.builds if one.build != "modules"]
+    assert case.points()["build:modules"].outcome == Met.NOT_TESTED
+    assert case.record.verdict == Status.ERROR
 
 
 def test_the_patch_that_a_series_blames_is_named(case: Case) -> None:
@@ -246,12 +337,93 @@ def test_the_patch_that_a_series_blames_is_named(case: Case) -> None:
     assert case.points()["build"].outcome == Met.MET
     entry.blamed, entry.cells["build"] = ["build:error:x:y"], Status.FAIL
     found = case.points()
-    assert found["series"].outcome == Met.MET, "it is told once"
+    assert found["series"].outcome == Met.NOT_TESTED, "nothing of it was loaded"
     assert (found["build"].outcome, found["build"].patches) == (Met.NOT_MET, [ONE])
 
 
+def test_a_patch_that_makes_it_worse_without_a_finding_is_named(case: Case) -> None:
+    entry = case.series.entries[1]
+    entry.status, entry.reason = Status.FAIL, "qemu-svm, guests: PASS → FAIL"
+    point = case.points()["series"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [ONE])
+    assert point.lines == ["aaaaaaaaaaaa: qemu-svm, guests: PASS → FAIL"]
+
+
+@pytest.mark.parametrize("status", [Status.SKIP, Status.MISS, Status.ERROR, None])
+def test_a_patch_that_was_not_judged_is_not_forgotten(case: Case, status: Status | None) -> None:
+    entry = case.series.entries[1]
+    entry.status, entry.reason = status, "each order was skipped"
+    point = case.points()["series"]
+    assert point.outcome == Met.NOT_TESTED
+    assert point.why.startswith("aaaaaaaaaaaa could not be judged: ")
+
+
+@pytest.mark.parametrize("status", [Status.MISS, Status.ERROR])
+@pytest.mark.parametrize("found", [True, False])
+def test_what_neither_the_patches_nor_the_base_could_be_asked_is_not_tested(
+    case: Case, status: Status, found: bool
+) -> None:
+    findings = [finding("load:no-answer:kvm:x", status)] if found else []
+    gone = row("qemu-svm", "vendor-alone", *findings, status=status, reason="what load:no-answer:kvm:x says")
+    for name in ("base", "one", "two"):
+        case.runs[name] = run(name, gone, done("bochs-vmx", "vendor-alone"), *both("tdp-off", "guests"))
+    points = case.points()
+    for name in ("series", "vendors"):
+        assert points[name].outcome == Met.NOT_TESTED, name
+    assert points["area:shadow paging"].outcome == Met.MET
+    (line,) = points["vendors"].lines
+    assert line == "qemu-svm, vendor-alone: what load:no-answer:kvm:x says; of the base it cannot be told either"
+    assert case.record.verdict == Status.ERROR
+
+
+def test_a_crash_that_the_base_has_elsewhere_only_is_the_series_fault(case: Case) -> None:
+    """The id of a crash is the same in each order: the base passes the one that crashes with the last patch."""
+    crash = finding("load:kernel-bug:kvm:x")
+    case.runs["base"] = run("base", row("qemu-svm", "guests", crash), *both("vendor-alone", "tdp-off"))
+    rest = [done("bochs-vmx", "vendor-alone"), *both("tdp-off")]
+    case.runs["two"] = run("two", row("qemu-svm", "vendor-alone", crash), done("qemu-svm", "guests"), *rest)
+    assert case.points()["vendors"].outcome == Met.NOT_MET
+
+
+def test_what_was_an_error_and_is_a_failure_is_new(case: Case) -> None:
+    for name, status in (("base", Status.ERROR), ("two", Status.FAIL)):
+        failed = row("qemu-svm", "vendor-alone", finding("load:x:y:z", status))
+        case.runs[name] = run(name, failed, *both("tdp-off", "guests"))
+    assert case.points()["vendors"].outcome == Met.NOT_MET
+
+
+def test_a_machine_that_failed_where_the_base_passes_blames_nobody(case: Case) -> None:
+    gone = row("qemu-svm", "vendor-alone", finding("load:no-answer:kvm:x", Status.MISS))
+    case.runs["two"] = run("two", gone, *both("tdp-off", "guests"))
+    assert case.points()["vendors"].outcome == Met.NOT_TESTED
+
+
+def test_a_vendor_on_which_nothing_passes_was_not_tested(case: Case) -> None:
+    """A failure of the base's own does not count; but what comes behind it was not run."""
+    failed = row("qemu-svm", "vendor-alone", finding("load:x:y:z"))
+    for name in ("base", "two"):
+        case.runs[name] = run(name, failed, done("bochs-vmx", "vendor-alone"), *both("tdp-off"))
+    point = case.points()["vendors"]
+    assert point.outcome == Met.NOT_TESTED
+    assert "not on amd: nothing of that passed there" in point.why
+
+
+def test_modules_that_ran_no_guest_are_not_said_to(case: Case) -> None:
+    case.runs["two"] = run("two", *(row(host, "vendor-alone") for host in HOSTS), *both("tdp-off"))
+    assert case.points()["vendors"].outcome == Met.NOT_TESTED
+
+
+def test_a_run_that_did_not_come_to_its_end_is_not_tested(case: Case) -> None:
+    for stopped in ({"error": "a disk is full"}, {"ended": None}, {"interrupted": "load"}):
+        case.runs["two"] = run("two", *both("vendor-alone", "tdp-off"), **stopped)
+        points = case.points()
+        for name in ("series", "vendors", "area:shadow paging"):
+            assert points[name].outcome == Met.NOT_TESTED, name
+
+
 def test_a_failure_that_the_base_has_too_is_shown_as_such(case: Case) -> None:
-    rows = [row("qemu-svm", "vendor-alone", finding("load:x:y:z")), *both("tdp-off"), row("bochs-vmx", "vendor-alone")]
+    failed = row("qemu-svm", "vendor-alone", finding("load:x:y:z"))
+    rows = [failed, *both("tdp-off", "guests"), done("bochs-vmx", "vendor-alone")]
     case.runs["two"] = run("two", *rows)
     point = case.points()["vendors"]
     assert point.outcome == Met.NOT_MET
@@ -294,29 +466,74 @@ def test_tdp_off_that_was_not_run_is_a_must_that_is_missing(case: Case) -> None:
     assert case.record.verdict == Status.ERROR
 
 
+def test_each_order_of_an_area_is_run_on_each_vendor(case: Case) -> None:
+    assert case.record.touched is not None
+    (area,) = case.record.touched.areas
+    area = msgspec.structs.replace(area, orders=("tdp-off", "guests-tdp-off@x"))
+    case.record.touched = msgspec.structs.replace(case.record.touched, areas=(area,))
+    point = case.points()["area:shadow paging"]
+    assert point.outcome == Met.NOT_TESTED
+    assert "guests-tdp-off@x was not among the orders that were asked for" in point.why
+    every = both("vendor-alone", "tdp-off", "guests-tdp-off@x")
+    case.runs["two"] = run("two", *every)
+    assert case.points()["area:shadow paging"].outcome == Met.MET
+    for left in ("tdp-off", "guests-tdp-off@x"):
+        skipped = row("bochs-vmx", left, status=Status.SKIP, reason="it needs ept")
+        rest = [one for one in every if (one.host, one.order) != ("bochs-vmx", left)]
+        case.runs["two"] = run("two", skipped, *rest)
+        point = case.points()["area:shadow paging"]
+        assert point.outcome == Met.NOT_TESTED
+        assert f"{left} not on intel: it needs ept" in point.why
+    assert case.record.verdict == Status.ERROR
+
+
 def test_one_vendor_alone_is_not_both(case: Case) -> None:
     skipped = row("bochs-vmx", "vendor-alone", status=Status.SKIP, reason="bochs is not installed")
-    case.runs["two"] = run("two", row("qemu-svm", "vendor-alone"), row("qemu-svm", "tdp-off"), skipped)
+    case.runs["two"] = run("two", done("qemu-svm", "vendor-alone"), done("qemu-svm", "tdp-off"), skipped)
     point = case.points()["vendors"]
     assert point.outcome == Met.NOT_TESTED
     assert point.why == "1 of 1 passed on qemu-svm; not on intel: bochs is not installed"
 
 
 def selftests(status: Status, *findings: Finding) -> Transcript:
-    step = StepResult(number=2, action="selftest", status=status, detail={"test": "smm_test"})
-    return row("qemu-svm", "selftests", *findings, steps=[step])
+    """One that ends so, and one that passes."""
+    tests = {"smm_test": status, "state_test": Status.PASS}
+    steps = [
+        StepResult(number=number, action="selftest", status=said, detail={"test": name})
+        for number, (name, said) in enumerate(tests.items(), 2)
+    ]
+    return row("qemu-svm", "selftests", *findings, steps=steps)
 
 
 def test_a_selftest_that_the_base_passes_is_the_series_fault(case: Case) -> None:
     """Where nobody has seen a test pass on a host, its failure is an ERROR; the base's pass is such a sight."""
     case.record.runs.clear()
     failed = finding("load:selftest:smm_test:selftests/2-selftest", Status.ERROR)
-    case.tested(TESTS, "two", selftests(Status.ERROR, failed), row("bochs-vmx", "selftests"))
+    case.tested(TESTS, "two", selftests(Status.ERROR, failed), done("bochs-vmx", "selftests"))
     assert case.points()["selftests"].outcome == Met.NOT_TESTED
-    case.tested(TESTS, "base", selftests(Status.PASS), row("bochs-vmx", "selftests"))
+    case.tested(TESTS, "base", selftests(Status.PASS), done("bochs-vmx", "selftests"))
     assert case.points()["selftests"].outcome == Met.NOT_MET
     case.runs[f"{TESTS}-base"] = run("b", selftests(Status.ERROR, failed))
-    assert case.points()["selftests"].outcome == Met.MET
+    assert case.points()["selftests"].outcome == Met.NOT_TESTED, "of neither can anything be told"
+    known = finding("load:selftest:smm_test:selftests/2-selftest")
+    for name in ("two", "base"):
+        case.runs[f"{TESTS}-{name}"] = run(name, selftests(Status.FAIL, known), done("bochs-vmx", "selftests"))
+    point = case.points()["selftests"]
+    assert (point.outcome, point.lines) == (Met.MET, [f"the base has it too: {known.message}"])
+
+
+def test_a_value_that_no_module_was_loaded_with_was_not_tried(case: Case) -> None:
+    parameters = tuple(Parameter(module, name, "bool", MMU, values=(1, 0)) for module, name in
+                       (("kvm", "tdp_mmu"), ("kvm-intel", "ept")))  # fmt: skip
+    assert case.record.touched is not None
+    case.record.touched = msgspec.structs.replace(case.record.touched, parameters=parameters)
+    case.tested(PARAMETERS, "two", *(done(host, f"p@{one}", tdp_mmu=one) for host in HOSTS for one in "10"))
+    point = case.points()["parameters"]
+    assert point.outcome == Met.NOT_TESTED
+    assert [line for line in point.lines if "tried" in line] == [
+        "tried: kvm.tdp_mmu=1,0", "not tried: kvm_intel.ept (not with 1, 0)"
+    ]  # fmt: skip
+    assert "tried: kvm.tdp_mmu=1,0." in case.letter()
 
 
 def test_parameters_that_nobody_gave_values_for_are_not_tried(case: Case) -> None:
@@ -324,7 +541,8 @@ def test_parameters_that_nobody_gave_values_for_are_not_tried(case: Case) -> Non
     tried = Parameter("kvm", "tdp_mmu", "bool", MMU, values=(1, 0))
     parameters = (tried, Parameter("kvm-intel", "ple_gap", "uint", "vmx.c"))
     case.record.touched = msgspec.structs.replace(case.record.touched, parameters=parameters)
-    case.tested(PARAMETERS, "two", *both("touched-parameters@kvm.tdp_mmu=1", "touched-parameters@kvm.tdp_mmu=0"))
+    runs = {value: f"touched-parameters@kvm.tdp_mmu={value}" for value in "10"}
+    case.tested(PARAMETERS, "two", *(done(host, runs[one], tdp_mmu=one) for host in HOSTS for one in runs))
     point = case.points()["parameters"]
     assert point.outcome == Met.NOT_TESTED
     assert "tried: kvm.tdp_mmu=1,0" in point.lines
@@ -340,6 +558,9 @@ def test_parameters_that_nobody_gave_values_for_are_not_tried(case: Case) -> Non
     ("units", "outcome"),
     [
         (UnitTests(passed=3), Met.MET),
+        (UnitTests(passed=3, skipped=1), Met.MET),
+        (UnitTests(skipped=80), Met.NOT_TESTED),
+        (UnitTests(), Met.NOT_TESTED),
         (UnitTests(reason="no /dev/kvm"), Met.NOT_TESTED),
         (UnitTests(passed=3, failed=["a: b"]), Met.NOT_MET),
         (UnitTests(passed=3, reason="it did not come to its end"), Met.NOT_TESTED),
@@ -384,13 +605,42 @@ def test_a_patch_that_does_not_apply(case: Case) -> None:
     assert case.letter().startswith("NOT MET: the patches apply: patch 3")
 
 
+def test_nothing_is_met_of_a_series_that_is_not_whole(case: Case) -> None:
+    """Not even what is said of each patch: with the first that does not apply, the base alone would be left."""
+    del case.record.patches[1:], case.series.entries[1:]
+    case.record.patches.append(Patch("patch 1", "KVM: one"))
+    case.record.touched = Touched()
+    found = case.points()
+    assert {one.outcome for name, one in found.items() if name not in ("applies", "base", "tests")} == {Met.NOT_TESTED}
+    assert "builds" not in case.letter().partition("Not tested:")[0].partition("Based on")[2]
+
+
+def test_what_was_refused_says_why(case: Case) -> None:
+    parameters = (Parameter("kvm", "tdp_mmu", "bool", MMU, values=(1, 0)),)
+    assert case.record.touched is not None
+    case.record.touched = msgspec.structs.replace(case.record.touched, parameters=parameters)
+    case.record.runs = [
+        TipRun(what=what, patch=TWO, over=True, reason=f"{what}: refused") for what in (TESTS, PARAMETERS, "debug")
+    ]
+    found = case.points()
+    for name, what in (("selftests", TESTS), ("parameters", PARAMETERS), ("flavour:debug", "debug")):
+        assert (found[name].outcome, found[name].why) == (Met.NOT_TESTED, f"{what}: refused")
+
+
+def test_tests_of_which_none_passed_were_not_run(case: Case) -> None:
+    case.record.runs.clear()
+    case.tested(TESTS, "two", *(row(host, "selftests") for host in HOSTS))
+    assert case.points()["selftests"].outcome == Met.NOT_TESTED
+
+
 def test_a_last_patch_that_does_not_build_is_not_said_to_load(case: Case) -> None:
+    case.record.flavours = ["debug"]
     case.series.entries[2].cells = {"build": Status.FAIL}
     case.series.entries[2].status, case.series.entries[2].blamed = Status.FAIL, ["build:error:x:y"]
     case.runs["two"] = run("two", artifacts={})
     case.record.runs.clear()
     case.record.hosts = []
     found = case.points()
-    for name in ("vendors", "selftests", "area:shadow paging"):
+    for name in ("vendors", "selftests", "area:shadow paging", "flavour:debug"):
         assert (found[name].outcome, found[name].why) == (Met.NOT_TESTED, "the last patch does not build")
     assert "Loaded in" not in case.letter()
