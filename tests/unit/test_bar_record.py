@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from kbuild.barrecord import FILE, FORMAT, BarRecord, Patch, bar_home, begin, read_bar
 from kbuild.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def fresh() -> BarRecord:
