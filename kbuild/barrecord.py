@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from kbuild import log
+from kbuild.cpus import Cpus
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, to_json
 from kbuild.paths import make_folder, state_home, write_atomically
@@ -169,6 +170,7 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     emulator: str
     cpu: str
     gives: tuple[str, ...]
+    cpus_are: Cpus = Cpus.EMULATED
     passed: int = 0
     """Orders of the last patch."""
     orders: int = 0
@@ -176,6 +178,8 @@ class Host(msgspec.Struct, frozen=True, omit_defaults=True):
     tests_passed: int = 0
     tests_failed: int = 0
     tests_skipped: int = 0
+    tests_unjudged: int = 0
+    """For the host or the test failed, or nobody has seen the test pass there."""
 
 
 class BarRecord(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from kbuild import log
+from kbuild.cpus import Cpus
 from kbuild.errors import HarnessError, KbuildError, UserError, os_errors
 from kbuild.outcome import Finding, Known, Status, to_json, worst
 from kbuild.paths import hold_folder, make_folder, state_home, write_atomically
@@ -52,10 +53,12 @@ class HostFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     kind: str
     cpu: str
-    """The model that is emulated."""
+    """The model that the guest is shown; of a machine that is reached by SSH nothing."""
     cpus: int
+    """As the file says, as is the memory: a machine that is reached by SSH has what it has."""
     memory_mb: int
     gives: tuple[str, ...]
+    cpus_are: Cpus = Cpus.EMULATED
 
 
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -316,6 +317,8 @@ def _hosts(evidence: Evidence) -> list[Host]:
     for name, facts in (tip.machines if tip else {}).items():
         assert tip is not None
         rows = [one for one in tip.transcripts if one.host == name and one.status != Status.SKIP]
+        if not rows:
+            continue
         steps = [
             step
             for one in (tests.transcripts if tests else ())
@@ -323,18 +326,20 @@ def _hosts(evidence: Evidence) -> list[Host]:
             for step in one.steps
             if step.action == "selftest"
         ]
-        counts = [sum(step.status == status for step in steps) for status in (Status.PASS, Status.SKIP)]
+        counts = Counter(step.status for step in steps)
         found.append(
             Host(
                 id=name,
                 emulator=tip.hosts.get(name, ""),
                 cpu=facts.cpu,
                 gives=facts.gives,
+                cpus_are=facts.cpus_are,
                 passed=sum(one.status == Status.PASS for one in rows),
                 orders=len(rows),
-                tests_passed=counts[0],
-                tests_skipped=counts[1],
-                tests_failed=len(steps) - sum(counts),
+                tests_passed=counts[Status.PASS],
+                tests_skipped=counts[Status.SKIP],
+                tests_failed=counts[Status.FAIL],
+                tests_unjudged=counts[Status.ERROR] + counts[Status.MISS],
             )
         )
     return found

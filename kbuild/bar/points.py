@@ -23,6 +23,7 @@ from kbuild.barrecord import (
     TRIED,
     BarRecord,
     BuildOutcome,
+    Host,
     Met,
     Parameter,
     Patch,
@@ -419,12 +420,20 @@ def _selftests(evidence: Evidence) -> Point:
     point = Point(id="selftests", title="KVM selftests of the tree (last patch)", outcome=Met.MET)
     tip, base = evidence.run(TESTS, evidence.tip), evidence.run(TESTS, evidence.base)
     judged = judge(tip, base)
-    told = [
-        f"{one.tests_passed} passed, {one.tests_failed} failed, {one.tests_skipped} skipped on {one.id}"
-        for one in evidence.record.hosts
-        if one.tests_passed or one.tests_failed or one.tests_skipped
-    ]
-    return loaded(point, judged, tip, _why_not_run(evidence, TESTS), ran_tests, "; ".join(told))
+    told = "; ".join(text for one in evidence.record.hosts if (text := _counted(one)))
+    return loaded(point, judged, tip, _why_not_run(evidence, TESTS), ran_tests, told)
+
+
+def _counted(host: Host) -> str:
+    """Of the tests on a host, how they ended; empty where there were none."""
+    counts = {
+        "passed": host.tests_passed,
+        "failed": host.tests_failed,
+        "could not be judged": host.tests_unjudged,
+        "skipped": host.tests_skipped,
+    }
+    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word in ("passed", "failed"))
+    return f"{said} on {host.id}" if any(counts.values()) else ""
 
 
 def _units(evidence: Evidence) -> Point:

@@ -38,7 +38,7 @@ from kbuild.elf.rules.spec import Rules, read_rules
 from kbuild.errors import KbuildError, UserError
 from kbuild.gate.request import GateRequest, LoadFiles
 from kbuild.gate.wanted import build_request, requested_symbols, write_configuration
-from kbuild.hosts.spec import HostSpec, read_host
+from kbuild.hosts.spec import HostSpec, cpus_of, read_host
 from kbuild.hosts.spec import check as missing_for
 from kbuild.hosts.spec import describe as describe_host
 from kbuild.load.agent import build_agent
@@ -474,7 +474,7 @@ def _refuse(error: KbuildError) -> NoReturn:
 
 def _facts(spec: HostSpec) -> HostFacts:
     cpu = spec.qemu.cpu if spec.qemu else spec.bochs.model if spec.bochs else ""
-    return HostFacts(spec.kind, cpu, spec.cpus, spec.memory_mb, spec.gives)
+    return HostFacts(spec.kind, cpu, spec.cpus, spec.memory_mb, spec.gives, cpus_of(spec))
 
 
 def _selftests(files: LoadFiles | None) -> frozenset[str]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 
 from kbuild import toml
+from kbuild.cpus import Cpus
 from kbuild.hosts.base import BootImage, Limits, Machine
 
 Vendor = Literal["intel", "amd"]
@@ -183,6 +184,13 @@ def read_host(path: Path) -> HostSpec:
 def is_remote(spec: HostSpec) -> bool:
     """Whether it is a machine of its own, with a system that is there before a run and after it (`ssh.target`)."""
     return spec.ssh is not None
+
+
+def cpus_of(spec: HostSpec) -> Cpus:
+    """What its CPUs are."""
+    if is_remote(spec):
+        return Cpus.OWN
+    return Cpus.NESTED if spec.qemu is not None and spec.qemu.accel == "kvm" else Cpus.EMULATED
 
 
 def start(spec: HostSpec, image: BootImage, folder: Path) -> Machine:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
+from kbuild.cpus import Cpus
 from kbuild.dmesg.classify import Match
 from kbuild.dmesg.record import Record, escape
 from kbuild.dmesg.signatures import Severity
@@ -69,15 +70,16 @@ def findings_of(
     allowed: Collection[str],
     during: str,
     kept: float = 0.0,
+    cpus: Cpus = Cpus.EMULATED,
 ) -> Iterator[Finding]:
     """Findings for what counts among the matches of one step; `allowed` signatures were expected or may come.
 
-    `during` says for a person what was going on: `load kvm_amd`; `kept` is `Reply.kept_seconds`.
+    `during` says for a person what was going on: `load kvm_amd`; `kept` is `Reply.kept_seconds`, `cpus` the host's.
     """
     first: dict[str, tuple[Match, Status]] = {}
     often: Counter[str] = Counter()
     for match in matches:
-        status = match.severity.status(emulated=True)
+        status = match.severity.status(emulated=cpus is not Cpus.OWN)
         if status is None or match.signature in allowed or match.follower:
             continue
         name = finding_id("load", match.signature, subject, match.title)
@@ -91,7 +93,7 @@ def findings_of(
         cut = " (the report is cut off)" if match.truncated else ""
         times = f" ({often[name]} times)" if often[name] > 1 else ""
         owner = f"; it is {match.owner}()'s to remove" if match.owner else ""
-        why = f"; {_why(status, kept)}" if match.severity is Severity.STALL else ""
+        why = f"; {_why(status, kept, cpus)}" if match.severity is Severity.STALL else ""
         yield Finding(
             id=name,
             status=status,
@@ -106,10 +108,13 @@ def _was_kept(stall: Match, kept: float) -> bool:
     return kept * 2 >= (stall.seconds or MIN_STALL_S)
 
 
-def _why(status: Status, kept: float) -> str:
+def _why(status: Status, kept: float, cpus: Cpus) -> str:
     if status == Status.MISS:
         return f"its clock went on for {kept:.0f} s in which the emulator was kept from running: not the kernel's doing"
-    return "the emulator could run: whether the kernel is at fault, or only emulated slowly, cannot be told"
+    if cpus is Cpus.OWN:
+        return "no emulator was in its way; if the host is a virtual machine, see whether that was kept from running"
+    slow = "emulated slowly" if cpus is Cpus.EMULATED else "slow for being nested in another KVM"
+    return f"the emulator could run: whether the kernel is at fault, or only {slow}, cannot be told"
 
 
 def crash_in(matches: Sequence[Match]) -> Match | None:

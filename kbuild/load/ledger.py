@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from kbuild import log
 from kbuild.dmesg.classify import Match, classify
 from kbuild.dmesg.record import Record
-from kbuild.hosts.spec import HostSpec
+from kbuild.hosts.spec import HostSpec, cpus_of
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.orders.format import SUCCESS, Expectation
@@ -119,7 +119,7 @@ class Ledger:
         place = f"{self.name}/{self.at.place if self.at else 0}-{result.action}"
         expected = expectation.log
         allowed = {*expected.must, *expected.may, *expected.must_not}
-        findings = [*leftovers, *findings_of(matches, records, subject, allowed, _what(result), reply.kept_seconds)]
+        findings = [*leftovers, *self._found(matches, records, subject, _what(result), reply.kept_seconds, allowed)]
         said = self._note(matches, records)
         findings += [
             Finding(
@@ -164,6 +164,18 @@ class Ledger:
         self.steps.append(step)
         self._place(findings, step)
         log.get().info("step", action=step.action, module=step.module, errno=step.errno, status=step.status)
+
+    def _found(
+        self,
+        matches: Sequence[Match],
+        records: Sequence[Record],
+        subject: str,
+        during: str,
+        kept: float,
+        allowed: Collection[str] = (),
+    ) -> list[Finding]:
+        """What of the log speaks against the kernel, on this host."""
+        return [*findings_of(matches, records, subject, allowed, during, kept, cpus_of(self.spec))]
 
     def note_seen(self, difference: list[str]) -> None:
         """Of the step that was kept last: what of the host's state it changed."""
@@ -232,7 +244,7 @@ class Ledger:
             self._note(matches, records)
             subject = step.module or step.action
             kept = self._kept.get(number, 0.0) + reply.kept_seconds
-            findings = list(findings_of(matches, records, subject, (), f"after {_what(step)}", kept))
+            findings = self._found(matches, records, subject, f"after {_what(step)}", kept)
             findings = _told(findings, subject, f"{self.name}/{step.number}-after")
             self.steps[index] = msgspec.structs.replace(
                 step,

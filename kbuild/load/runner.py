@@ -16,7 +16,7 @@ from kbuild import log
 from kbuild.dmesg.classify import classify
 from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
-from kbuild.hosts.spec import HostSpec, check, describe, digest, hindrance, is_remote, keeps
+from kbuild.hosts.spec import HostSpec, check, cpus_of, describe, digest, hindrance, is_remote, keeps
 from kbuild.hosts.ssh.target import Target
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
@@ -537,7 +537,7 @@ class _Host:
             msgspec.structs.replace(
                 finding, status=Status.DONE, host=self._spec.id, message=f"at boot: {finding.message}"
             )
-            for finding in findings_of(grave, records, "boot", (), "boot")
+            for finding in findings_of(grave, records, "boot", (), "boot", 0.0, cpus_of(self._spec))
         ]
 
     @cached_property
@@ -567,7 +567,8 @@ class _Host:
         started.keep_samples(started.start)
         place = f"{self._spec.id}/boot"
         again = self._request.again(self._spec.id, order.id)
-        findings = list(findings_of(matches, records, "boot", (), "boot", started.start.kept_seconds))
+        kept, cpus = started.start.kept_seconds, cpus_of(self._spec)
+        findings = list(findings_of(matches, records, "boot", (), "boot", kept, cpus))
         if not any(finding.status == status for finding in findings):
             evidence = (hang.evidence if hang else ()) + tuple(record.text for record in records[-20:])
             findings.append(Finding(id=f"load:boot:{place}:no-agent", status=status, message=what, evidence=evidence))

@@ -59,8 +59,8 @@ def _cells(found: Mapping[str, Any], records: Sequence[Record]) -> Iterator[str]
     )
     if found["same_cells"]:
         yield f"  {found['same_cells']} {'has' if found['same_cells'] == 1 else 'have'} the same outcome in both"
-    if any(record.transcripts for record in records):
-        yield "  All CPUs are emulated: nothing here ran on real hardware."
+    for line in gist.hardware({host: cpus for one in records for host, cpus in gist.cpus_of(one).items()}):
+        yield from wrapped(clean.one_line(line), "  ")
 
 
 def _rules(found: Mapping[str, Any]) -> Iterator[str]:

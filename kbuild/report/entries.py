@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kbuild.cpus import Cpus
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, exit_status
 from kbuild.record import Record, read_record, runs_home
@@ -133,6 +134,11 @@ def what_of(some: list[Judged]) -> str:
 def hosts_of(some: list[Judged]) -> dict[str, str]:
     """Each host that was there, with its emulator's own words."""
     return {host: said for one in some if one.record for host, said in one.record.hosts.items()}
+
+
+def cpus_of(some: list[Judged]) -> dict[str, Cpus]:
+    """Of each host on which something was run: what its CPUs are."""
+    return {host: cpus for one in some if one.record for host, cpus in gist.cpus_of(one.record).items()}
 
 
 def findings_of(one: Judged) -> Iterator[Finding]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kbuild.cpus import Cpus
 from kbuild.outcome import RUN_OF, Finding, Status, exit_status, worst
 
 if TYPE_CHECKING:
-    from kbuild.record import Record, Stage
+    from kbuild.record import HostFacts, Record, Stage
     from kbuild.transcript import StepResult, Transcript
 
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
+
+REMOTE = "a machine of its own, reached by SSH"
 
 _REGISTERS = re.compile(r"(?:R(?!IP: 0010)[A-Z0-9]{2}|EFLAGS|ORIG_RAX|[CDEFGS]S|CR\d|DR\d|PKRU|Code): ")
 """Of a crash's report, what seldom tells a person anything: arch/x86/kernel/process_64.c, __show_regs()."""
@@ -53,6 +56,58 @@ def identity(record: Record) -> str:
 def order_of(transcript: Transcript) -> str:
     """The order, of which the transcript may be one run."""
     return transcript.order.partition(RUN_OF)[0]
+
+
+def emulator(said: str, cpus: Cpus) -> str:
+    """What runs a host's guests, in its own words. Where a machine of somebody's is, is nobody else's business."""
+    return REMOTE if cpus is Cpus.OWN else said
+
+
+def machine(said: str, facts: HostFacts | None) -> str:
+    """What a host is, in a line: what runs it, what its guests are shown, and what its CPUs are."""
+    if facts is None:
+        return said
+    if facts.cpus_are is Cpus.OWN:
+        return REMOTE
+    return f"{said}, CPU model {facts.cpu}, {facts.cpus} CPU, {facts.memory_mb} MB, {facts.cpus_are}"
+
+
+def cpus_of(record: Record) -> dict[str, Cpus]:
+    """Of the hosts on which something was run: what their CPUs are."""
+    ran = dict.fromkeys(one.host for one in record.transcripts if one.status != Status.SKIP)
+    return {host: record.machines[host].cpus_are if host in record.machines else Cpus.EMULATED for host in ran}
+
+
+def hardware(cpus: Mapping[str, Cpus]) -> Iterator[str]:
+    """Sentences that say what is real of the hosts."""
+    if not cpus:
+        return
+    if {*cpus.values()} == {Cpus.EMULATED}:
+        yield "All CPUs are emulated: nothing here ran on real hardware."
+        return
+    said = {
+        Cpus.OWN: "reached by SSH, with CPUs of their own",
+        Cpus.NESTED: "QEMU with KVM, on the CPU of the machine that it ran on",
+        Cpus.EMULATED: "emulated, on no hardware",
+    }
+    for kind, words in said.items():
+        if names := [host for host, own in cpus.items() if own is kind]:
+            yield f"{words[0].upper()}{words[1:]}: {', '.join(names)}."
+
+
+def testified(names: Mapping[str, str], cpus: Mapping[str, Cpus]) -> str:
+    """For a `Tested-by:` line: hosts, each with what runs it, by what their CPUs are."""
+    words = {Cpus.OWN: "by SSH", Cpus.NESTED: "QEMU with KVM", Cpus.EMULATED: "emulated"}
+    groups = []
+    for kind, word in words.items():
+        # What is reached by SSH has no name but the host's.
+        mine = [
+            host if kind is Cpus.OWN else f"{host} ({said.partition(' (')[0]})"
+            for host, said in names.items()
+            if cpus.get(host, Cpus.EMULATED) is kind
+        ]
+        groups += [f"{word}: {', '.join(mine)}"] if mine else []
+    return "; ".join(groups)
 
 
 def hosts(record: Record) -> list[str]:

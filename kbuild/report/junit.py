@@ -88,8 +88,7 @@ def _rules(record: Record) -> Suite:
 
 def _hosts(record: Record) -> Iterator[Suite]:
     for host in gist.hosts(record):
-        facts = record.machines.get(host)
-        about = {"emulator": record.hosts.get(host, "not there"), "cpu": facts.cpu if facts else ""}
+        about = {"host": gist.machine(record.hosts.get(host, "not there"), record.machines.get(host))}
         suite = Suite(host, properties={**about, "kernel": record.kernel or ""})
         suite.cases = [_order(one) for one in record.transcripts if one.host == host]
         yield suite

@@ -167,9 +167,8 @@ def _order_tests(record: Record) -> Iterator[Data]:
         path = f"{ORIGIN}.load.{_part(one.host)}.{_part(gist.order_of(one))}"
         found = gist.open_findings(one.findings)
         test = _test(_order_id(one), one.status, one.reason or one.title or one.order, one.seconds, path)
-        facts = record.machines.get(one.host)
-        cpu = f", CPU model {facts.cpu}" if facts else ""
-        test["environment"] = {"comment": clean.one_line(f"{record.hosts.get(one.host, 'not there')}{cpu}, emulated")}
+        machine = gist.machine(record.hosts.get(one.host, "not there"), record.machines.get(one.host))
+        test["environment"] = {"comment": clean.one_line(machine)}
         test["misc"] = {"host": one.host, "order": one.order, "findings": [finding.id for finding in one.findings]}
         if one.reproduce:
             test["misc"]["reproduce"] = one.reproduce

@@ -5,12 +5,19 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Met, Patch, Point, short
+from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Host, Met, Patch, Point, short
+from kbuild.cpus import Cpus
 
 WIDTH = 72
 _TOLD = ("parameters", "selftests", "kvm-unit-tests", "htmldocs")
 _KINDS_TOLD = ("area:", "flavour:")
 """Points that are a sentence of their own where they are met."""
+_WHERE = {
+    Cpus.OWN: "on machines of their own, reached by SSH",
+    Cpus.NESTED: "in QEMU with KVM, on the CPU that it ran on",
+    Cpus.EMULATED: "in emulators, on no hardware",
+}
+_VENDORS = {"intel": "Intel", "amd": "AMD"}
 
 
 def letter(record: BarRecord) -> str:
@@ -71,11 +78,20 @@ def _loaded(record: BarRecord) -> str:
     """Hosts, and what was loaded on them."""
     if not record.hosts:
         return ""
-    hosts = " and ".join(f"{one.id} ({one.emulator}, CPU {one.cpu}: {_emulates(one.gives)})" for one in record.hosts)
-    said = f"Loaded in emulators, on no hardware: {hosts}."
+    said = "Loaded"
+    for kind, where in _WHERE.items():
+        if mine := [one for one in record.hosts if one.cpus_are is kind]:
+            said += f"{'' if said == 'Loaded' else ';'} {where}: {' and '.join(map(_host, mine))}"
+    said += "."
     orders = ", ".join(f"{one.passed} of {one.orders} on {one.id}" for one in record.hosts)
     said += f" Load orders that passed with the last patch: {orders}."
     return said
+
+
+def _host(one: Host) -> str:
+    """A host, without a word of where it is."""
+    what = f"{one.emulator}, CPU {one.cpu}: " if one.cpus_are is not Cpus.OWN else ""
+    return f"{one.id} ({what}{_emulates(one.gives)})"
 
 
 def _emulates(gives: tuple[str, ...]) -> str:
@@ -109,7 +125,15 @@ def _left(record: BarRecord) -> Iterator[str]:
             if rest and any(line.startswith(TRIED) for line in point.lines):
                 why = ""  # which is told above, with what was tried
             told.append(f"parameters {rest[0]}{why}" if rest else f"{point.title}{why}")
-    yield f"Not tested: {'; '.join([*told, 'real hardware'])}."
+    yield from [f"Not tested: {'; '.join(told)}."] if (told := [*told, *_not_real(record)]) else []
+
+
+def _not_real(record: BarRecord) -> Iterator[str]:
+    """The vendors on whose hardware nothing passed, as far as anybody here can tell."""
+    real = [one for one in record.hosts if one.cpus_are is Cpus.OWN and one.passed]
+    missing = [name for vendor, name in _VENDORS.items() if not any(vendor in one.gives for one in real)]
+    if missing:
+        yield "real hardware" if not real else f"real hardware of {' and '.join(missing)}"
 
 
 def _capital(text: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kbuild.cpus import Cpus
 from kbuild.outcome import Status
-from kbuild.report import clean
-from kbuild.report.entries import Judged, hosts_of, judged, verdict_of, what_of
+from kbuild.report import clean, gist
+from kbuild.report.entries import Judged, cpus_of, hosts_of, judged, verdict_of, what_of
 from kbuild.report.mail import commanded, labelled, listed, mail, quoted, section, wrapped
 from kbuild.report.text import failure
 
@@ -52,10 +53,11 @@ def _table(entries: Sequence[Judged]) -> Iterator[str]:
 
 def _hosts(entries: Sequence[Judged]) -> Iterator[str]:
     hosts = hosts_of([*entries])
-    for host, emulator in hosts.items():
-        yield from labelled(host, emulator)
-    if hosts:
-        yield "  All CPUs are emulated: nothing here ran on real hardware."
+    cpus = cpus_of([*entries])
+    for host, said in hosts.items():
+        yield from labelled(host, gist.emulator(said, cpus.get(host, Cpus.EMULATED)))
+    for line in gist.hardware(cpus):
+        yield from wrapped(clean.one_line(line), "  ")
 
 
 def _blame(one: Judged) -> Iterator[str]:
@@ -94,8 +96,8 @@ def _evidence(series: SeriesRecord, entries: Sequence[Judged]) -> Iterator[str]:
     """The line for a changelog, where there is something to testify; the tester's name is the tester's to give."""
     ran = _passed(entries)
     if series.verdict == Status.PASS and ran:
-        names = ", ".join(f"{host} ({said.partition(' (')[0]})" for host, said in ran.items())
-        yield from wrapped(f"Tested-by: NAME <ADDRESS> # emulated: {names}", "", "  ")
+        names = gist.testified(ran, cpus_of([*entries]))
+        yield from wrapped(f"Tested-by: NAME <ADDRESS> # {names}", "", "  ")
         yield from wrapped("That line stands for the hosts named PASS above, and for nothing else.", "")
     else:
         yield from wrapped("This series is no ground for a Tested-by line.")

@@ -70,12 +70,9 @@ def _judged(record: Record) -> Iterator[str]:
 
 def _machines(record: Record) -> Iterator[str]:
     for host in gist.hosts(record):
-        emulator = record.hosts.get(host, "not there")
-        facts = record.machines.get(host)
-        said = f"{emulator}, CPU model {facts.cpu}, {facts.cpus} CPU, {facts.memory_mb} MB" if facts else emulator
-        yield from labelled(host, said)
-    if record.transcripts:
-        yield "  All CPUs are emulated: nothing here ran on real hardware."
+        yield from labelled(host, gist.machine(record.hosts.get(host, "not there"), record.machines.get(host)))
+    for line in gist.hardware(gist.cpus_of(record)):
+        yield from wrapped(clean.one_line(line), "  ")
 
 
 def _stages(record: Record) -> Iterator[str]:
@@ -176,8 +173,8 @@ def _evidence(record: Record, folder: Path) -> Iterator[str]:
     """The line for a changelog, where there is something to testify; the tester's name is the tester's to give."""
     ran = [host for host in gist.hosts(record) if _passed(record, host)]
     if record.verdict == Status.PASS and ran:
-        names = ", ".join(f"{host} ({record.hosts.get(host, '?').partition(' (')[0]})" for host in ran)
-        yield from wrapped(f"Tested-by: NAME <ADDRESS> # emulated: {names}", "", "  ")
+        names = gist.testified({host: record.hosts.get(host, "?") for host in ran}, gist.cpus_of(record))
+        yield from wrapped(f"Tested-by: NAME <ADDRESS> # {names}", "", "  ")
         yield from wrapped("That line stands for the orders named PASS above, and for nothing else.", "")
     else:
         yield from wrapped("This run is no ground for a Tested-by line.")

@@ -25,6 +25,7 @@ from kbuild.barrecord import (
     Touched,
     UnitTests,
 )
+from kbuild.cpus import Cpus
 from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status
 from kbuild.record import HostFacts, Record, Stage
@@ -40,6 +41,7 @@ MACHINES = {
     "bochs-vmx": HostFacts("bochs", "corei7_haswell_4770", 1, 256, ("intel", "vmx", "ept")),
 }
 HOSTS = [*MACHINES]
+EMULATED = Cpus.EMULATED
 
 
 def finding(name: str, status: Status = Status.FAIL, **more: Any) -> Finding:
@@ -116,8 +118,8 @@ class Case:
             touched=Touched(files=(MMU,), areas=(Area("shadow paging", (MMU,), ("tdp-off",), must=True),)),
             tools={"gcc": "gcc (Debian) 12.2.0", "clang": "Debian clang version 19.1.7", "ld": "GNU ld 2.40"},
             hosts=[
-                Host("qemu-svm", "QEMU 7.2", "EPYC,+svm", ("amd", "svm", "npt"), 2, 2, 10, 0, 3),
-                Host("bochs-vmx", "Bochs 2.7", "corei7_haswell_4770", ("intel", "vmx", "ept"), 2, 2, 9, 0, 4),
+                Host("qemu-svm", "QEMU 7.2", "EPYC,+svm", ("amd", "svm", "npt"), EMULATED, 2, 2, 10, 0, 3),
+                Host("bochs-vmx", "Bochs 2.7", "corei7_haswell_4770", ("intel", "vmx", "ept"), EMULATED, 2, 2, 9, 0, 4),
             ],
         )
         for patch in (BASE, ONE, TWO):
@@ -201,6 +203,24 @@ def test_the_letter_says_what_is_on_record(case: Case) -> None:
     assert "Not tested: KVM-unit-tests (no checkout was given (--kvm-unit-tests DIR)); real hardware." in text
     assert "NOT MET" not in text
     assert "debug" not in text, "no such kernel was loaded"
+
+
+def test_the_letter_says_which_cpus_are_real(case: Case) -> None:
+    """A machine that is reached by SSH is no emulator; nor is QEMU with KVM, and neither is where it is anybody's."""
+    amd, intel = case.record.hosts
+    own = msgspec.structs.replace(amd, id="epyc", emulator="root@lab7 by SSH", cpu="", cpus_are=Cpus.OWN)
+    nested = msgspec.structs.replace(intel, id="qemu-kvm-vmx", cpus_are=Cpus.NESTED)
+    case.record.hosts = [own, nested, intel]
+    text = case.letter()
+    assert "Loaded on machines of their own, reached by SSH: epyc (AMD, SVM with NPT); in QEMU with KVM" in text
+    assert "on the CPU that it ran on: qemu-kvm-vmx (Bochs 2.7, CPU corei7_haswell_4770: Intel, VMX with EPT);" in text
+    assert "; in emulators, on no hardware: bochs-vmx (" in text
+    assert "lab7" not in text
+    assert text.endswith("; real hardware of Intel.")
+    case.record.hosts = [own, msgspec.structs.replace(own, gives=intel.gives)]
+    assert "real hardware" not in case.letter()
+    case.record.hosts = [msgspec.structs.replace(own, passed=0), intel]
+    assert case.letter().endswith("; real hardware.")
 
 
 def test_a_configuration_that_fails_names_the_first_patch_that_brings_it(case: Case) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kbuild.cpus import Cpus
 from kbuild.dmesg.classify import Match, classify
 from kbuild.dmesg.record import Record
 from kbuild.dmesg.signatures import load as load_signatures
@@ -23,8 +24,8 @@ def read(*lines: str) -> tuple[list[Match], list[Record]]:
     return classify(records, load_signatures(), "6.1.192"), records
 
 
-def findings(*lines: str, kept: float = 0.0) -> list[Finding]:
-    return list(findings_of(*read(*lines), "kvm", (), "load kvm", kept))
+def findings(*lines: str, kept: float = 0.0, cpus: Cpus = Cpus.EMULATED) -> list[Finding]:
+    return list(findings_of(*read(*lines), "kvm", (), "load kvm", kept, cpus))
 
 
 def test_a_stall_is_the_emulator_s_where_it_did_not_run_for_most_of_it() -> None:
@@ -34,6 +35,17 @@ def test_a_stall_is_the_emulator_s_where_it_did_not_run_for_most_of_it() -> None
             (finding,) = findings(line, kept=kept)
             assert finding.status == status, (line, kept)
         assert "not the kernel's doing" in finding.message
+
+
+def test_a_machine_of_its_own_is_not_emulated_slowly() -> None:
+    for cpus, status, why in (
+        (Cpus.EMULATED, Status.ERROR, "only emulated slowly, cannot be told"),
+        (Cpus.NESTED, Status.ERROR, "only slow for being nested in another KVM, cannot be told"),
+        (Cpus.OWN, Status.FAIL, "no emulator was in its way"),
+    ):
+        (finding,) = findings(LOCKUP, cpus=cpus)
+        assert finding.status == status
+        assert why in finding.message
 
 
 def test_nothing_but_a_stall_is_excused_by_a_pause() -> None:

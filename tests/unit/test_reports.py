@@ -18,9 +18,10 @@ import junitparser
 import kcidb_io
 import pytest
 
+from kbuild.cpus import Cpus
 from kbuild.errors import UserError
 from kbuild.outcome import Known, Status
-from kbuild.record import Record
+from kbuild.record import HostFacts, Record
 from kbuild.report import clean
 from kbuild.report.junit import render_junit
 from kbuild.report.kcidb import kcidb, render_kcidb
@@ -75,7 +76,8 @@ def test_junit_has_a_suite_for_each_host_and_a_case_for_each_order() -> None:
     missed = Transcript(host="bochs-vmx", order="lost", status=Status.MISS, reason="the emulator was killed")
     what = record(passing(), failing(), skipped, missed, verdict=Status.FAIL)
     properties = junit(what).findall("testsuite[@name='qemu-svm']/properties/property")
-    assert {one.get("name"): one.get("value") for one in properties}["cpu"] == "EPYC,+svm"
+    said = {one.get("name"): one.get("value") for one in properties}["host"]
+    assert said == "QEMU emulator version 7.2, CPU model EPYC,+svm, 1 CPU, 256 MB, emulated"
     suites = {suite.name: suite for suite in junitparser.JUnitXml.fromstring(render_junit(what))}
     assert [*suites] == ["stages", "qemu-svm", "bochs-vmx"]
     cases = {case.name: case for suite in suites.values() for case in suite}
@@ -270,6 +272,26 @@ def test_text_testifies_to_the_hosts_on_which_an_order_passed() -> None:
     (line,) = (part for part in text.replace("\n  ", " ").splitlines() if part.startswith("Tested-by: "))
     assert "qemu-svm" in line
     assert "bochs-vmx" not in line
+
+
+@pytest.mark.parametrize(
+    ("cpus", "said"),
+    [
+        (Cpus.EMULATED, "All CPUs are emulated: nothing here ran on real hardware."),
+        (Cpus.NESTED, "QEMU with KVM, on the CPU of the machine that it ran on: qemu-svm."),
+        (Cpus.OWN, "Reached by SSH, with CPUs of their own: qemu-svm."),
+    ],
+)
+def test_no_report_calls_a_cpu_what_it_is_not(cpus: Cpus, said: str) -> None:
+    emulator = "root@lab7 by SSH" if cpus is Cpus.OWN else "QEMU emulator version 7.2"
+    facts = HostFacts("x", "EPYC", 1, 256, ("amd", "svm"), cpus)
+    what = record(passing(), verdict=Status.PASS, hosts={"qemu-svm": emulator}, machines={"qemu-svm": facts})
+    text = " ".join(render_text(what, Path("/nowhere")).split())
+    assert said in text
+    every = [text, *(render_as(form, what, Path("/nowhere")) for form in ("html", "junit", "kcidb"))]
+    for one in every:
+        assert ("emulated" in one) == (cpus is Cpus.EMULATED)
+        assert "lab7" not in one
 
 
 def test_what_was_known_until_a_day_says_so() -> None:

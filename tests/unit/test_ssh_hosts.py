@@ -11,12 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kbuild.cpus import Cpus
 from kbuild.errors import HarnessError, UserError
-from kbuild.hosts.spec import HostSpec, read_host
+from kbuild.hosts.spec import HostSpec, cpus_of, read_host
 from kbuild.hosts.ssh.bridge import Bridge, Errand, own_words
 from kbuild.hosts.ssh.client import SCRIPT, Client, UnreachableError, trouble_in
 from kbuild.hosts.ssh.facts import Facts, hindrances, read_facts
 from kbuild.paths import PROJECT
+from kbuild.profile import SHIPPED
 
 DATA = PROJECT / "tests/data/hosts"
 GOOD = """\
@@ -46,6 +48,12 @@ def test_a_machine_says_what_it_is() -> None:
     assert facts.gives == ("amd", "svm", "npt")
     assert facts.modules == ["kvm_amd", "kvm", "irqbypass"]
     assert "kvm_amd nested 1" in facts.many["parameter"]
+
+
+def test_its_cpus_are_its_own(tmp_path: Path) -> None:
+    assert cpus_of(host(tmp_path)) is Cpus.OWN
+    for name, cpus in (("qemu-svm", Cpus.EMULATED), ("bochs-vmx", Cpus.EMULATED), ("qemu-kvm-svm", Cpus.NESTED)):
+        assert cpus_of(read_host(SHIPPED / f"hosts/{name}.toml")) is cpus
 
 
 def test_this_very_machine_says_what_it_is() -> None:

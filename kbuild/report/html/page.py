@@ -94,8 +94,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("profile", profile + (f", flavour {record.flavour}" if record.flavour else "")),
     ]
     for host, facts in machines.items():
-        about = f"; {facts.cpu}, {facts.cpus} CPU, {facts.memory_mb} MB, emulated" if facts else ""
-        told.append((host, record.hosts.get(host, "not there") + about))
+        told.append((host, gist.machine(record.hosts.get(host, "not there"), facts)))
     told += [(name, version) for name, version in record.tools.items() if name not in ("host", "pid")]
     return [(name, said) for name, said in told if said]
 

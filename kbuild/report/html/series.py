@@ -133,8 +133,9 @@ def _facts(commits: Sequence[Commit]) -> list[tuple[str, str]]:
     if record is None:
         return []
     said = [("kernel", record.kernel or ""), ("profile", (record.profile or "").rpartition("/")[2])]
+    hosts = [(host, gist.machine(about, record.machines.get(host))) for host, about in record.hosts.items()]
     said += [("flavour", record.flavour or ""), ("gcc", record.tools.get("gcc", ""))]
-    return [(name, text) for name, text in [*said, *record.hosts.items()] if text]
+    return [(name, text) for name, text in [*said, *hosts] if text]
 
 
 def _trails(commits: Sequence[Commit]) -> list[Trail]:
