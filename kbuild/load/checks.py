@@ -70,7 +70,7 @@ class Checks:
             self._talk.before,
             after,
             failed=self._ledger.failed,
-            said=self._ledger.said,
+            said={*self._ledger.said, *self._ledger.aside},
             fault=self._ledger.fault,
         )
         left = ", ".join(one.id.split(":")[2] for one in findings)

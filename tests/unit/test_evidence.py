@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 from kbuild.cpus import Cpus
 from kbuild.dmesg.classify import Match, classify
 from kbuild.dmesg.record import Record
 from kbuild.dmesg.signatures import load as load_signatures
 from kbuild.load.evidence import MIN_STALL_S, findings_of, without_answer
-from kbuild.load.protocol import Died
+from kbuild.load.ledger import Ledger
+from kbuild.load.protocol import Died, LogRecord
 from kbuild.load.session import End, Reply
 from kbuild.outcome import Finding, Status
 
@@ -67,3 +71,15 @@ def test_a_death_for_want_of_memory_is_not_the_kernel_s() -> None:
     assert without_answer(panicked, read(KILLED, DEADLOCKED)[0])[0] == Status.ERROR
     assert without_answer(panicked, read(BUG, KILLED, DEADLOCKED)[0])[0] == Status.FAIL, "it crashed first"
     assert without_answer(Reply(1, end=End.REBOOT), read(KILLED)[0])[0] == Status.FAIL, "no reboot follows from it"
+
+
+def test_a_stall_that_no_step_is_blamed_for_says_where_a_taint_comes_from() -> None:
+    """Between two commands, of which the first is no step: it is the boot's, and still it taints the kernel."""
+    request: Any = SimpleNamespace(signatures=load_signatures(), release="6.1.192")
+    boot: Any = SimpleNamespace(start=Reply(0))
+    ledger = Ledger(request, cast(Any, None), boot, cast(Any, None))
+    ledger.attach(Reply(3, earlier=[LogRecord(id=2, seq=1, us=1, level=0, text=LOCKUP)]))
+    assert [record.text for record in boot.start.log] == [LOCKUP]
+    assert ledger.aside == {"soft-lockup"}
+    assert not ledger.said, "what the order's steps led to"
+    assert not ledger.findings
