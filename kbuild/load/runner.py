@@ -542,12 +542,15 @@ class _Host:
 
     @cached_property
     def _needed(self) -> list[str]:
-        """The modules that the orders load, with what they depend on, and both vendors' where they are there."""
+        """The modules that the orders load, with what they depend on, and both vendors', as far as they are there.
+
+        What is not there belongs to orders that are SKIP, or to steps for other kernels.
+        """
         modules = self._request.modules
         steps = [step for plan in self._orders for planned in plan.steps for step in (planned.step, *planned.step.step)]
         named = {name for step in steps for name in (step.load, step.inject and step.module) if name}
-        named |= {name for name in VENDOR_MODULES.values() if name in modules}
-        names = {needed for name in named for needed in (*modules.load_sequence(name), modules[name].name)}
+        there = {name for name in (*named, *VENDOR_MODULES.values()) if name in modules}
+        names = {needed for name in there for needed in (*modules.load_sequence(name), modules[name].name)}
         return sorted(names)
 
     def _failed_start(self, started: Boot, order: Plan) -> Transcript | None:

@@ -137,3 +137,43 @@ def test_an_emulator_s_pause_is_not_the_kernel_s_stall(
     assert [(one["status"], one["id"].split(":")[1]) for one in data["findings"]] == [("MISS", "soft-lockup")]
     assert (data["verdict"], process.returncode) == ("MISS", 3)
     assert "not the kernel's doing" in data["findings"][0]["message"]
+
+
+GONE = """
+id = "gone"
+title = "a module that is not there"
+modules = ["dt_stall"]
+
+[[step]]
+load = "no-such-module"
+"""
+ELSEWHERE = """
+id = "elsewhere"
+title = "it is there with another kernel only"
+modules = ["dt_stall"]
+
+[[step]]
+load = "no-such-module"
+when = { kernel = "99 -" }
+
+[[step]]
+load = "dt_stall"
+params = { seconds = 0 }
+"""
+
+
+def test_a_module_that_is_not_there_is_no_matter_of_another_order(
+    tool: Tool, modules: Path, kernel_build: Path, tmp_path: Path
+) -> None:
+    """Its own order is SKIP, and says what is missing; what is asked for besides is run."""
+    words: list[str | Path] = [word for host in HOSTS for word in ("--host", host)]
+    for name, text in (("gone", GONE), ("elsewhere", ELSEWHERE)):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(text)
+        words += ["--order", path]
+    data = load(tool, modules, kernel_build, words)
+    told = {(one["host"], one["order"]): (one["status"], one["reason"]) for one in data["transcripts"]}
+    for host in HOSTS:
+        assert told[host, "gone"] == ("SKIP", "step 1: there is no no-such-module.ko")
+        assert told[host, "elsewhere"] == ("PASS", None)
+    assert data["verdict"] == "PASS"
