@@ -49,7 +49,7 @@ class Watching:
         self._pipe = os.open(pipe, os.O_RDWR)
         (tree / "command.py").write_text(COMMAND)
         argv = [sys.executable, "-c", WATCH, *map(str, (tree, tree / "command.py", pipe)), mode]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE)
 
     def said(self) -> str:
         """The next line of a command."""
@@ -66,8 +66,14 @@ class Watching:
     def wait_idle(self) -> None:
         """Until the command has come to its end."""
         assert self.process.stdout is not None
-        while not self.process.stdout.readline().startswith("exit status"):
-            pass
+        line = b""
+        # Not by readline(): that waits for ever where nothing comes.
+        while not (line.startswith(b"exit status") and line.endswith(b"\n")):
+            line = b"" if line.endswith(b"\n") else line
+            assert select.select([self.process.stdout], [], [], 60)[0], "the command does not come to its end"
+            byte = os.read(self.process.stdout.fileno(), 1)
+            assert byte, "the watcher is gone"
+            line += byte
 
     def interrupt(self) -> int:
         """Ctrl-C; the exit status."""
