@@ -227,24 +227,36 @@ def test_a_way_is_told(findings: Callable[[str, str], list[Finding]]) -> None:
     [
         # What is not known is not blamed.
         ("create(); use(&cache); return 0;", GIVE_BACK),
+        # Whether it is given back is the kernel's to say: idr_for_each() gives nbd's exit a list of what there is.
+        ("create(); use(&cache); return 0;", "for (void *one; (one = found());) kmem_cache_destroy(one);"),
+    ],
+)
+def test_what_cannot_be_told_is_said(findings: Callable[[str, str], list[Finding]], init: str, exit_: str) -> None:
+    (one,) = findings(init, exit_)
+    assert (one.id.rpartition(":")[2], one.status, one.answer) == (EXIT[0], Status.DONE, "unknown")
+    assert "it cannot be told" in one.message
+
+
+@pytest.mark.parametrize(
+    ("init", "exit_"),
+    [
         # A way is one only if all that it takes for granted can be so at once.
         (
             "int a = something(), b = something(); if (a & 8) return 0; create();"
             " if (both(a, b) & 8) { use(&device); return -5; } return 0;",
             "destroy();",
         ),
-        # Whether it is given back is the kernel's to say: idr_for_each() gives nbd's exit a list of what there is.
-        ("create(); use(&cache); return 0;", "for (void *one; (one = found());) kmem_cache_destroy(one);"),
+        # Where a compiler unrolls the loops, each is seen to be given back.
         (
             'for (int i = 0; i < 4; i++) if (!(table[i] = kmem_cache_create("c", i, 0, 0, NULL))) return 0; return 0;',
             "for (int i = 0; i < 4; i++) kmem_cache_destroy(table[i]);",
         ),
     ],
 )
-def test_what_cannot_be_told_is_said(findings: Callable[[str, str], list[Finding]], init: str, exit_: str) -> None:
-    found = findings(init, exit_)
-    assert {one.status for one in found} <= {Status.DONE}
-    assert all(one.answer == "unknown" for one in found)
+def test_what_a_compiler_may_make_plain_is_at_most_not_known(
+    findings: Callable[[str, str], list[Finding]], init: str, exit_: str
+) -> None:
+    assert {(one.status, one.answer) for one in findings(init, exit_)} <= {(Status.DONE, "unknown")}
 
 
 OWNER = """
