@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from kbuild.hosts.base import BootImage
 from kbuild.hosts.emulator import CappedFile, Tail
 from kbuild.hosts.qemu import kernel_words
 from kbuild.paths import PROJECT
+from kbuild.report.hosts import render
 
 HOSTS = PROJECT / "profiles" / "hosts"
 GOOD = """\
@@ -27,6 +29,17 @@ cpu = "EPYC,+svm"
 @pytest.mark.parametrize("path", sorted(HOSTS.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_projects_own_hosts_are_read(path: Path) -> None:
     assert spec.read_host(path).id == path.stem
+
+
+def test_what_a_host_says_moves_nothing_on_a_terminal() -> None:
+    """A backslash before a bracket is no escape of Rich's: it stays, and what is behind it is no style."""
+    nasty = "[red]\\[/red]\x1b[2Jx"
+    facts = {"host": "h", "kind": "ssh", "gives": ["amd"], "what": nasty, "hindrances": [nasty], "missing": [nasty]}
+    out = io.StringIO()
+    render({"asked": True, "hosts": [facts]}, stream=out)
+    shown = "[red]\\[/red]\\x1b[2Jx"
+    assert out.getvalue().count(shown) == 3
+    assert "\x1b" not in out.getvalue()
 
 
 def test_the_vendor_comes_from_what_the_host_gives() -> None:
