@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ FORMAT = 1
 FILE = "series.json"
 _ENDING = "-series"
 """Of an id."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -50,6 +52,11 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Why there is no run, or no verdict, or what got worse without a finding that blames it."""
     evidence: list[str] = []
     """Lines that show it: the rejected hunks of a patch that does not apply, all that got worse."""
+
+    @property
+    def name(self) -> str:
+        """Its id, short enough for a line or a table."""
+        return self.id[:12] if _COMMIT.fullmatch(self.id) else self.id
 
     @property
     def over(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from kbuild.errors import UserError
 from kbuild.outcome import Finding, Status, exit_status
 from kbuild.record import Record, read_record, runs_home
 from kbuild.report import gist
-from kbuild.report.series import changes_in_words, name_of, short_of
+from kbuild.report.series import changes_in_words, short_of
 
 if TYPE_CHECKING:
     from kbuild.seriesrecord import Entry, SeriesRecord
@@ -91,7 +90,7 @@ def judged(series: SeriesRecord) -> list[Judged]:
             Judged(
                 entry,
                 number,
-                name_of(entry),
+                entry.name,
                 short_of(entry, series),
                 twin,
                 record,
@@ -139,8 +138,3 @@ def hosts_of(some: list[Judged]) -> dict[str, str]:
 def cpus_of(some: list[Judged]) -> dict[str, Cpus]:
     """Of each host on which something was run: what its CPUs are."""
     return {host: cpus for one in some if one.record for host, cpus in gist.cpus_of(one.record).items()}
-
-
-def findings_of(one: Judged) -> Iterator[Finding]:
-    """Of what it is to blame for the first of each group."""
-    yield from (group[0] for group in one.blamed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
@@ -24,12 +23,6 @@ MAX_EVIDENCE = 40
 """Lines of rejected hunks."""
 MAX_NAMES = 6
 """Symbols that are named in a line of what changed."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def name_of(entry: Entry) -> str:
-    """Short, as a table has room for it."""
-    return entry.id[:12] if _COMMIT.fullmatch(entry.id) else entry.id
 
 
 def teller(quiet: bool, stream: IO[str] | None = None) -> Callable[[SeriesRecord, Entry], None]:
@@ -41,9 +34,9 @@ def teller(quiet: bool, stream: IO[str] | None = None) -> Callable[[SeriesRecord
             return
         place = f"[{record.entries.index(entry) + 1}/{len(record.entries)}]"
         if entry.status is None:
-            print(f"{place} {name_of(entry)} {entry.subject}", file=out, flush=True)
+            print(f"{place} {entry.name} {entry.subject}", file=out, flush=True)
         else:
-            print(f"{place} {name_of(entry)} {entry.status}{_behind(short_of(entry))}", file=out, flush=True)
+            print(f"{place} {entry.name} {entry.status}{_behind(short_of(entry))}", file=out, flush=True)
 
     return tell
 
@@ -78,7 +71,7 @@ def _table(record: SeriesRecord) -> Table:
     for entry in record.entries:
         cells = [word(entry.cells[column]) if column in entry.cells else "" for column in columns]
         base = "[dim]base[/]" if entry.base else word(entry.status)
-        rows.add_row(name_of(entry), base, *cells, escape(f"{entry.subject}{_behind(short_of(entry, record))}"))
+        rows.add_row(entry.name, base, *cells, escape(f"{entry.subject}{_behind(short_of(entry, record))}"))
     return rows
 
 
@@ -87,7 +80,7 @@ def short_of(entry: Entry, record: SeriesRecord | None = None) -> str:
     said = []
     if entry.same_as:
         twin = next((one for one in record.entries if one.id == entry.same_as), None) if record else None
-        said.append(f"same modules as {name_of(twin) if twin else entry.same_as[:12]}")
+        said.append(f"same modules as {twin.name if twin else entry.same_as[:12]}")
     if entry.blamed:
         said.append(f"to blame for {len(entry.blamed)}")
     if entry.mended:
@@ -107,7 +100,7 @@ def _explain(console: Console, entry: Entry) -> None:
     """What an entry is to blame for, mends, and changes in the objects."""
     if not (entry.blamed or entry.mended or entry.evidence or changes_in_words(entry.changes)):
         return
-    plain(console, f"\n{name_of(entry)} {entry.subject}", style="bold")
+    plain(console, f"\n{entry.name} {entry.subject}", style="bold")
     found = _findings(entry)
     for name in entry.blamed:
         for one in found.get(name, [])[:1]:

@@ -78,17 +78,12 @@ def series(
         Judge(
             made,
             asked.request,
-            lambda entry: Prefixed(reporter, short(entry)),
+            lambda entry: Prefixed(reporter, entry.name),
             lambda entry: tell(made.record, entry),
             request.stop,
         ).run()
         trim(limit, spare_since=started)
     return made.record
-
-
-def short(entry: Entry) -> str:
-    """An entry's name for a line."""
-    return entry.id[:SHORT] if re.fullmatch(r"[0-9a-f]{40}", entry.id) else entry.id
 
 
 def ask(request: SeriesRequest) -> Asked:

@@ -18,7 +18,7 @@ from kbuild.paths import locked
 from kbuild.progress import Prefixed, Reporter
 from kbuild.record import Record
 from kbuild.runs.compare import looked_for
-from kbuild.series.ask import checkout_of, of_tree, question, short
+from kbuild.series.ask import checkout_of, of_tree, question
 from kbuild.series.commits import commit, repository
 from kbuild.series.judge import Judge, entries_of
 from kbuild.seriesrecord import Entry, SeriesRecord, begin, holding, key_of
@@ -62,7 +62,7 @@ def bisect(
         judge = Judge(
             made,
             of_tree(request.gate, str(folder)),
-            lambda entry: Prefixed(reporter, short(entry)),
+            lambda entry: Prefixed(reporter, entry.name),
             lambda entry: tell(made.record, entry),
         )
         try:

@@ -72,7 +72,6 @@ class Step:
     result: StepResult
     title: str
     status: Status
-    known: str | None
     reason: str
     """Where no finding says the same."""
     at: float
@@ -194,12 +193,12 @@ def _timeline(one: Transcript, folder: Path, room: _Room) -> Timeline:
     whole = sum(step.seconds for step in one.steps) or 1
     at = 0.0
     for result in one.steps:
-        status, known = gist.step_outcome(one, result)
+        status, _ = gist.step_outcome(one, result)
         found = gist.findings_of(one, result)
         detail = {key: value for key, value in result.detail.items() if key not in _TOLD}
         place = (at / whole * WIDTH, max(result.seconds / whole * WIDTH, 2))
         reason = _unless(result.reason, {finding.message for finding in found})
-        step = Step(result, gist.step_title(result), status, known, reason, at, *place, found, detail)
+        step = Step(result, gist.step_title(result), status, reason, at, *place, found, detail)
         step.lines, step.cut = room.take([*_lines(result.log)])
         step.open = status.counts or len(step.lines) <= OPEN_LOG
         step.trace = _trace(result, folder)

@@ -63,7 +63,6 @@ class Trail:
     """A finding that some commit brought or mended, and how each commit stands to it."""
 
     finding: str
-    message: str
     cells: tuple[str, ...]
     """`blamed`, `counts`, `mended`, `absent`, or nothing where it was not judged."""
 
@@ -141,12 +140,7 @@ def _facts(commits: Sequence[Commit]) -> list[tuple[str, str]]:
 def _trails(commits: Sequence[Commit]) -> list[Trail]:
     """Of each finding that the series changed: where it counts."""
     ids = dict.fromkeys(name for one in commits for name in (*one.entry.blamed, *one.entry.mended))
-    found = []
-    for name in ids:
-        with_it = [one for commit in commits if commit.record for one in gist.counting(commit.record) if one.id == name]
-        cells = tuple(_stands(commit, name) for commit in commits)
-        found.append(Trail(name, with_it[0].message if with_it else "", cells))
-    return found
+    return [Trail(name, tuple(_stands(commit, name) for commit in commits)) for name in ids]
 
 
 def _stands(commit: Commit, name: str) -> str:
