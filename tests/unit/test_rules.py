@@ -10,7 +10,7 @@ import pytest
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.model import satisfiable
 from kbuild.elf.code.runs import Runs
-from kbuild.elf.code.values import MASK, Symbols
+from kbuild.elf.code.values import MASK, Symbols, Unknown
 from kbuild.elf.inspect import inspect
 from kbuild.elf.rules.orders import Answer, Orders
 from kbuild.elf.rules.spec import Event, OrderRule, Rules, SymbolRule, read_rules
@@ -145,6 +145,35 @@ def test_a_number_that_mends_one_condition_and_breaks_another_is_gone_on_from() 
     bit = (symbols.of(("bit", mask, 51)), 0, 1)
     assert satisfiable([(same, ((1, 1),)), (bit, ((0, 0),))], symbols) is None
     assert satisfiable([(same, ((0, 0),)), (bit, ((0, 0),))], symbols) is None
+
+
+def test_conditions_that_each_need_a_bit_of_their_own_have_a_model() -> None:
+    """As setup_vmcs_config() clears controls of entry and exit that do not come in pairs, one pair after the other."""
+    symbols = Symbols()
+    names = iter(range(0x1000, 0x2000, 4))
+
+    def word() -> Unknown:
+        return (symbols.of(("memory", next(names), 4)), 0, 4)
+
+    def made(*origin: object) -> Unknown:
+        return (symbols.of(origin), 0, 4)
+
+    def asked(condition: str, one: Unknown, other: Unknown) -> Unknown:
+        both = made("and", one, other, 4)
+        return (symbols.of(("set", condition, ("and", both, both, 4))), 0, 1)
+
+    entry, leave = word(), word()
+    conditions = []
+    for _ in range(5):
+        mine, theirs = word(), word()
+        differ = symbols.of(("compare", asked("ne", mine, entry), asked("e", theirs, leave), "e", 1))
+        conditions.append(((differ, 0, 1), ((1, 1),)))
+        entry = made("and", entry, made("not", mine, 4), 4)
+        leave = made("and", leave, made("not", theirs, 4), 4)
+    assert satisfiable(conditions, symbols) is None
+    # Each may be mended in two ways; not where neither word has a bit left.
+    conditions += [(entry, ((MASK[4], MASK[4]),)), (leave, ((MASK[4], MASK[4]),))]
+    assert satisfiable(conditions, symbols)
 
 
 # On a kernel.

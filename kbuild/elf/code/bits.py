@@ -41,8 +41,26 @@ class Bits:
 
     def both(self, x: Value, y: Value, size: int) -> Value:
         """x & y"""
+        if isinstance(x, int):
+            x, y = y, x
+        if isinstance(y, int):
+            x, y = self._masked(x, y, size)
         (zeros, ones), (others, same) = self.of(x, size), self.of(y, size)
         return self._made(("and", x, y, size), size, zeros | others, ones & same)
+
+    def _masked(self, value: Value, mask: int, size: int) -> tuple[Value, int]:
+        """The value and mask that a masked value is first made of: bits that were cleared or set before, and are not
+        looked at, make no other unknown of it."""
+        while not isinstance(value, int) and not value[1] and value[2] >= size:
+            origin: Any = self._symbols.origin[value[0]]
+            match origin:
+                case ("and", inner, int(before), int()) if not isinstance(inner, int):
+                    value, mask = inner, mask & before
+                case ("or", inner, int(before), int()) if not isinstance(inner, int) and not mask & before:
+                    value = inner
+                case _:
+                    break
+        return value, mask
 
     def either(self, x: Value, y: Value, size: int) -> Value:
         """x | y"""

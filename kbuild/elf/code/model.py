@@ -6,7 +6,9 @@ A model that was found is a proof: each condition of the path is computed from i
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, is_within, rotated, satisfying
@@ -14,7 +16,11 @@ from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, 
 Condition = tuple[Unknown, Ranges]
 Changes = tuple[tuple[int, int], ...]
 """Leaves, and other numbers for them."""
+Repair = tuple[Changes, list[int]]
+"""Changes, and which conditions do not hold then."""
 MAX_REPAIRS = 200
+LASTS = 4
+"""Repairs that the next ones leave as they are, where they can."""
 MAX_CHANGES = 512
 """That are tried for one repair."""
 
@@ -43,21 +49,32 @@ def satisfiable(conditions: Sequence[Condition], symbols: Symbols) -> str | None
     model = _Model(symbols, conditions)
     try:
         wrong = model.violated(range(len(conditions)))
+        latest: deque[frozenset[int]] = deque(maxlen=LASTS)
         for _ in range(MAX_REPAIRS):
             if not wrong:
                 return None
-            value, ranges = conditions[wrong[0]]
-            best = model.best(model.repairs((value, ranges)), wrong)
-            if best is None or len(best[1]) >= len(wrong):
-                best = model.best(model.guesses(value), wrong) or best
+            best = _repair(model, conditions[wrong[0]], wrong, frozenset().union(*latest))
             if best is None or len(best[1]) >= len(wrong) + 2:
                 break
             model.put(best[0])
+            latest.append(frozenset(leaf for leaf, _ in best[0]))
             # Another one first the next time: the same repair must not be undone and done for ever.
             wrong = best[1][1:] + best[1][:1]
     except Lost as lost:
         return str(lost)
     return "its conditions could not be met all at once"
+
+
+def _repair(model: _Model, condition: Condition, wrong: Sequence[int], latest: AbstractSet[int]) -> Repair | None:
+    """What is changed next, so that a condition holds; `latest`: leaves that were changed just before."""
+    best = model.best(model.repairs(condition), wrong)
+    if best is None or len(best[1]) >= len(wrong):
+        best = model.best(model.guesses(condition[0]), wrong) or best
+    if best is None or len(best[1]) >= len(wrong):
+        # Two conditions may each undo what mended the other: let this one be met by other leaves.
+        others = (some for some in model.repairs(condition) if latest.isdisjoint(leaf for leaf, _ in some))
+        best = model.best(others, wrong) or best
+    return best
 
 
 class _Model:
@@ -128,12 +145,12 @@ class _Model:
         every = self._conditions
         return [one for one in some if not is_within(self.number(every[one][0]), every[one][1])]
 
-    def best(self, changes: Iterator[Changes], wrong: Sequence[int]) -> tuple[Changes, list[int]] | None:
+    def best(self, changes: Iterator[Changes], wrong: Sequence[int]) -> Repair | None:
         """The change that leaves the fewest conditions violated, and these; now it is `wrong`.
 
         Of equals one that mends the first of them: else one that changes nothing is as good.
         """
-        best: tuple[Changes, list[int]] | None = None
+        best: Repair | None = None
         least = (0, False)
         for some in itertools.islice(filter(None, changes), MAX_CHANGES):
             before = self.put(some)
@@ -364,6 +381,10 @@ class _Model:
                 for one, other in ((x, self.number(y)), (y, self.number(x))):
                     for near in (other, other + 1, other - 1, 0, -1):
                         yield from self._invert(one, near)
+                if x == y and not isinstance(x, int):
+                    # Whether it is 0: of several such words each may need a bit that no other one has.
+                    for bit in range(8 * x[2]):
+                        yield from self._invert(x, 1 << bit)
             case _:
                 kept = self.leaf(symbol) & ~MASK[size]
                 yield ((symbol, kept | (wanted & MASK[size])),)

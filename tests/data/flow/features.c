@@ -434,6 +434,31 @@ used int breaks_other_bit(void)
 	return 0;
 }
 
+/* Bits that were cleared, and are not looked at, make no other word of it; a CPU's capabilities are made so. */
+used int holds_masked_twice(void)
+{
+	unsigned int one = something(), other = something(), fewer = one;
+
+	__asm__("andl $0xfeffffff, %0" : "+r"(fewer));
+	if ((one & 0x400000) | (other & 0x8))
+		first();
+	if ((fewer & 0x400000) | (other & 0x8))
+		then();
+	return 0;
+}
+
+used int breaks_masked_twice(void)
+{
+	unsigned int one = something(), other = something(), fewer = one;
+
+	__asm__("andl $0xfeffffff, %0" : "+r"(fewer));
+	if ((one & 0x400000) | (other & 0x8))
+		first();
+	if ((fewer & 0x800000) | (other & 0x8))
+		then();
+	return 0;
+}
+
 /* One more than none is one. */
 static int users;
 
