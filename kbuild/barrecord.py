@@ -109,7 +109,7 @@ class Touched(msgspec.Struct, frozen=True, omit_defaults=True):
     docs: tuple[str, ...] = ()
     """Files of `Documentation/` that end in `.rst`."""
     tests: tuple[str, ...] = ()
-    """Files of KVM's selftests."""
+    """Files of KVM's selftests that there are with the last patch."""
 
 
 class TipRun(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -208,6 +208,10 @@ class BarRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Of the builds, by name."""
     musts: list[str] = []
     """The builds without which the bar is not met."""
+    tests: list[str] = []
+    """Orders of selftests that the last patch is to pass."""
+    areas: list[str] = []
+    """Names of the profile's."""
     flavours: list[str] = []
     """Other kernels that the last patch is to be loaded with."""
     touched: Touched | None = None

@@ -14,7 +14,7 @@ import msgspec
 from kbuild import log
 from kbuild.bar.builds import Builder
 from kbuild.bar.docs import check_docs
-from kbuild.bar.loads import judge
+from kbuild.bar.loads import judge, lost_tests
 from kbuild.bar.points import PARAMETERS, TESTS, Evidence, commits, points, verdict
 from kbuild.bar.touched import code_files, file_at, modules_of_objects, parameter_order, touched, with_parameters
 from kbuild.bar.units import check as check_units
@@ -107,6 +107,8 @@ def _fresh(request: BarRequest, profile: Profile, asked: Asked) -> BarRecord:
         patches=patches,
         titles={one.name: one.title for one in settings.build},
         musts=[one.name for one in settings.build if one.must],
+        tests=[*settings.tests],
+        areas=[one.name for one in settings.area],
         flavours=[*settings.flavours],
     )
 
@@ -268,7 +270,7 @@ class _Work:
     def _both(self, what: str, base: Patch, tip: Patch, asked: Callable[[GateRequest], GateRequest]) -> None:
         after = self._gate(what, tip, asked)
         found = judge(after, None)
-        wrong = found.new or (after is not None and not after.artifacts)
+        wrong = found.new or (after is not None and not after.artifacts) or any(lost_tests(after, None))
         if wrong and self._release(base) is not None:
             self._gate(what, base, asked)
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kbuild.barrecord import Met, Point
+from kbuild.build.selftests import NOT_COMPILED
+from kbuild.load.selftests import SKIPPED_ITSELF
 from kbuild.outcome import RUN_OF, Finding, Status, finding_id, place_of, worst
 from kbuild.record import Record
-from kbuild.transcript import Transcript
+from kbuild.transcript import StepResult, Transcript
 
 MAX_LINES = 6
 """Of a point; the record of the run has all."""
@@ -135,6 +137,39 @@ def ran_tests(transcript: Transcript) -> bool:
     return any(step.action == "selftest" and step.status == Status.PASS for step in transcript.steps)
 
 
+@dataclass(frozen=True)
+class Lost:
+    """A selftest that the last patch skips on a host, and might not."""
+
+    host: str
+    test: str
+    why: str
+    compiles: bool
+    before: Status | None
+    """With the base; None: it has no such test, or none was run."""
+
+
+def lost_tests(tip: Record | None, base: Record | None) -> Iterator[Lost]:
+    """Tests that do not compile, and those that skip themselves: the base alone tells whether they always did."""
+    before = {key: step.status for key, step in _tests(base)}
+    for (host, test), step in _tests(tip):
+        reason = (step.reason or "").removeprefix(f"selftest {test}: ")
+        compiles = not reason.startswith(NOT_COMPILED)
+        if step.status == Status.SKIP and (not compiles or reason.startswith(SKIPPED_ITSELF)):
+            yield Lost(host, test, reason, compiles, before.get((host, test)))
+
+
+def _tests(record: Record | None) -> Iterator[tuple[tuple[str, str], StepResult]]:
+    """Hosts and tests, each as it ended."""
+    for row in record.transcripts if record else ():
+        yield from (((row.host, step.detail["test"]), step) for step in row.steps if "test" in step.detail)
+
+
+def tests_run(record: Record | None) -> set[str]:
+    """The tests of which something can be told."""
+    return {test for (_, test), step in _tests(record) if step.status in (Status.PASS, Status.FAIL)}
+
+
 def loaded(
     point: Point,
     judged: Judged,
@@ -162,7 +197,8 @@ def loaded(
     if judged.failed:
         point.outcome = Met.NOT_MET
     elif judged.unjudged:
-        point.outcome = Met.NOT_TESTED
+        first = judged.unjudged[0]
+        untested(point, f"{first.host}, {first.order} could not be judged")
     elif judged.cut:
         untested(point, judged.cut)
     else:

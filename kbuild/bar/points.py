@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
 from kbuild.bar.loads import (
     MAX_LINES,
@@ -13,11 +14,14 @@ from kbuild.bar.loads import (
     judge,
     left_out,
     loaded,
+    lost_tests,
     order_of,
     ran_guests,
     ran_tests,
+    tests_run,
     untested,
 )
+from kbuild.bar.touched import SELFTESTS
 from kbuild.barrecord import (
     NOT_TRIED,
     TRIED,
@@ -42,6 +46,10 @@ MAX_FILES = 3
 """That are named in a line."""
 TESTS, PARAMETERS = "tests", "parameters"
 """What the runs of the last patch are for that are no flavour's."""
+PLACES: tuple[tuple[str, ...], ...] = ((), ("x86",), ("x86_64",))
+"""Folders in KVM's selftests with tests that are made for x86."""
+SHARED_FROM = len(PurePosixPath(SELFTESTS).parts)
+"""Parts of a selftest's path that are the same for all."""
 LEAST = {"KVM_INTEL": "m", "KVM_AMD": "m", "KVM_WERROR": "y"}
 """Symbols, and the values that each patch has to build with at the very least."""
 
@@ -354,12 +362,15 @@ def _areas(evidence: Evidence) -> Iterator[Point]:
                 untested(point, why)
         yield point
     if touched is not None and not touched.areas:
-        yield Point(
+        point = Point(
             id="area",
             title="TDP off where the MMU is changed",
             outcome=Met.NO_CONCERN,
             why="no file of the MMU is touched",
         )
+        if not evidence.record.areas:
+            point.outcome, point.why = Met.NOT_TESTED, f"{evidence.record.profile} has no [[bar.area]]"
+        yield point
 
 
 def _parameters(evidence: Evidence) -> Point:
@@ -417,11 +428,34 @@ def _why_untried(evidence: Evidence, one: Parameter, tried: Sequence[object]) ->
 
 
 def _selftests(evidence: Evidence) -> Point:
-    point = Point(id="selftests", title="KVM selftests of the tree (last patch)", outcome=Met.MET)
+    orders = ", ".join(evidence.record.tests) or "none"
+    point = Point(id="selftests", title=f"KVM selftests (last patch, order: {orders})", outcome=Met.MET)
     tip, base = evidence.run(TESTS, evidence.tip), evidence.run(TESTS, evidence.base)
     judged = judge(tip, base)
     told = "; ".join(text for one in evidence.record.hosts if (text := _counted(one)))
-    return loaded(point, judged, tip, _why_not_run(evidence, TESTS), ran_tests, told)
+    loaded(point, judged, tip, _why_not_run(evidence, TESTS), ran_tests, told)
+    lines = []
+    for one in lost_tests(tip, base):
+        passed = one.before == Status.PASS
+        if base is None and not one.compiles:
+            untested(point, f"{one.test}: {one.why}")
+        elif not one.compiles and one.before != Status.SKIP:
+            point.outcome = Met.NOT_MET
+            lines.append(f"{one.host}, {one.test}: {one.why}")
+        elif passed:
+            untested(point, f"{one.test} passes on {one.host} with the base, and skips itself now")
+    point.lines = [*dict.fromkeys([*lines, *point.lines])][:MAX_LINES]
+    ran = tests_run(tip)
+    if left := [one for one in _changed_tests(evidence) if one not in ran]:
+        untested(point, f"{', '.join(left[:MAX_FILES])}, which the series changes: not run")
+    return point
+
+
+def _changed_tests(evidence: Evidence) -> list[str]:
+    """Names of the selftests that the series changes or brings; what they share is none."""
+    touched = evidence.record.touched
+    paths = [PurePosixPath(one) for one in (touched.tests if touched else ())]
+    return [one.stem for one in paths if one.suffix == ".c" and one.parts[SHARED_FROM:-1] in PLACES]
 
 
 def _counted(host: Host) -> str:

@@ -50,9 +50,9 @@ class Declared:
     kind: str
 
 
-def changed_files(tree: str, base: str, tip: str) -> tuple[str, ...]:
-    """The files that differ between two commits, by both names where one was renamed."""
-    argv = ("-C", tree, "-c", "core.quotePath=true", "diff", "--name-only", "--no-renames", "--no-ext-diff")
+def changed_files(tree: str, base: str, tip: str, *more: str) -> tuple[str, ...]:
+    """The files that differ between two commits, by both names where one was renamed. `more`: options of git diff."""
+    argv = ("-C", tree, "-c", "core.quotePath=true", "diff", "--name-only", "--no-renames", "--no-ext-diff", *more)
     done = git.call(*argv, base, tip, "--", timeout=120, check=False)
     if done.status:
         raise HarnessError(f"{tree}: git diff: {done.output.strip()[-200:]}")
@@ -60,9 +60,14 @@ def changed_files(tree: str, base: str, tip: str) -> tuple[str, ...]:
 
 
 def file_at(tree: str, commit: str, path: str) -> str:
-    """A file of a commit; empty where it has none of that name."""
+    """A file of a commit; empty where it has none of that name. Raises HarnessError where it cannot be read."""
     done = git.call("-C", tree, "show", f"{commit}:{path}", timeout=60, check=False)
-    return "" if done.status else done.output
+    if not done.status:
+        return done.output
+    there = git.call("-C", tree, "--literal-pathspecs", "ls-tree", commit, "--", path, timeout=60, check=False)
+    if there.status or there.output.strip():
+        raise HarnessError(f"{tree}: {path} of {commit[:12]} cannot be read: {done.output.strip()[-200:]}")
+    return ""
 
 
 def parameters_in(source: str) -> list[Declared]:
@@ -107,7 +112,7 @@ def touched(settings: BarSettings, tree: str, base: str, tip: str) -> Touched:
         files=files,
         areas=tuple(areas_of(files, settings.area)),
         docs=tuple(one for one in files if one.startswith("Documentation/") and one.endswith(".rst")),
-        tests=tuple(one for one in files if one.startswith(SELFTESTS)),
+        tests=tuple(one for one in changed_files(tree, base, tip, "--diff-filter=d") if one.startswith(SELFTESTS)),
     )
 
 

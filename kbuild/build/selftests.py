@@ -26,6 +26,8 @@ _PLACES = ("", "x86/", "x86_64/")
 """Where sources are: those of x86 are in `x86` since 6.14."""
 _INPUTS = (TESTS, "tools/testing/selftests/rseq", "tools/include", "tools/arch/x86/include")
 """Folders of what the programs are made of; headers of the selftests themselves and of the kernel besides."""
+NOT_COMPILED = "it does not compile: "
+"""How the reason begins why there is no program."""
 _STATE = "programs.json"
 _ELF = b"\x7fELF"
 _INTERPRETER = 3
@@ -137,7 +139,7 @@ def _build(request: BuildRequest, asked: Collection[str], home: Path, log_file: 
             raise HarnessError(f"{failed[0]} was not built, and make named no error; see {log_file}")
         for name in failed:
             own = next((one for one in errors if one.file and Path(one.file).stem == name), errors[0])
-            absent[name] = f"it does not compile: {own.file}:{own.line}: {own.text}"
+            absent[name] = f"{NOT_COMPILED}{own.file}:{own.line}: {own.text}"
     return _State(request.tree.identity, sorted(asked), programs, absent)
 
 

@@ -24,6 +24,8 @@ SECONDS = 60
 MAX_EVIDENCE = 60
 NOT_STARTED = 127
 """The agent's: the program could not be executed (`selftest.c`)."""
+SKIPPED_ITSELF = "it skipped itself: "
+"""How the reason begins of a test that ran, and would not."""
 _SKIPPED = (re.compile(r"# *SKIP\b[\s:-]*(.+)"), re.compile(r"(.*\bskip.*)", re.IGNORECASE))
 """kselftest.h, ksft_exit_skip(), and what tests print that are older."""
 _FAILED = "==== Test Assertion Failure ===="
@@ -148,7 +150,7 @@ def outcome(got: Result, said: Sequence[str], seconds: int) -> tuple[Status, str
         case Exit.SKIP:
             matches = (pattern.search(line) for pattern in _SKIPPED for line in said)
             why = next((match[1] for match in matches if match), last)
-            return Status.SKIP, f"it skipped itself: {why}"
+            return Status.SKIP, f"{SKIPPED_ITSELF}{why}"
         case _ if got.status == NOT_STARTED:
             return Status.ERROR, f"it cannot be run: {last}"
         case _:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kbuild.bar.loads import lost_tests
 from kbuild.bar.points import PARAMETERS, TESTS, Evidence, points, verdict
 from kbuild.barrecord import (
     Area,
@@ -115,6 +116,8 @@ class Case:
             patches=[Patch(BASE, "Linux 6.1", base=True), Patch(ONE, "KVM: one"), Patch(TWO, "KVM: two")],
             titles={"modules": "KVM_INTEL=m KVM_AMD=m on x86_64 defconfig", "xen": "KVM_XEN=y"},
             musts=["modules"],
+            tests=["selftests"],
+            areas=["shadow paging"],
             touched=Touched(files=(MMU,), areas=(Area("shadow paging", (MMU,), ("tdp-off",), must=True),)),
             tools={"gcc": "gcc (Debian) 12.2.0", "clang": "Debian clang version 19.1.7", "ld": "GNU ld 2.40"},
             hosts=[
@@ -129,7 +132,9 @@ class Case:
         self.tested(TESTS, "two", *both("selftests"))
 
     def built(self, patch: str, build: str, compiler: str) -> BuildOutcome:
-        outcome = BuildOutcome(patch=patch, build=build, compiler=compiler, status=Status.PASS)
+        outcome = BuildOutcome(
+            patch=patch, build=build, compiler=compiler, status=Status.PASS, values={"KVM_WERROR": "y"}
+        )
         self.record.builds.append(outcome)
         return outcome
 
@@ -554,6 +559,64 @@ def test_a_value_that_no_module_was_loaded_with_was_not_tried(case: Case) -> Non
         "tried: kvm.tdp_mmu=1,0", "not tried: kvm_intel.ept (not with 1, 0)"
     ]  # fmt: skip
     assert "tried: kvm.tdp_mmu=1,0." in case.letter()
+
+
+def skipping(reason: str, host: str = "qemu-svm") -> Transcript:
+    """The tests of a host, of which one is skipped."""
+    step = StepResult(
+        number=5, action="selftest", status=Status.SKIP, detail={"test": "lost"}, reason=f"selftest lost: {reason}"
+    )
+    return row(host, "selftests", steps=[*steps(), step])
+
+
+def test_a_test_that_the_series_makes_skip_is_not_one_that_passes(case: Case) -> None:
+    case.record.runs.clear()
+    case.tested(TESTS, "two", skipping("it skipped itself: no such capability"), done("bochs-vmx", "selftests"))
+    assert case.points()["selftests"].outcome == Met.MET, "it may always have done so"
+    assert [*lost_tests(case.runs[f"{TESTS}-two"], None)], "so the base is asked"
+    lost = StepResult(number=5, action="selftest", status=Status.PASS, detail={"test": "lost"})
+    case.tested(TESTS, "base", row("qemu-svm", "selftests", steps=[*steps(), lost]))
+    point = case.points()["selftests"]
+    assert point.outcome == Met.NOT_TESTED
+    assert "lost passes on qemu-svm with the base, and skips itself now" in point.why
+    case.runs[f"{TESTS}-base"] = run("b", skipping("it skipped itself: no such capability"))
+    assert case.points()["selftests"].outcome == Met.MET
+
+
+def test_a_test_that_does_not_compile_is_the_series_fault_unless_the_base_s_does_not_either(case: Case) -> None:
+    why = "it does not compile: tools/x.c:1: error: y"
+    case.record.runs.clear()
+    case.tested(TESTS, "two", skipping(why), done("bochs-vmx", "selftests"))
+    assert case.points()["selftests"].outcome == Met.NOT_TESTED
+    for base, outcome in ((done("qemu-svm", "selftests"), Met.NOT_MET), (skipping(why), Met.MET)):
+        case.record.runs = [one for one in case.record.runs if one.patch != BASE]
+        case.tested(TESTS, "base", base)
+        point = case.points()["selftests"]
+        assert point.outcome == outcome
+        assert (f"qemu-svm, lost: {why}" in point.lines) == (outcome == Met.NOT_MET)
+
+
+def test_a_test_that_the_series_brings_is_run(case: Case) -> None:
+    kvm = "tools/testing/selftests/kvm"
+    paths = (f"{kvm}/x86/smm_test.c", f"{kvm}/lib/x86/processor.c", f"{kvm}/include/x.h", f"{kvm}/arm64/y.c")
+    case.record.touched = Touched(tests=paths)
+    assert case.points()["selftests"].outcome == Met.MET
+    case.record.touched = Touched(tests=(*paths, f"{kvm}/new_test.c"))
+    point = case.points()["selftests"]
+    assert point.outcome == Met.NOT_TESTED
+    assert "new_test, which the series changes: not run" in point.why
+
+
+def test_a_profile_without_areas_says_nothing_of_what_is_touched(case: Case) -> None:
+    case.record.touched, case.record.areas = Touched(files=(MMU,)), []
+    assert case.points()["area"].outcome == Met.NOT_TESTED
+    case.record.areas = ["shadow paging"]
+    assert case.points()["area"].outcome == Met.NO_CONCERN
+
+
+def test_the_letter_says_no_more_of_the_configuration_than_is_on_record(case: Case) -> None:
+    case.build(ONE, "xen").values["KVM_WERROR"] = "n"
+    assert "KVM objects build as well: KVM_INTEL=m" in case.letter()
 
 
 def test_parameters_that_nobody_gave_values_for_are_not_tried(case: Case) -> None:

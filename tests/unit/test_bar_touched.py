@@ -26,6 +26,7 @@ from kbuild.bar.touched import (
 from kbuild.barrecord import Parameter
 from kbuild.barspec import BarSettings
 from kbuild.elf.image import read_module
+from kbuild.errors import HarnessError
 from kbuild.load.orders.read import read_order
 from kbuild.profile import read_profile
 
@@ -140,6 +141,9 @@ def test_what_two_commits_differ_in(tmp_path: Path, settings: BarSettings) -> No
     assert [area.name for area in found.areas] == ["shadow paging"]
     assert code_files(settings, found.files) == (MMU,)
     assert file_at(str(tree), base, "nothing") == ""
+    with pytest.raises(HarnessError, match="cannot be read"):
+        file_at(str(tree), "0" * 40, MMU)
+    assert touched(settings, str(tree), tip, base).tests == (), "it is gone there"
     sources = {MMU: (file_at(str(tree), base, MMU), file_at(str(tree), tip, MMU))}
     modules = {"arch/x86/kvm/mmu/mmu": "kvm"}
     parameters = with_parameters(settings, sources, modules, {"kvm": {"kept": "bool", "fresh": "int", "typed": "bool"}})
