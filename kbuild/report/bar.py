@@ -9,6 +9,7 @@ import msgspec
 
 from kbuild.barrecord import BarRecord, BuildOutcome, Met, Patch, short
 from kbuild.outcome import Status
+from kbuild.report import clean
 from kbuild.report.letter import letter
 from kbuild.report.series import teller as series_teller
 from kbuild.report.terminal import STYLES, console_for, plain, table, word
@@ -65,7 +66,7 @@ def render(record: BarRecord, stream: IO[str] | None = None) -> None:
     console = console_for(stream or sys.stdout)
     verdict = str(record.verdict) if record.verdict else "not finished"
     style = STYLES[record.verdict or Status.ERROR]
-    console.print(Text.assemble((verdict, style), "  ", record.source), soft_wrap=True)
+    console.print(Text.assemble((verdict, style), "  ", clean.one_line(record.source)), soft_wrap=True)
     if record.builds:
         console.print()
         console.print(_builds(record))
@@ -75,15 +76,16 @@ def render(record: BarRecord, stream: IO[str] | None = None) -> None:
     for point in record.points:
         console.print()
         console.print(
-            Text.assemble((f"{point.outcome:10}", _COLOURS[point.outcome]), "  ", point.title), soft_wrap=True
+            Text.assemble((f"{point.outcome:10}", _COLOURS[point.outcome]), "  ", clean.one_line(point.title)),
+            soft_wrap=True,
         )
         if point.why:
-            plain(console, f"            {point.why}")
+            plain(console, f"            {clean.one_line(point.why)}")
         for line in point.lines:
-            plain(console, f"            {line}")
+            plain(console, f"            {clean.one_line(line)}")
         for patch in point.patches if point.outcome == Met.NOT_MET else ():
             subject = next((one.subject for one in record.patches if one.id == patch), "")
-            plain(console, f"            patch: {short(patch)} {subject}", style="bold red")
+            plain(console, f"            patch: {short(patch)} {clean.one_line(subject)}", style="bold red")
     plain(console, "\nFor the cover letter:\n", style="bold")
     plain(console, letter(record))
     plain(console, f"\nbar: {record.id}, series: {record.series} (inv report shows them again)", style="dim")
@@ -103,5 +105,5 @@ def _builds(record: BarRecord) -> Table:
     for patch in record.patches:
         own = [cells.get((patch.id, *column)) for column in columns]
         name = f"{short(patch.id)}{' (base)' if patch.base else ''}"
-        rows.add_row(name, *map(word, own), escape(patch.subject))
+        rows.add_row(name, *map(word, own), escape(clean.one_line(patch.subject)))
     return rows

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Host, Met, Patch, Point, short
 from kbuild.cpus import Cpus
+from kbuild.report import clean
 
 WIDTH = 72
 _TOLD = ("parameters", "selftests", "kvm-unit-tests", "htmldocs")
@@ -24,7 +25,7 @@ def letter(record: BarRecord) -> str:
     """Some paragraphs, wrapped at 72 columns; what is not met comes first, for it is not to be sent like this."""
     parts = [*_not_met(record), _built(record), _loaded(record), *_told(record), *_left(record)]
     return "\n\n".join(
-        textwrap.fill(" ".join(part.split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+        textwrap.fill(clean.visible(" ".join(part.split())), WIDTH, break_long_words=False, break_on_hyphens=False)
         for part in parts
         if part
     )

@@ -668,6 +668,19 @@ def test_documentation(case: Case, docs: Docs | None, outcome: Met) -> None:
     assert case.points()["htmldocs"].outcome == outcome
 
 
+def test_what_a_patch_or_a_guest_says_moves_nothing_on_a_terminal(case: Case) -> None:
+    nasty = "\x1b[2J[red]\r\u202egone"
+    case.record.source = nasty
+    case.record.patches[1] = Patch(ONE, nasty, fixes=True)
+    said = Finding(id="load:x:y:z", status=Status.FAIL, message=nasty)
+    case.runs["two"] = run("two", row("qemu-svm", "vendor-alone", said), *both("tdp-off"))
+    broken = case.build(ONE, "xen")
+    broken.status, broken.findings = Status.FAIL, [Finding(id="build:error:x:y", status=Status.FAIL, message=nasty)]
+    for text in (case.page(), case.letter()):
+        assert not {"\x1b", "\r", "\u202e"} & {*text}
+        assert "[red]" in text
+
+
 def test_what_no_tool_can_tell_is_left_to_the_author(case: Case) -> None:
     assert "reproducer" not in case.points()
     case.record.patches[2] = Patch(TWO, "KVM: two", fixes=True)
