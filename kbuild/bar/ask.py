@@ -113,6 +113,17 @@ def _fresh(request: BarRequest, profile: Profile, asked: Asked) -> BarRecord:
     )
 
 
+def both_of(one: OrderChoice, other: OrderChoice) -> OrderChoice:
+    """All orders of both choices, of an order that both have each run of either. No names are all runs."""
+    both = dict(one)
+    for path, runs in other.items():
+        if path not in both:
+            both[path] = runs
+        elif both[path]:
+            both[path] = tuple(dict.fromkeys((*both[path], *runs))) if runs else ()
+    return both
+
+
 def reference_of(profile: Profile) -> str:
     """The profile as it is given on a command line."""
     return profile.name if profile.path.parent == SHIPPED else str(profile.path)
@@ -184,10 +195,8 @@ class _Work:
         settings, touched = self.profile.settings.bar, self.bar.record.touched
         assert settings is not None and touched is not None
         names = {area.name for area in touched.areas}
-        named = {
-            **self.profile.orders,
-            **self._found([order for area in settings.area if area.name in names for order in area.orders]),
-        }
+        more = self._found([order for area in settings.area if area.name in names for order in area.orders])
+        named = both_of(self.profile.orders, more)
         return tuple(
             f"{reference('orders', path)}{RUN_OF}{run}".removesuffix(RUN_OF)
             for path, runs in named.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.bar.ask import both_of
 from kbuild.bar.touched import (
     areas_of,
     changed_files,
@@ -155,6 +156,13 @@ def test_what_two_commits_differ_in(tmp_path: Path, settings: BarSettings) -> No
         "kvm.typed": ((1, 0), False, False),
     }
     assert all(not one.module for one in with_parameters(settings, sources, {}, {}))
+
+
+def test_an_area_takes_no_run_of_an_order_away() -> None:
+    """Nor does it bring those back that nobody asked for."""
+    a, b, c = (Path(name) for name in "abc")
+    assert both_of({a: ("1",), b: ()}, {a: ("2", "1"), b: ("1",), c: ("3",)}) == {a: ("1", "2"), b: (), c: ("3",)}
+    assert both_of({a: ("1",)}, {a: ()}) == {a: ()}
 
 
 def test_the_order_is_one_that_can_be_run(tmp_path: Path) -> None:
