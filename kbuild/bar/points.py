@@ -498,16 +498,23 @@ def _flavours(record: BarRecord) -> list[str]:
 def _flavour(evidence: Evidence, name: str) -> Point:
     tip, base = evidence.run(name, evidence.tip), evidence.run(name, evidence.base)
     point = Point(id=f"flavour:{name}", title=f"loads with the {name} kernel (last patch)", outcome=Met.MET)
-    stage = next(
-        (one for one in (tip.stages if tip else ()) if one.name == "build" and one.status == Status.FAIL), None
-    )
-    if stage is None:
+    reason = _why_unbuilt(tip)
+    if reason is None:
         return loaded(point, judge(tip, base), tip, _why_not_run(evidence, name))
     # The base that does build is what makes it the series' fault.
-    point.outcome, point.why = Met.NOT_TESTED, f"the base does not build either: {stage.reason}"
     if base is not None and base.artifacts:
-        point.outcome, point.why = Met.NOT_MET, f"it does not build, and the base does: {stage.reason}"
+        point.outcome, point.why = Met.NOT_MET, f"it does not build, and the base does: {reason}"
+    elif _why_unbuilt(base) is not None:
+        point.outcome, point.why = Met.NOT_TESTED, f"the base does not build either: {reason}"
+    else:
+        point.outcome, point.why = Met.NOT_TESTED, f"it does not build; whether the base does is not known: {reason}"
     return point
+
+
+def _why_unbuilt(record: Record | None) -> str | None:
+    """What the compiler says of a kernel that does not build; None where it says nothing."""
+    stages = record.stages if record else ()
+    return next((one.reason or "" for one in stages if one.name == "build" and one.status == Status.FAIL), None)
 
 
 # What is no build and no load.

@@ -96,13 +96,18 @@ def _loaded(record: BarRecord) -> str:
 def _host(one: Host) -> str:
     """A host, without a word of where it is."""
     what = f"{one.emulator}, CPU {one.cpu}: " if one.cpus_are is not Cpus.OWN else ""
-    return f"{one.id} ({what}{_emulates(one.gives)})"
+    return f"{one.id} ({what}{_gives(one)})"
 
 
-def _emulates(gives: tuple[str, ...]) -> str:
-    vendor = "Intel, VMX" if "intel" in gives else "AMD, SVM"
-    paging = {"ept": " with EPT", "npt": " with NPT"}
-    return vendor + next((text for name, text in paging.items() if name in gives), " without two-dimensional paging")
+def _gives(one: Host) -> str:
+    """What its CPU gives. Of a machine of its own its file need not name all that there is."""
+    vendor = next((name for key, name in _VENDORS.items() if key in one.gives), "")
+    feature = next((word.upper() for word in ("vmx", "svm") if word in one.gives), None)
+    if feature is None:
+        return f"{vendor}, without virtualization"
+    paging = next((f" with {word.upper()}" for word in ("ept", "npt") if word in one.gives), None)
+    without = "" if one.cpus_are is Cpus.OWN else " without two-dimensional paging"
+    return f"{vendor}, {feature}{without if paging is None else paging}"
 
 
 def _told(record: BarRecord) -> Iterator[str]:

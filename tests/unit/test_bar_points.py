@@ -224,6 +224,13 @@ def test_the_letter_says_which_cpus_are_real(case: Case) -> None:
     assert text.endswith("; real hardware of Intel.")
     case.record.hosts = [own, msgspec.structs.replace(own, gives=intel.gives)]
     assert "real hardware" not in case.letter()
+    for host, gives, said in (
+        (intel, ("intel", "vmx"), "Intel, VMX without two-dimensional paging"),
+        (intel, ("intel",), "Intel, without virtualization"),
+        (own, ("amd", "svm"), "epyc (AMD, SVM)"),
+    ):
+        case.record.hosts = [msgspec.structs.replace(host, gives=gives)]
+        assert said in case.letter()
     case.record.hosts = [msgspec.structs.replace(own, passed=0), intel]
     assert case.letter().endswith("; real hardware.")
 
@@ -475,8 +482,13 @@ def test_another_kernel(case: Case) -> None:
     stages = [Stage("build", Status.FAIL, reason="x.c:1: error: y")]
     case.runs["debug-two"] = run("debug-two", artifacts={}, stages=stages)
     point = case.points()["flavour:debug"]
+    why = "it does not build; whether the base does is not known: x.c:1: error: y"
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, why)
+    case.tested("debug", "base")
+    case.runs["debug-base"] = case.runs["debug-two"]
+    point = case.points()["flavour:debug"]
     assert (point.outcome, point.why) == (Met.NOT_TESTED, "the base does not build either: x.c:1: error: y")
-    case.tested("debug", "base", *both("vendor-alone"))
+    case.runs["debug-base"] = run("debug-base", *both("vendor-alone"))
     point = case.points()["flavour:debug"]
     assert (point.outcome, point.why) == (Met.NOT_MET, "it does not build, and the base does: x.c:1: error: y")
     case.record.runs = [TipRun(what="debug", patch=TWO, over=True, reason="PROVE_LOCKING: depends on what is n")]
