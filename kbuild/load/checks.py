@@ -70,7 +70,7 @@ class Checks:
             self._talk.before,
             after,
             failed=self._ledger.failed,
-            said={*self._ledger.said, *self._ledger.aside},
+            said=self._ledger.all_said,
             fault=self._ledger.fault,
         )
         left = ", ".join(one.id.split(":")[2] for one in findings)

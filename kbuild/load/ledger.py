@@ -45,8 +45,6 @@ class Ledger:
     """The order's own step that is under way."""
     said: dict[str, str] = field(default_factory=dict)
     """The signatures that the log of the order had so far, each with its first line."""
-    aside: set[str] = field(default_factory=set)
-    """Signatures in what no step is blamed for: they say where a taint comes from, and no more."""
     observed: list[Observation] = field(default_factory=list)
     """Of rules, in traces."""
     lost: bool = False
@@ -238,8 +236,6 @@ class Ledger:
             if number not in self._numbers:
                 # The boot's own, or between two orders: the boot keeps it, and no step is blamed.
                 self.boot.start.log += mine
-                matches = classify(from_agent(mine), self.request.signatures, self.request.release)
-                self.aside |= {match.signature for match in matches}
                 continue
             index = self._numbers[number]
             step = self.steps[index]
@@ -285,6 +281,12 @@ class Ledger:
             said.setdefault(match.signature, records[match.records[0]].text)
         self.said = said | self.said
         return said
+
+    def all_said(self) -> set[str]:
+        """The signatures in the order's log, and in what no step is blamed for: these say where a taint comes from."""
+        records = from_agent(self.boot.start.log)
+        aside = classify(records, self.request.signatures, self.request.release)
+        return {*self.said, *(match.signature for match in aside)}
 
     def classified(self, reply: Reply) -> tuple[list[Match], list[Record]]:
         """What the log of a reply means, and its records."""

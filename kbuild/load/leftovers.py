@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from kbuild import log
 from kbuild.elf.image import module_key
@@ -31,17 +31,20 @@ class Leftovers:
         """Of each module that the order has loaded, the latest load's."""
 
     def findings(
-        self, before: State, after: State, *, failed: bool, said: Collection[str], fault: str = ""
+        self, before: State, after: State, *, failed: bool, said: Callable[[], Collection[str]], fault: str = ""
     ) -> list[Finding]:
         """A finding for each difference.
 
-        `failed`: the kernel is to blame for something in the log, which tells what a taint says. `said`: the signatures
-        that came in it. `fault`: the call site of an allocation that was made to fail, which is part of the id in place
-        of the order.
+        `failed`: the kernel is to blame for something in the log, which tells what a taint says. `said` gives the
+        signatures that came in it, and is asked only where something differs. `fault`: the call site of an allocation
+        that was made to fail, which is part of the id in place of the order.
         """
-        told = {f"taint/{one.taint}" for one in self._request.signatures.signatures if one.taint and one.id in said}
-        quiet = (*(("taint/",) if failed else ()), *(("gone/cpu/",) if NO_ANSWER in said else ()))
-        left = [what for what in before.difference(after) if what not in told and not what.startswith(quiet)]
+        if not (different := list(before.difference(after))):
+            return []
+        seen = said()
+        told = {f"taint/{one.taint}" for one in self._request.signatures.signatures if one.taint and one.id in seen}
+        quiet = (*(("taint/",) if failed else ()), *(("gone/cpu/",) if NO_ANSWER in seen else ()))
+        left = [what for what in different if what not in told and not what.startswith(quiet)]
         return [self._finding(what, f"fault={fault}" if fault else self._order) for what in left]
 
     def _finding(self, what: str, cause: str) -> Finding:

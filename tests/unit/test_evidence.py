@@ -80,6 +80,6 @@ def test_a_stall_that_no_step_is_blamed_for_says_where_a_taint_comes_from() -> N
     ledger = Ledger(request, cast(Any, None), boot, cast(Any, None))
     ledger.attach(Reply(3, earlier=[LogRecord(id=2, seq=1, us=1, level=0, text=LOCKUP)]))
     assert [record.text for record in boot.start.log] == [LOCKUP]
-    assert ledger.aside == {"soft-lockup"}
+    assert ledger.all_said() == {"soft-lockup"}
     assert not ledger.said, "what the order's steps led to"
     assert not ledger.findings
