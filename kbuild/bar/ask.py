@@ -23,7 +23,7 @@ from kbuild.barrecord import Bar, BarRecord, BuildOutcome, Host, Patch, TipRun, 
 from kbuild.build.make import Progress
 from kbuild.configure import git
 from kbuild.configure.tree import open_tree
-from kbuild.elf.image import read_module
+from kbuild.elf.image import ModuleImage, read_module
 from kbuild.errors import UserError
 from kbuild.gate.judging import gate
 from kbuild.gate.request import GateRequest, profile_of
@@ -161,7 +161,8 @@ class _Work:
         self._last_patch(base, tip)
         if units is not None and record.units is None:
             self.teller.step("kvm-unit-tests")
-            record.units = run_units(units, self._release(tip), self.bar.folder / "kvm-unit-tests")
+            builds = {one.kernel_name: one.build_id for one in self._images(tip)}
+            record.units = run_units(units, self._release(tip), builds, self.bar.folder / "kvm-unit-tests")
             self.bar.save()
         if record.touched.docs and record.docs is None:
             self.teller.step("htmldocs")
@@ -253,11 +254,13 @@ class _Work:
 
     def _parameters(self, tip: Patch) -> dict[str, dict[str, str | None]]:
         """Those of the modules that are loaded."""
+        return {one.name: {each.name: each.type for each in one.parameters} for one in self._images(tip)}
+
+    def _images(self, tip: Patch) -> list[ModuleImage]:
+        """The last patch's modules; none where it does not build."""
         run = self._evidence().of(tip.id)
         folder = runs_home() / (run.id if run else "") / "artifacts"
-        names = [name for name in (run.artifacts if run else ()) if name.endswith(".ko")]
-        images = [read_module(folder / name) for name in names]
-        return {one.name: {parameter.name: parameter.type for parameter in one.parameters} for one in images}
+        return [read_module(folder / name) for name in (run.artifacts if run else ()) if name.endswith(".ko")]
 
     def _last_patch(self, base: Patch, tip: Patch) -> None:
         """What takes too long for each patch; and of the base only where something fails."""

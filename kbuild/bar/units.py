@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild import command
 from kbuild.bar.tap import read_tap
 from kbuild.barrecord import UnitTests
 from kbuild.configure import git
+from kbuild.elf.image import build_id_of
 from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.nested import DEVICE
 from kbuild.paths import make_folder
 
 SECONDS = 4 * 3600
 """For all of them: some hundred, with 90 s each at most."""
+_VENDORS = ("kvm_intel", "kvm_amd")
 _NAMES = ("configure", "run_tests.sh", "x86/unittests.cfg")
 
 
@@ -28,8 +32,20 @@ def check(name: str) -> Path:
     return folder
 
 
-def why_not(release: str | None, device: Path = DEVICE) -> str | None:
-    """Why this machine cannot run them on the kernel of that release; None: it can."""
+@dataclass(frozen=True)
+class Machine:
+    """Where a machine says what it runs; tests have one of their own."""
+
+    device: Path = DEVICE
+    modules: Path = Path("/sys/module")
+
+
+HERE = Machine()
+
+
+def why_not(release: str | None, builds: Mapping[str, str | None], machine: Machine = HERE) -> str | None:
+    """Why this machine cannot run them on the kernel of that release, with modules of these build IDs; None: it can."""
+    device = machine.device
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -41,17 +57,29 @@ def why_not(release: str | None, device: Path = DEVICE) -> str | None:
             f"they judge the KVM that runs here, which is {platform.release()}'s; "
             f"boot {release} on this machine and start again"
         )
+    # Each patch's kernel, and the base's, has this release.
+    for name in ("kvm", *(one for one in _VENDORS if (machine.modules / one).is_dir())):
+        note = machine.modules / name / "notes/.note.gnu.build-id"
+        try:
+            loaded = build_id_of(note.read_bytes())
+        except OSError as error:
+            return f"nothing tells whose {name} runs here: {note}: {error.strerror}"
+        if loaded is None or loaded != builds.get(name):
+            return f"the {name} that runs here is not the last patch's, but one with the build ID {loaded or 'none'}"
     return None
 
 
-def run_units(folder: Path, release: str | None, scratch: Path, device: Path = DEVICE) -> UnitTests:
+def run_units(
+    folder: Path, release: str | None, builds: Mapping[str, str | None], scratch: Path, machine: Machine = HERE
+) -> UnitTests:
     """Build them in a copy (`scratch`), and run them: `./configure`, `make`, `./run_tests.sh -t`.
 
-    `release`: what `uname -r` has to say, or the tests would judge another kernel. `device`: KVM's.
+    `release`: what `uname -r` has to say, or the tests would judge another kernel; `builds`: of KVM's modules, by their
+    names in /sys/module, the build IDs.
     """
     done = git.call("-C", folder, "rev-parse", "HEAD", check=False)
     result = UnitTests(commit=done.output.strip()[:12] if done.status == 0 else "")
-    if reason := why_not(release, device):
+    if reason := why_not(release, builds, machine):
         result.reason = reason
         return result
     shutil.rmtree(scratch, ignore_errors=True)

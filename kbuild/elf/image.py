@@ -167,7 +167,7 @@ def parse_module(raw: bytes, path: Path, *, keep: bool = True) -> ModuleImage:
         depends=tuple(name for name in first.get("depends", "").split(",") if name),
         license=first.get("license"),
         srcversion=first.get("srcversion"),
-        build_id=_build_id(elf.content(elf.by_name.get(".note.gnu.build-id"))),
+        build_id=build_id_of(elf.content(elf.by_name.get(".note.gnu.build-id"))),
         in_tree="intree" in first,
         signed=elf.data[-len(_SIGNED) :] == _SIGNED,
         import_namespaces=tuple(value for tag, value in modinfo if tag == "import_ns"),
@@ -243,7 +243,7 @@ def _parameters(modinfo: tuple[tuple[str, str], ...]) -> tuple[Parameter, ...]:
     return tuple(Parameter(name, types.get(name), descriptions.get(name)) for name in {**types, **descriptions})
 
 
-def _build_id(note: bytes) -> str | None:
+def build_id_of(note: bytes) -> str | None:
     """The descriptor of the `GNU` note of type 3, in hexadecimal."""
     if len(note) < 16:
         return None

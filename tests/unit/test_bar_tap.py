@@ -6,12 +6,13 @@ The sample is what their `run_tests.sh -t` printed of six tests with QEMU's TCG,
 from __future__ import annotations
 
 import platform
+import struct
 from pathlib import Path
 
 import pytest
 
 from kbuild.bar.tap import read_tap
-from kbuild.bar.units import check, run_copy, run_units, why_not
+from kbuild.bar.units import Machine, check, run_copy, run_units, why_not
 from kbuild.barrecord import UnitTests
 from kbuild.errors import UserError
 
@@ -60,13 +61,35 @@ def test_a_guest_s_output_cannot_write_to_the_terminal() -> None:
     assert read_tap(["not ok 1 - \x1b[2Jgone"]).failed == ("?[2Jgone",)
 
 
+BUILDS = {"kvm": "01" * 20, "kvm_amd": "02" * 20, "kvm_intel": "03" * 20}
+
+
+def machine(folder: Path, *loaded: str) -> Machine:
+    """One with a device, and these of the modules, as /sys/module shows their notes (ELF: name, type, description)."""
+    (folder / "dev").mkdir(parents=True)
+    (folder / "dev/kvm").touch()
+    for name in loaded:
+        note = folder / "module" / name / "notes/.note.gnu.build-id"
+        note.parent.mkdir(parents=True)
+        note.write_bytes(struct.pack("<III4s", 4, 20, 3, b"GNU") + bytes.fromhex(BUILDS[name]))
+    return Machine(folder / "dev/kvm", folder / "module")
+
+
 def test_they_judge_the_kernel_that_runs_here(tmp_path: Path) -> None:
-    assert "/nowhere: No such file" in (why_not("6.1", Path("/nowhere")) or "")
-    device = tmp_path / "kvm"
-    device.touch()
-    assert f"which is {platform.release()}'s; boot 6.1-other" in (why_not("6.1-other", device) or "")
-    assert "was not built" in (why_not(None, device) or "")
-    assert why_not(platform.release(), device) is None
+    here, release = machine(tmp_path, "kvm", "kvm_amd"), platform.release()
+    assert "/nowhere: No such file" in (why_not("6.1", BUILDS, Machine(Path("/nowhere"))) or "")
+    assert f"which is {release}'s; boot 6.1-other" in (why_not("6.1-other", BUILDS, here) or "")
+    assert "was not built" in (why_not(None, BUILDS, here) or "")
+    assert why_not(release, BUILDS, here) is None
+
+
+def test_the_kernel_of_another_patch_has_the_same_release(tmp_path: Path) -> None:
+    here, release = machine(tmp_path / "a", "kvm", "kvm_amd"), platform.release()
+    for name in ("kvm", "kvm_amd"):
+        said = why_not(release, {**BUILDS, name: "04" * 20}, here) or ""
+        assert said == f"the {name} that runs here is not the last patch's, but one with the build ID {BUILDS[name]}"
+    assert "nothing tells whose kvm runs here" in (why_not(release, BUILDS, machine(tmp_path / "b")) or "")
+    assert why_not(release, {}, here) is not None
 
 
 def test_what_is_no_checkout_is_refused(tmp_path: Path) -> None:
@@ -109,15 +132,15 @@ def test_what_does_not_come_to_its_end_says_why(tmp_path: Path, run: str, config
 
 def test_without_hardware_they_are_not_run(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "kut", "touch ran")
-    done = run_units(folder, platform.release(), tmp_path / "copy", tmp_path / "kvm")
+    done = run_units(folder, platform.release(), BUILDS, tmp_path / "copy", Machine(tmp_path / "kvm"))
     assert f"{tmp_path}/kvm: No such file" in (done.reason or "")
     assert not (tmp_path / "copy").exists()
 
 
 def test_on_the_kernel_that_is_asked_for_they_are_run_in_a_copy(tmp_path: Path) -> None:
-    folder, device = checkout(tmp_path / "kut", "touch ran; echo ok 1 - a; echo 1..1"), tmp_path / "kvm"
-    device.touch()
-    done = run_units(folder, platform.release(), tmp_path / "copy", device)
+    folder = checkout(tmp_path / "kut", "touch ran; echo ok 1 - a; echo 1..1")
+    here = machine(tmp_path / "machine", "kvm", "kvm_intel")
+    done = run_units(folder, platform.release(), BUILDS, tmp_path / "copy", here)
     assert (done.passed, done.reason) == (1, None)
     assert (tmp_path / "copy/ran").exists()
     assert not (folder / "ran").exists()
