@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from kbuild.transcript import StepResult, Transcript
 
 MAX_LINES = 6
 """Of a point; the record of the run has all."""
+_FIRST = re.compile(r"selftest (\S+): ")
 VENDORS = ("intel", "amd")
 
 
@@ -163,6 +165,11 @@ def _tests(record: Record | None) -> Iterator[tuple[tuple[str, str], StepResult]
     """Hosts and tests, each as it ended."""
     for row in record.transcripts if record else ():
         yield from (((row.host, step.detail["test"]), step) for step in row.steps if "test" in step.detail)
+        # An order of which there is no test at all is not begun, and its reason names the first.
+        if not row.steps and row.status == Status.SKIP and (first := _FIRST.match(row.reason or "")):
+            detail = {"test": first[1]}
+            step = StepResult(number=0, action="selftest", status=row.status, reason=row.reason, detail=detail)
+            yield (row.host, first[1]), step
 
 
 def tests_run(record: Record | None) -> set[str]:

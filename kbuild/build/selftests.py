@@ -47,6 +47,10 @@ class Programs:
         """The tests that a name or glob means."""
         return fnmatch.filter(sorted(self.files), asked)
 
+    def lacking(self, asked: str) -> dict[str, str]:
+        """The tests that a name or glob means and that there are not, with the reasons."""
+        return {name: why for name, why in self.absent.items() if fnmatch.fnmatchcase(name, asked)}
+
     def why_not(self, asked: str) -> str:
         """Of what means no test, or of a test that there is not: the reason."""
         none = "there are no selftests with these files: build a tree, or give --selftests FOLDER with static programs"

@@ -60,8 +60,13 @@ class Selftests:
         done: set[str] = set()
         for asked in step.selftest:
             names = self._programs.named(asked)
-            if not names:
+            lacking = self._programs.lacking(asked)
+            if not names and not lacking:
                 self._skip(asked, self._programs.why_not(asked))
+            for name, why in lacking.items():
+                if name not in done:
+                    done.add(name)
+                    self._skip(name, why)
             for name in names:
                 if name in done:
                     continue

@@ -608,6 +608,17 @@ def test_a_test_that_does_not_compile_is_the_series_fault_unless_the_base_s_does
         assert (f"qemu-svm, lost: {why}" in point.lines) == (outcome == Met.NOT_MET)
 
 
+def test_a_series_that_breaks_the_build_of_every_test_is_told_so(case: Case) -> None:
+    why = "it does not compile: tools/x.c:1: error: y"
+    case.record.runs.clear()
+    skipped = [row(host, "selftests", status=Status.SKIP, reason=f"selftest smm_test: {why}") for host in HOSTS]
+    case.tested(TESTS, "two", *skipped)
+    assert [*lost_tests(case.runs[f"{TESTS}-two"], None)], "so the base is asked"
+    case.tested(TESTS, "base", *both("selftests"))
+    point = case.points()["selftests"]
+    assert (point.outcome, point.lines) == (Met.NOT_MET, [f"{host}, smm_test: {why}" for host in HOSTS])
+
+
 def test_a_test_that_the_series_brings_is_run(case: Case) -> None:
     kvm = "tools/testing/selftests/kvm"
     paths = (f"{kvm}/x86/smm_test.c", f"{kvm}/lib/x86/processor.c", f"{kvm}/include/x.h", f"{kvm}/arm64/y.c")

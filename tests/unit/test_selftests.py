@@ -89,6 +89,14 @@ def test_programs_that_somebody_built_are_found_by_name_and_glob(tmp_path: Path)
     assert found.why_not("svm_*") == f"{tmp_path} has no such program"
 
 
+def test_a_glob_means_those_that_do_not_compile_too(tmp_path: Path) -> None:
+    """Else nobody were told of them, for there are others."""
+    programs = Programs({"svm_b": tmp_path}, {"svm_a": "it does not compile: x", "vmx_*": "none"})
+    assert programs.lacking("svm_*") == {"svm_a": "it does not compile: x"}
+    assert programs.lacking("vmx_*") == {"vmx_*": "none"}
+    assert programs.lacking("svm_b") == {}
+
+
 def test_a_program_that_no_host_can_run_is_refused(tmp_path: Path) -> None:
     program(tmp_path / "state_test")
     with pytest.raises(UserError, match=r"state_test: needs libraries, .*USERLDFLAGS=-static"):
