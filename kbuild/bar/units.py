@@ -97,6 +97,8 @@ def run_copy(folder: Path, result: UnitTests, *tests: str) -> UnitTests:
             done = command.run(
                 ["sh", "-c", 'exec "$@"', "sh", *argv],
                 cwd=folder,
+                # Left to itself, or to what the user has set, it runs them in an emulator where KVM does not start.
+                env={"ACCEL": "kvm"},
                 timeout=SECONDS,
                 on_line=lines.append,
                 log_file=log_file,
