@@ -363,6 +363,7 @@ LOADING = {
     "order": "only these load orders: names or globs in profiles/orders/, ORDER@RUN, all, or paths (may be repeated)",
     "host": "only these hosts: names or globs in profiles/hosts/, all, or paths of .toml files (may be repeated)",
     "no_known": "count known findings too",
+    "cluster": "load on the workers of this Dask scheduler, tcp://HOST:PORT, in place of this machine (see inv worker)",
 }
 ONE_RUN = {
     **LOADING,
@@ -389,6 +390,7 @@ def _question(ctx: Context, **options: Any) -> Callable[[], GateRequest]:
             hosts=tuple(options["host"]),
             rules=tuple(options["rules"]),
             no_known=options["no_known"],
+            cluster=options["cluster"],
             cache_gb=ctx.kbuild.cache_gb,
             verbosity=_verbosity(options["verbose"], options["quiet"]),
         )
@@ -423,6 +425,7 @@ def series(
     flavour: str | None = None,
     stop: bool = False,
     no_known: bool = False,
+    cluster: str | None = None,
     refresh: bool = False,
     verbose: bool = False,
     quiet: bool = False,
@@ -481,6 +484,7 @@ def bar(
     profile: str | None = None,
     kvm_unit_tests: str | None = None,
     no_known: bool = False,
+    cluster: str | None = None,
     verbose: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -542,6 +546,7 @@ def bisect(
     profile: str | None = None,
     flavour: str | None = None,
     no_known: bool = False,
+    cluster: str | None = None,
     verbose: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -601,6 +606,7 @@ def load(
     selftests: str | None = None,
     look: bool = False,
     no_known: bool = False,
+    cluster: str | None = None,
     verbose: bool = False,
     quiet: bool = False,
     json: bool = False,
@@ -614,6 +620,32 @@ def load(
       inv load --modules DIR --kernel BZIMAGE --order tdp-off --look
     """
     _judge("load", **locals())
+
+
+WORKER = {
+    "scheduler": "the cluster's address, as dask scheduler prints it",
+    "cpus": "of this machine, for so many cells at once; without it, all",
+    "network": "a lab's network that this machine is in: it runs the SSH hosts whose files name it (may be repeated)",
+    "name": "what the cluster calls it; without it, its address",
+}
+
+
+@task(iterable=["network"], help=WORKER)
+def worker(ctx: Context, scheduler: str, network: list[str], cpus: str | None = None, name: str | None = None) -> None:
+    """Let this machine load for gates that are started elsewhere with --cluster, until Ctrl-C.
+
+    Examples:
+      inv worker tcp://scheduler.lab:8786
+      inv worker tcp://scheduler.lab:8786 --cpus 8 --network lab-a
+    """
+
+    def work() -> int:
+        from kbuild.cluster.worker import become_worker
+
+        _positional(scheduler, "worker")
+        become_worker(scheduler, cpus, network, name)
+
+    _run(work)
 
 
 RULES = {"rules": "only these rules: names in profiles/rules/ or paths of .toml files (may be repeated)"}
@@ -659,6 +691,7 @@ def gate(
     selftests: str | None = None,
     look: bool = False,
     no_known: bool = False,
+    cluster: str | None = None,
     baseline: str | None = None,
     watch: bool = False,
     verbose: bool = False,
@@ -675,6 +708,7 @@ def gate(
       inv gate --package linux-image-6.1.0-56-amd64
       inv gate --modules DIR --kernel BZIMAGE --json
       inv gate --profile release --baseline baseline.json
+      inv gate --cluster tcp://scheduler.lab:8786
     """
     options = locals()
     if options.pop("watch"):
@@ -1184,7 +1218,23 @@ def clean(
 
 
 ns = Collection(
-    bar, bench, bisect, build, clean, compare, configure, explain, gate, inspect, lint, load, report, runs, series, test
+    bar,
+    bench,
+    bisect,
+    build,
+    clean,
+    compare,
+    configure,
+    explain,
+    gate,
+    inspect,
+    lint,
+    load,
+    report,
+    runs,
+    series,
+    test,
+    worker,
 )
 # Changed in an invoke.yaml (~/.invoke.yaml for all projects), or by INVOKE_KBUILD_TREE, INVOKE_KBUILD_PROFILE and
 # INVOKE_KBUILD_CACHE_GB (None: 40, or a fifth of the disk where that is less).

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
 import weakref
@@ -106,6 +107,28 @@ def write_output(path: Path, content: str) -> None:
             file.write(content.encode())
     except OSError as error:
         raise HarnessError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def link_or_copy(source: Path, target: Path) -> Path:
+    """Give a file another name, unless it is there: for the same bytes where the disk allows it, or for a copy.
+
+    So it must be this tool's own, which nobody writes in place later. Raises HarnessError in one line.
+    """
+    make_folder(target.parent)
+    if target.exists():
+        return target
+    with contextlib.suppress(OSError):
+        os.link(source, target)
+        return target
+    temporary = target.with_name(f".{target.name}.new")
+    try:
+        shutil.copy2(source, temporary)
+        os.rename(temporary, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise HarnessError(f"{target}: cannot be written: {error.strerror}") from None
+    return target
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import shutil
 import socket
 import threading
 import time
@@ -24,7 +23,7 @@ from kbuild import log
 from kbuild.cpus import Cpus
 from kbuild.errors import HarnessError, KbuildError, UserError, os_errors
 from kbuild.outcome import Finding, Known, Status, to_json, worst
-from kbuild.paths import hold_folder, make_folder, state_home, write_atomically
+from kbuild.paths import hold_folder, link_or_copy, make_folder, state_home, write_atomically
 from kbuild.toml import decode_hook
 from kbuild.transcript import Transcript
 
@@ -262,31 +261,8 @@ class Run:
             raise HarnessError(f"{path}: cannot be written: {error.strerror}") from None
 
     def keep(self, source: Path, name: str) -> Path:
-        """Put a file into the run's folder: a second name for the same bytes where the disk allows it.
-
-        So it must be this tool's own, which nobody writes in place later.
-        """
-        target = self.folder / name
-        make_folder(target.parent)
-        if target.exists():
-            return target
-        with contextlib.suppress(OSError):
-            os.link(source, target)
-            return target
-        _copy(source, target)
-        return target
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A copy that is whole or not there. Raises HarnessError in one line."""
-    temporary = target.with_name(f".{target.name}.new")
-    try:
-        shutil.copy2(source, temporary)
-        os.rename(temporary, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise HarnessError(f"{target}: cannot be written: {error.strerror}") from None
+        """Put a file into the run's folder, as `link_or_copy` does."""
+        return link_or_copy(source, self.folder / name)
 
 
 def read_record(run: str) -> Record:

@@ -53,6 +53,8 @@ class GateRequest:
     no_known: bool = False
     boot_ahead: bool = True
     """Let hosts boot while make works."""
+    cluster: str | None = None
+    """Address of a Dask scheduler whose workers load; without it, this machine does."""
     baseline: str | None = None
     """A run or a baseline's file, in place of the profile's."""
     cache_gb: float | str | None = None

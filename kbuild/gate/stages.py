@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import fnmatch
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -58,6 +58,9 @@ from kbuild.runs.release import Policy
 from kbuild.setting import keep_profile, versions
 from kbuild.transcript import Transcript
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 RESOURCE_KIND = "resource"
 """Of findings about what init acquires."""
 
@@ -91,9 +94,13 @@ class Stages:
         """Whether the cache became larger."""
         self.places: Places | None = None
         """Where hosts boot while the build is made."""
+        self.client: Client | None = None
+        """Of a Dask cluster, where its workers load."""
         self.stack = ExitStack()
         self.cancellation = Cancellation()
         self.files: LoadFiles | None = None
+        self.elsewhere: dict[str, str] = {}
+        """What ran each host, where a cluster's workers did."""
         self.made: tuple[Path, KernelImage, list[Path]] | None = None
         """The bzImage, what is known of the kernel, and the modules."""
 
@@ -102,6 +109,10 @@ class Stages:
         keep_profile(self.run, self.profile)
         self.run.record.tools |= versions()
         self.files = self._read_load_files() if self.request.task in ("gate", "load") else None
+        if self.request.cluster and self.files:
+            from kbuild.cluster.fan import connected  # Dask takes half a second
+
+            self.client = self.stack.enter_context(connected(self.request.cluster))
         if self.request.package or self.request.modules or self.request.task == "load":
             self.made = self._shipped(self.files.orders if self.files else ())
         elif (made := self._build(self.files)) is not None:
@@ -232,7 +243,7 @@ class Stages:
                 as_before = self._configure(stage, wanted, result)
             if request.task == "configure":
                 return None
-            if result is None and as_before and load_files and request.boot_ahead:
+            if result is None and as_before and load_files and request.boot_ahead and not self.client:
                 self._boot_ahead(wanted, load_files)
             with self._stage("build") as stage:
                 if result is None:
@@ -355,21 +366,40 @@ class Stages:
                 with log.context(stage="load"):
                     release = (modules.kernel and modules.kernel.release) or ""
                     request = self._load_request(kernel, release, modules, files)
-                    transcripts = stack.enter_context(loading(request, self.reporter, self.places))
+                    transcripts = stack.enter_context(self._loaded_by(request))
             except KbuildError as error:
                 transcripts = partial(_refuse, error)
             yield transcripts
 
+    @contextmanager
+    def _loaded_by(self, request: LoadRequest) -> Iterator[Callable[[], list[Transcript]]]:
+        """By this machine, or by a cluster's workers."""
+        if self.client is None:
+            with loading(request, self.reporter, self.places) as transcripts:
+                yield transcripts
+            return
+        from kbuild.cluster.fan import fanned_out
+
+        with fanned_out(request, self.reporter, self.client) as gather:
+
+            def transcripts_and_hosts() -> list[Transcript]:
+                found, self.elsewhere = gather()
+                return found
+
+            yield transcripts_and_hosts
+
     def _load(self, kernel: Path, files: LoadFiles, transcripts: Callable[[], list[Transcript]]) -> None:
         record = self.run.record
         with self._stage("load") as stage:
-            record.hosts = {spec.id: describe_host(spec) for spec in files.hosts if not missing_for(spec)}
+            if self.client is None:
+                record.hosts = {spec.id: describe_host(spec) for spec in files.hosts if not missing_for(spec)}
+            answers = answers_in(record.findings)
+            compared = [compare(one, answers) for one in transcripts()]
+            record.hosts |= self.elsewhere
             size = kernel.stat().st_size
             record.machines = {
                 spec.id: _facts(spec.for_kernel(size)) for spec in files.hosts if spec.id in record.hosts
             }
-            answers = answers_in(record.findings)
-            compared = (compare(one, answers) for one in transcripts())
             record.transcripts = [_judged(one, self._mark(one.findings)) for one in compared]
             record.findings += [finding for one in record.transcripts for finding in one.findings]
             stage.status = worst(one.status for one in record.transcripts)
@@ -400,10 +430,6 @@ class Stages:
         named = {one.id: reference("orders", path) for one, path in zip(files.orders, self.profile.orders, strict=True)}
         hosts = {one.id: reference("hosts", path) for one, path in zip(files.hosts, self.profile.hosts, strict=True)}
 
-        def again(host: str, order: str) -> str:
-            name, run_of, run = order.partition(RUN_OF)
-            return pasteable([*start, "--host", hosts[host], "--order", f"{named[name]}{run_of}{run}"])
-
         return LoadRequest(
             kernel=kernel,
             release=release,
@@ -417,7 +443,7 @@ class Stages:
             rules=files.rules,
             run=self.run.record.id,
             folder=make_folder(self.run.folder / "hosts"),
-            again=again,
+            again=_Again(tuple(start), hosts, named),
             keep=self.run.add,
             selftests=self.selftests,
             resources=read_rules((SHIPPED / "rules/resources.toml",)).resources,
@@ -466,6 +492,20 @@ class Stages:
             stage.status = Status.DONE
             stage.summary = f"{record.tree['identity']}: {', '.join(sorted(path.name for path in paths))}"
         return kernel, image, paths
+
+
+@dataclass(frozen=True)
+class _Again:
+    """The command that runs an order on a host once more. It can be pickled."""
+
+    start: tuple[str, ...]
+    hosts: Mapping[str, str]
+    """Of a host's id the word for `--host`."""
+    orders: Mapping[str, str]
+
+    def __call__(self, host: str, order: str) -> str:
+        name, run_of, run = order.partition(RUN_OF)
+        return pasteable([*self.start, "--host", self.hosts[host], "--order", f"{self.orders[name]}{run_of}{run}"])
 
 
 def _refuse(error: KbuildError) -> NoReturn:

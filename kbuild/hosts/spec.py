@@ -87,6 +87,8 @@ class SshSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The way to a kernel under test: by kexec, or none but the one that runs."""
     virtual_machines: Literal["refuse", "end"] = "refuse"
     """Where some run: leave the host alone, or do as if there were none."""
+    network: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] | None = None
+    """In which it is: of a cluster only workers that were started with `--network` and this name run its orders."""
     console: str | None = None
     """A command line for this machine's shell, whose output is the host's console."""
     power: Power | None = None

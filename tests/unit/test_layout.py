@@ -23,6 +23,7 @@ ORDER = [
     ["hosts"],
     ["load"],
     ["cache"],
+    ["cluster"],
     ["runs"],
     ["detail"],
     ["gate"],

@@ -99,7 +99,8 @@ class Target:
             yield
 
     def _refuse_other(self, owner: str) -> None:
-        if not owner.startswith(f"{self._owner} "):
+        # This very run may have been at work there from another machine: a cluster's worker that died.
+        if not owner.startswith(f"{self._owner} ") and not owner.endswith(f" {self._run}"):
             raise HarnessError(
                 f"host {self._spec.id}: it is in use by {owner}; "
                 f"if that is no longer so: inv host.restore {self._spec.id} --force"
