@@ -9,7 +9,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -147,9 +147,10 @@ class _Fan:
             {name: put(path) for name, path in request.selftests.files.items()},
         )
 
-    def _send(self, digests: Iterator[str] | set[str] | Sequence[str]) -> None:
+    def _send(self, digests: Iterable[str]) -> None:
         for digest in digests:
             if digest not in self._parts:
+                log.get().info("cluster.sent", digest=digest, bytes=artifact(digest).stat().st_size)
                 # By content: who has it already is not sent it again.
                 self._parts[digest] = self.client.scatter(artifact(digest).read_bytes(), hash=True)
 

@@ -75,6 +75,13 @@ class Tool:
 
 
 @pytest.fixture
+def all_kernels(request: pytest.FixtureRequest) -> None:
+    """What takes minutes."""
+    if not request.config.getoption("--all-kernels"):
+        pytest.skip("takes minutes: only with --all-kernels")
+
+
+@pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
     """The tool with no runs yet."""
     yield from make_tool(tmp_path)

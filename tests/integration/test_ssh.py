@@ -40,13 +40,6 @@ def guest(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gu
         yield machine
 
 
-@pytest.fixture
-def all_kernels(request: pytest.FixtureRequest) -> None:
-    """What takes minutes, for the machine is emulated."""
-    if not request.config.getoption("--all-kernels"):
-        pytest.skip("takes minutes: only with --all-kernels")
-
-
 def load(image: Image, host: Path, *orders: str) -> list[str]:
     """The words for `inv load` with the kernel that the machine runs."""
     words = ["load", "--modules", str(image.modules), "--kernel", str(image.kernel), "--host", str(host)]

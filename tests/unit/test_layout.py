@@ -14,7 +14,7 @@ PACKAGE = PROJECT / "kbuild"
 
 # What lies beside the stages, then the stages in the order of the design; each may import what stands before it.
 ORDER = [
-    ["versions", "outcome", "errors", "paths", "log", "command", "toml", "traces", "transcript", "barspec"],
+    ["versions", "outcome", "errors", "paths", "log", "command", "toml", "traces", "transcript", "barspec", "cpus"],
     ["profile", "record", "seriesrecord", "barrecord", "progress", "setting", "watch"],
     ["configure"],
     ["build"],
