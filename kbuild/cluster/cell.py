@@ -141,8 +141,10 @@ def run_cell(version: str, packed: bytes, parts: Mapping[str, bytes]) -> Answer:
     """Run a pickled cell; `parts` has files by SHA-256, as far as workers were known to lack them."""
     log.configure()
     if version != code_version():
-        where = socket.gethostname()
-        return Failed(Status.MISS, f"the worker on {where} has another version of this tool in {PROJECT}: update it")
+        where = f"the worker on {socket.gethostname()}"
+        return Failed(
+            Status.MISS, f"{where} runs another version of this tool ({PROJECT}): update it, and start it again"
+        )
     cell: Cell = pickle.loads(packed)
     started = time.time()
     try:

@@ -65,7 +65,8 @@ def connected(address: str) -> Iterator[Client]:
 
     address = scheduler_address(address)
     # What a client says while it loses its scheduler is said in one line, by whoever waits for an answer.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError):

@@ -65,6 +65,12 @@ class Cluster:
                     os.kill(pid, signal.SIGKILL)
         process.wait(UP_S)
 
+    def end(self, name: str) -> None:
+        """`kill -9` of one process."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait(UP_S)
+
     def processes(self, name: str) -> dict[int, str]:
         """All that a worker is: process id to program."""
         mine = f"XDG_CACHE_HOME={self.cache(name)}".encode()
@@ -214,6 +220,20 @@ def test_where_nobody_can_load_one_line_says_so(
     nobody = tool.run(*words, "--cluster", cluster.address)
     assert nobody.returncode == 3
     assert f"--cluster {cluster.address}: no Dask scheduler answers there" in nobody.stdout
+
+
+def test_a_scheduler_that_goes_away_is_said_in_one_line(
+    tool: Tool, cluster: Cluster, modules: Path, kernel_build: Path
+) -> None:
+    """Whoever waits for its workers does not wait for ever, and the run is none that passed."""
+    cluster.worker("one")
+    with tool.start(*load(modules, kernel_build, *orders(LONG)), "--cluster", cluster.address) as process:
+        wait_for(lambda: bool(cluster.emulators("one")), process)
+        cluster.end("scheduler")
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, tool.record()["verdict"]) == (3, "MISS"), out
+    assert "the Dask scheduler went away" in tool.record()["error"]
+    assert "Traceback" not in err
 
 
 @pytest.mark.usefixtures("all_kernels")
