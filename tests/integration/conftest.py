@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from kbuild.paths import PROJECT
+from tests.integration.guest import Guest, Image, make_image, running
 
 MARK = "KVM_KBUILD_TEST"
 Changes = Mapping[str, Mapping[str, str]]
@@ -61,6 +63,12 @@ class Tool:
         data: dict[str, Any] = json.loads((self.latest() / "record.json").read_text())
         return data
 
+    def transcript(self) -> dict[str, Any]:
+        """Of the newest run's only order."""
+        (one,) = self.record()["transcripts"]
+        found: dict[str, Any] = one
+        return found
+
     def processes(self) -> dict[int, str]:
         """Everything that lives and was started from here: process id to program."""
         found: dict[int, str] = {}
@@ -100,6 +108,50 @@ def make_tool(folder: Path) -> Iterator[Tool]:
     yield tool
     for pid in tool.processes():
         os.kill(pid, signal.SIGKILL)
+
+
+LONG = "twenty-cycles"
+"""An order that is not over before something happens to it."""
+MIDDLE = 3
+"""Answers of the agent: the state, and a first module."""
+
+
+@contextlib.contextmanager
+def at_work(tool: Tool, words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A run that has come to the middle of its first order."""
+    before = set(tool.runs.glob("*"))
+    process = tool.start(*words)
+
+    def logs() -> Iterator[Path]:
+        return (log for run in set(tool.runs.glob("*")) - before for log in run.glob("hosts/*/boot-*/agent.log"))
+
+    try:
+        wait_for(lambda: any(log.read_bytes().count(b'"ev":"result"') >= MIDDLE for log in logs()), process)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """Made once for all machines."""
+    return make_image()
+
+
+@pytest.fixture(scope="session")
+def guest(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """One machine for all tests: each has to leave it as it was."""
+    # A socket's path is at most 107 bytes long.
+    with running(image, tmp_path_factory.mktemp("g")) as machine:
+        yield machine
+
+
+@pytest.fixture
+def all_kernels(request: pytest.FixtureRequest) -> None:
+    """What takes minutes, for the machine is emulated."""
+    if not request.config.getoption("--all-kernels"):
+        pytest.skip("takes minutes: only with --all-kernels")
 
 
 @pytest.fixture

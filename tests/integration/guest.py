@@ -166,12 +166,13 @@ class Guest:
         return done.stdout
 
     def wait(self) -> None:
-        """Until it lets somebody in."""
+        """Until it lets somebody in, and its boot has come to an end: before that all takes minutes."""
+        booted = "systemctl is-system-running --wait; echo booted"
         deadline = time.monotonic() + BOOT_S
-        while time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
             assert self.process.poll() is None, (self.folder / "qemu.log").read_text()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                if "running" in self.ssh("echo running", check=False, timeout=20):
+                if "booted" in self.ssh(booted, check=False, timeout=left):
                     return
             time.sleep(0.5)
         raise AssertionError(f"not up within {BOOT_S:.0f} s: {(self.folder / 'console.log').read_text()[-3000:]}")
@@ -235,3 +236,16 @@ def running(image: Image, folder: Path) -> Iterator[Guest]:
     finally:
         process.kill()
         process.wait()
+
+
+def load(image: Image, host: Path, *orders: str) -> list[str]:
+    """The words for `inv load` with the kernel that the machine runs."""
+    words = ["load", "--modules", str(image.modules), "--kernel", str(image.kernel), "--host", str(host)]
+    return [*words, *(word for order in orders for word in ("--order", order))]
+
+
+def state(guest: Guest) -> str:
+    """What a run has to put back."""
+    modules = sorted(guest.ssh("cut -d' ' -f1,3,4 /proc/modules").splitlines())
+    rest = guest.ssh("grep -r . /sys/module/kvm*/parameters /proc/sys/kernel/printk_devkmsg; uname -a; ls /var/lib")
+    return "\n".join(modules) + rest

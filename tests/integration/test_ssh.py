@@ -5,76 +5,17 @@ The machine is a Debian system in QEMU with a real sshd. Nothing is ever loaded 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kbuild.load.agent import build_agent
 from kbuild.load.protocol import Verb, encode
 from kbuild.paths import PROJECT
-from tests.integration.conftest import Tool, wait_for
-from tests.integration.guest import Guest, Image, make_image, running
-
-LONG = "twenty-cycles"
-"""An order that is not over before something happens to it."""
-MIDDLE = 3
-"""Answers of the agent: the state, and a first module."""
-
-
-@pytest.fixture(scope="module")
-def image() -> Image:
-    """Made once for all machines."""
-    return make_image()
-
-
-@pytest.fixture(scope="module")
-def guest(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    """One machine for all tests: each has to leave it as it was."""
-    # A socket's path is at most 107 bytes long.
-    with running(image, tmp_path_factory.mktemp("g")) as machine:
-        yield machine
-
-
-def load(image: Image, host: Path, *orders: str) -> list[str]:
-    """The words for `inv load` with the kernel that the machine runs."""
-    words = ["load", "--modules", str(image.modules), "--kernel", str(image.kernel), "--host", str(host)]
-    return [*words, *(word for order in orders for word in ("--order", order))]
-
-
-def state(guest: Guest) -> str:
-    """What a run has to put back."""
-    modules = sorted(guest.ssh("cut -d' ' -f1,3,4 /proc/modules").splitlines())
-    rest = guest.ssh("grep -r . /sys/module/kvm*/parameters /proc/sys/kernel/printk_devkmsg; uname -a; ls /var/lib")
-    return "\n".join(modules) + rest
-
-
-def transcript(tool: Tool) -> dict[str, Any]:
-    """Of the newest run's only order."""
-    (one,) = tool.record()["transcripts"]
-    found: dict[str, Any] = one
-    return found
-
-
-@contextlib.contextmanager
-def at_work(tool: Tool, words: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A run that has come to the middle of its first order."""
-    before = set(tool.runs.glob("*"))
-    process = tool.start(*words)
-
-    def logs() -> Iterator[Path]:
-        return (log for run in set(tool.runs.glob("*")) - before for log in run.glob("hosts/*/boot-*/agent.log"))
-
-    try:
-        wait_for(lambda: any(log.read_bytes().count(b'"ev":"result"') >= MIDDLE for log in logs()), process)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+from tests.integration.conftest import LONG, Tool, at_work, wait_for
+from tests.integration.guest import Guest, load, state
 
 
 def test_orders_leave_a_machine_as_it_was(tool: Tool, guest: Guest) -> None:
@@ -126,7 +67,7 @@ def test_whom_nobody_knows_is_not_talked_to(tool: Tool, guest: Guest) -> None:
             guest.ssh_config.write_text(words)
             done = tool.run(*load(guest.image, guest.host_file(power=""), "vendor-alone"))
             assert done.returncode == 3, done.stdout + done.stderr
-            one = transcript(tool)
+            one = tool.transcript()
             assert one["status"] == "MISS"
             assert re.search(expected, one["reason"]), one["reason"]
             checked = tool.run("host.check", "--host", guest.host_file(power=""))
@@ -146,7 +87,7 @@ def test_a_full_disk_is_the_machines(tool: Tool, guest: Guest) -> None:
     try:
         done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone"))
         assert done.returncode == 3, done.stdout + done.stderr
-        assert re.search(r"\d+ MB are free in /var/lib, and 200 are needed", transcript(tool)["reason"])
+        assert re.search(r"\d+ MB are free in /var/lib, and 200 are needed", tool.transcript()["reason"])
         assert state(guest) == before
     finally:
         guest.ssh("rm /var/full")
@@ -176,7 +117,7 @@ def test_virtual_machines_are_left_alone(tool: Tool, guest: Guest, tmp_path: Pat
         before = state(guest)
         done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone"))
         assert done.returncode == 3, done.stdout + done.stderr
-        assert "virtual machines run there" in transcript(tool)["reason"]
+        assert "virtual machines run there" in tool.transcript()["reason"]
         assert state(guest) == before
     finally:
         holder.kill()
@@ -290,7 +231,7 @@ def test_a_lost_network_is_the_hosts(tool: Tool, guest: Guest) -> None:
         guest.monitor("set_link nic on")
         out, err = work.communicate(timeout=900)
     assert work.returncode == 3, out + err
-    one = transcript(tool)
+    one = tool.transcript()
     assert (one["status"], "still in the same boot" in one["reason"]) == ("MISS", True), one["reason"]
     assert state(guest) == before
 
@@ -312,6 +253,6 @@ def test_what_nothing_tells_is_not_blamed(tool: Tool, guest: Guest, does: str, r
         guest.monitor(does)
         out, err = work.communicate(timeout=1200)
     assert work.returncode == 3, out + err
-    one = transcript(tool)
+    one = tool.transcript()
     assert (one["status"], reason in one["reason"]) == ("ERROR", True), one["reason"]
     guest.wait()
