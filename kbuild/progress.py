@@ -25,6 +25,9 @@ class Reporter(Protocol):
     def boot(self, host: str, seconds: float, usual: float | None) -> None:
         """A host boots, for so many seconds now; `usual` are those that it takes as a rule. Several times a second."""
 
+    def waits(self, host: str, reason: str) -> None:
+        """A host cannot be had yet, and is waited for; told once for each reason."""
+
     def end(self, stage: Stage) -> None:
         """A stage ended."""
 
@@ -52,6 +55,10 @@ class Prefixed:
         """As it is."""
         self._reporter.boot(host, seconds, usual)
 
+    def waits(self, host: str, reason: str) -> None:
+        """As it is."""
+        self._reporter.waits(host, reason)
+
     def end(self, stage: Stage) -> None:
         """With the name before the summary."""
         reason = stage.reason and f"{self._name}: {stage.reason}"
@@ -71,6 +78,9 @@ class Silent:
         """Nothing."""
 
     def boot(self, host: str, seconds: float, usual: float | None) -> None:
+        """Nothing."""
+
+    def waits(self, host: str, reason: str) -> None:
         """Nothing."""
 
     def end(self, stage: Stage) -> None:

@@ -209,7 +209,7 @@ def _run(cell: Cell, folder: Path, cancellation: Cancellation) -> Answer:
 
 
 class _Telling(Silent):
-    """Tells whoever waits for the cell of each order."""
+    """Tells whoever waits for the cell of each order, and for whom the cell waits."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -217,6 +217,10 @@ class _Telling(Silent):
     def order(self, host: str, order: str, status: Status | None, reason: str | None) -> None:
         """An order begins or ends."""
         self._tell({"host": host, "order": order, "status": status and str(status), "reason": reason})
+
+    def waits(self, host: str, reason: str) -> None:
+        """A place of a lab is not free."""
+        self._tell({"host": host, "waits": reason})
 
 
 def topic(run: str) -> str:

@@ -165,6 +165,9 @@ class _Fan:
     def told(self, event: tuple[float, Mapping[str, Any]]) -> None:
         """A worker's word on an order: the same calls that a local run makes."""
         _, one = event
+        if "waits" in one:
+            self.reporter.waits(str(one["host"]), str(one["waits"]))
+            return
         status = one.get("status")
         self.reporter.order(str(one["host"]), str(one["order"]), status and Status(status), one.get("reason"))
 

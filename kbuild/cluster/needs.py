@@ -20,7 +20,8 @@ def needs(spec: HostSpec) -> dict[str, int]:
         return {"qemu": 1, **hardware}
     if spec.bochs is not None:
         return {"bochs": 1}
-    network = spec.ssh.network if spec.ssh is not None else None
+    remote = spec.ssh or spec.labgrid
+    network = remote.network if remote is not None else None
     return {f"{NETWORK}{network}": 1} if network else {}
 
 

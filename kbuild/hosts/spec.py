@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -15,7 +16,7 @@ from kbuild.cpus import Cpus
 from kbuild.hosts.base import BootImage, Limits, Machine
 
 Vendor = Literal["intel", "amd"]
-Kind = Literal["qemu", "bochs", "ssh"]
+Kind = Literal["qemu", "bochs", "ssh", "labgrid"]
 
 Capability = Literal[
     "intel",
@@ -72,11 +73,9 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("give cycle, or both off and on")
 
 
-class SshSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[ssh]`."""
+class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the tables of all machines have that are reached by SSH."""
 
-    target: Annotated[str, msgspec.Meta(pattern=r"^[^\s-]\S*$")]
-    """As for ssh(1): a name of its configuration, USER@HOST, or a URI."""
     options: tuple[str, ...] = ()
     """More words for ssh(1), such as `-F` and a file."""
     sudo: bool = False
@@ -89,10 +88,43 @@ class SshSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where some run: leave the host alone, or do as if there were none."""
     network: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] | None = None
     """In which it is: of a cluster only workers that were started with `--network` and this name run its orders."""
+
+
+class SshSettings(RemoteSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The table `[ssh]`."""
+
+    target: Annotated[str, msgspec.Meta(pattern=r"^[^\s-]\S*$")]
+    """As for ssh(1): a name of its configuration, USER@HOST, or a URI."""
     console: str | None = None
     """A command line for this machine's shell, whose output is the host's console."""
     power: Power | None = None
     """How it is switched off and on. Absent: after a hang it waits for somebody who does that."""
+
+
+class LabNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[labgrid.names]`: which one, where a place has several of a kind."""
+
+    service: str | None = None
+    """Of its NetworkServices."""
+    console: str | None = None
+    """Of its NetworkSerialPorts, or of the environment's console drivers."""
+    power: str | None = None
+    """Of its power ports, or of the environment's power drivers."""
+
+
+class LabgridSettings(RemoteSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The table `[labgrid]`."""
+
+    coordinator: Annotated[str, msgspec.Meta(pattern=r"^([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?$")]
+    """HOST or HOST:PORT (20408)."""
+    place: Annotated[str, msgspec.Meta(pattern=r"^[^\s-]\S*$")]
+    """Its name there."""
+    wait_s: Annotated[float, msgspec.Meta(ge=0)] = 600
+    """Seconds to wait for a place that somebody else holds."""
+    environment: str | None = None
+    """A labgrid environment (YAML) that gives the place drivers, as for `labgrid-client -c`; beside the host file."""
+    names: LabNames = LabNames()
+    """Which one, where a place has several of a kind."""
 
 
 class BigKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +172,8 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Of kind `bochs`."""
     ssh: SshSettings | None = None
     """Of kind `ssh`."""
+    labgrid: LabgridSettings | None = None
+    """Of kind `labgrid`."""
 
     def __post_init__(self) -> None:
         for kind in get_args(Kind):
@@ -180,12 +214,17 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 def read_host(path: Path) -> HostSpec:
     """Read a host file. Raises UserError in one line."""
-    return toml.read(path, HostSpec)
+    spec = toml.read(path, HostSpec)
+    lab = spec.labgrid
+    if lab is None or lab.environment is None:
+        return spec
+    beside = str((path.parent / Path(lab.environment).expanduser()).resolve())
+    return msgspec.structs.replace(spec, labgrid=msgspec.structs.replace(lab, environment=beside))
 
 
 def is_remote(spec: HostSpec) -> bool:
-    """Whether it is a machine of its own, with a system that is there before a run and after it (`ssh.target`)."""
-    return spec.ssh is not None
+    """Whether it is a machine of its own, with a system that is there before a run and after it (`visit`)."""
+    return spec.ssh is not None or spec.labgrid is not None
 
 
 def cpus_of(spec: HostSpec) -> Cpus:
@@ -223,7 +262,10 @@ def check(spec: HostSpec) -> list[str]:
 
         return qemu.missing()
     if is_remote(spec):
-        return [] if shutil.which("ssh") else ["ssh is not installed (Debian: openssh-client)"]
+        lacks = [] if shutil.which("ssh") else ["ssh is not installed (Debian: openssh-client)"]
+        if spec.labgrid is not None and find_spec("labgrid") is None:
+            lacks.append("labgrid is not installed in this Python's environment: pip install labgrid")
+        return lacks
     from kbuild.hosts import bochs
 
     return bochs.missing()
@@ -249,6 +291,8 @@ def describe(spec: HostSpec) -> str:
         return qemu.version()
     if spec.ssh is not None:
         return f"{spec.ssh.target} by SSH"
+    if spec.labgrid is not None:
+        return f"place {spec.labgrid.place} of {spec.labgrid.coordinator} by SSH"
     from kbuild.hosts import bochs
 
     return bochs.version()

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from kbuild.errors import KbuildError, UserError
-from kbuild.hosts.spec import HostSpec, SshSettings, check, describe, hindrance, read_host
+from kbuild.hosts.spec import HostSpec, SshSettings, check, describe, hindrance, is_remote, read_host
 from kbuild.hosts.ssh.away import look
 from kbuild.hosts.ssh.client import Client
 from kbuild.hosts.ssh.facts import Facts, hindrances
 from kbuild.hosts.ssh.provision import provision
-from kbuild.hosts.ssh.target import Target
+from kbuild.hosts.visit import put_back
 from kbuild.profile import ALL, find_hosts
 
 AT_ONCE = 16
@@ -43,12 +43,26 @@ def survey(spec: HostSpec) -> Survey:
     try:
         if lacks := check(spec):
             return msgspec.structs.replace(one, hindrances=tuple(lacks))
+        if spec.labgrid is not None:
+            return _place(one, spec)
         if spec.ssh is not None:
             return _remote(one, spec, spec.ssh)
         reason = hindrance(spec)
         return msgspec.structs.replace(one, what=describe(spec), hindrances=(reason,) if reason else ())
     except KbuildError as error:
         return msgspec.structs.replace(one, hindrances=(str(error),))
+
+
+def _place(one: Survey, spec: HostSpec) -> Survey:
+    """A place that somebody else holds is his: its machine is not asked."""
+    from kbuild.hosts.lab.held import seen  # labgrid takes a second to load
+
+    place, there = seen(spec)
+    assert there.ssh is not None
+    if place.obstacle is None:
+        return _remote(one, there, there.ssh)
+    what, waits = f"place {place.name}, {there.ssh.target}", f"the place {place.obstacle}: a run waits for it"
+    return msgspec.structs.replace(one, what=what, missing=(waits,))
 
 
 def _remote(one: Survey, spec: HostSpec, ssh: SshSettings) -> Survey:
@@ -66,7 +80,7 @@ def _missing(facts: Facts, spec: HostSpec, ssh: SshSettings) -> Iterator[str]:
     if more := sorted({*facts.gives} - {*spec.gives}):
         yield f"its CPU has {', '.join(more)}, and gives does not say so: orders that need it are left out"
     if ssh.power is None:
-        yield "no [ssh.power]: after a hang it waits for somebody who switches it off and on"
+        yield "no command for its power: after a hang it waits for somebody who switches it off and on"
     kept = [name for name, there in (("pstore", facts.pstore), ("kdump", facts["kdump"] == "1")) if there]
     if not ssh.console and not kept:
         yield "no console, no pstore, no kdump: when its kernel goes down nothing says why (inv host.provision)"
@@ -104,9 +118,9 @@ def survey_hosts(found: Sequence[tuple[HostSpec, Path]]) -> dict[str, Any]:
 def restore_host(name: str, *, force: bool) -> str:
     """Put a host back as a run found it that could not do so itself; says what was done. Raises as `Target` does."""
     ((spec, path), *more) = hosts_named([name])
-    if more or spec.ssh is None:
+    if more or not is_remote(spec):
         raise UserError(f"{path}: not one host that is reached by SSH: only these are somebody's machines")
-    return Target(spec, "restore").put_back(force=force)
+    return put_back(spec, force=force)
 
 
 def provision_host(

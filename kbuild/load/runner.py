@@ -18,6 +18,7 @@ from kbuild.dmesg.signatures import Severity
 from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, cpus_of, describe, digest, hindrance, is_remote, keeps
 from kbuild.hosts.ssh.target import Target
+from kbuild.hosts.visit import visit
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.ahead import AT_ONCE
@@ -175,7 +176,8 @@ class _Host:
         if not self._waiting:
             return
         try:
-            with Target(self._spec, self._request.run) as self._target:
+            tell, cancelled = partial(self._reporter.waits, place.label), self._request.cancellation.requested
+            with visit(self._spec, self._request.run, tell, cancelled) as self._target:
                 self._work(place)
         except HarnessError as error:
             if self._waiting:

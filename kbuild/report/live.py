@@ -58,6 +58,10 @@ class Lines:
             self._long_boots.add(host)
             self._say(f"{'':5} load       {host} {_boots(seconds, usual)}")
 
+    def waits(self, host: str, reason: str) -> None:
+        """A line."""
+        self._say(f"{'':5} load       {host} waits: {reason}")
+
     def end(self, stage: Stage) -> None:
         """A line, unless the user's input was at fault: the error that follows says it all."""
         if stage.status is not None:
@@ -108,6 +112,12 @@ class Bars:
         """On the host's bar."""
         with self._lock:
             self._show(host, _boots(seconds, usual))
+
+    def waits(self, host: str, reason: str) -> None:
+        """A line, for a bar has no room for all of it."""
+        with self._lock:
+            self._show(host, "waits")
+            self._progress.console.print(f"{'':5} {host:12} waits: {reason}", soft_wrap=True, markup=False)
 
     def _show(self, host: str, what: str) -> None:
         if host not in self._tasks:

@@ -148,13 +148,6 @@ def guest(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gu
 
 
 @pytest.fixture
-def all_kernels(request: pytest.FixtureRequest) -> None:
-    """What takes minutes, for the machine is emulated."""
-    if not request.config.getoption("--all-kernels"):
-        pytest.skip("takes minutes: only with --all-kernels")
-
-
-@pytest.fixture
 def patched(kernel_source: Path, tmp_path: Path) -> Callable[[Changes], Path]:
     """Writes a patch that makes these changes to the kernel under test."""
 

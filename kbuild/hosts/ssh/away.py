@@ -53,7 +53,7 @@ def wait_for(client: Client, seconds: float, wanted: Callable[[Facts], bool] = l
 def cycle_power(settings: SshSettings) -> None:
     """Off and on again. Raises HarnessError where there is no such command, or it fails."""
     if settings.power is None:
-        raise HarnessError(f"{settings.target}: its file has no [ssh.power]: switch it off and on by hand")
+        raise HarnessError(f"{settings.target}: nothing switches its power: do it by hand")
     commands = [settings.power.cycle] if settings.power.cycle else [settings.power.off, settings.power.on]
     for line in commands:
         assert line is not None

@@ -133,7 +133,7 @@ class Bridge:
             return
         self._client.verb("mark", self._errand.mark)
         if not self._seen.wait(CONSOLE_S):
-            say(f"{self._client.target}: [ssh] console does not show what its kernel writes, and is not listened to")
+            say(f"{self._client.target}: its console does not show what its kernel writes, and is not listened to")
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
