@@ -29,6 +29,8 @@ from kbuild.setting import files_of
 
 SHORT = 12
 """Digits of a commit's id that are shown."""
+CLUSTER_AHEAD = 3
+"""Entries that a cluster loads at once: with one alone its workers wait for the last cells of each."""
 _IMAGE = re.compile(r"linux-image-(\d+\.\d+)")
 
 
@@ -81,6 +83,7 @@ def series(
             lambda entry: Prefixed(reporter, entry.name),
             lambda entry: tell(made.record, entry),
             request.stop,
+            CLUSTER_AHEAD if request.gate.cluster else 1,
         ).run()
         trim(limit, spare_since=started)
     return made.record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +40,13 @@ class Judge:
     """Called when an entry begins, and when it is over."""
     stop: bool = False
     """End at the first entry that is to blame for a FAIL."""
+    ahead: int = 1
+    """Entries that are loaded side by side, while the next one is built."""
     _cancelled: bool = False
     _essences: dict[str, str] = field(default_factory=dict)
     """Of the modules of a kernel, to the id of the first entry that has them."""
+    _loads: dict[str, Future[None]] = field(default_factory=dict)
+    """By entry; what is left of its run."""
     _inspections: dict[str, Inspection] = field(default_factory=dict)
     """By run; the last ones."""
     _held: Record = field(default_factory=lambda: NOTHING)
@@ -51,26 +56,30 @@ class Judge:
 
     def run(self) -> None:
         """Judge what has not been judged yet. What interrupts it is raised on, and the series can go on from there."""
-        loading: tuple[Judging, Future[None]] | None = None
+        loading: deque[tuple[Judging, Future[None]]] = deque()
         entries = self.series.record.entries
-        with ThreadPoolExecutor(1, "series-load") as loader:
+        with ThreadPoolExecutor(self.ahead, "series-load") as loader:
             try:
                 for entry in entries:
                     if self.stop and any(one.status == Status.FAIL and not one.base for one in entries):
                         break
-                    if entry.over and self._remember(entry):
-                        continue
+                    if entry.over:
+                        _wait_until(loading, 0)
+                        if self._remember(entry):
+                            continue
                     self.tell(entry)
                     judging = self._build(entry)
-                    if loading:
-                        loading[1].result()
-                    loading = judging, loader.submit(log.carried(self._judge), entry, judging)
-                if loading:
-                    loading[1].result()
+                    _wait_until(loading, self.ahead - 1)
+                    twin = self._twin(entry, judging.run)
+                    before = loading[-1][1] if loading else None
+                    work = loader.submit(log.carried(self._judge), entry, judging, twin, before)
+                    self._loads[entry.id] = work
+                    loading.append((judging, work))
+                _wait_until(loading, 0)
             except BaseException:
                 self._cancelled = True
-                if loading:
-                    loading[0].cancel()
+                for judging, _ in loading:
+                    judging.cancel()
                 raise
         for entry in entries:
             if not entry.over:
@@ -83,7 +92,7 @@ class Judge:
         if entry.verdict is None or entry.run is None or not self._remember(entry):
             self.tell(entry)
             judging = self._build(entry)
-            self._finish(entry, judging)
+            self._finish(entry, judging, self._twin(entry, judging.run))
             entry.verdict, entry.cells = judging.run.record.verdict, _cells(judging.run.record)
             entry.reason = judging.run.record.error
             self.series.save()
@@ -106,9 +115,11 @@ class Judge:
             raise
         return judging  # it is closed in the thread that judges
 
-    def _judge(self, entry: Entry, judging: Judging) -> None:
-        """In the loader's thread: what is left of an entry's run, and what it means for the series."""
-        self._finish(entry, judging)
+    def _judge(self, entry: Entry, judging: Judging, twin: Entry | None, before: Future[None] | None) -> None:
+        """In a thread: what is left of an entry's run, and, behind the one before it, what it means for the series."""
+        self._finish(entry, judging, twin)
+        if before is not None:
+            before.result()
         if self._cancelled:
             judging.run.interrupt()
             return
@@ -116,16 +127,22 @@ class Judge:
         self.series.save()
         self.tell(entry)
 
-    def _finish(self, entry: Entry, judging: Judging) -> None:
+    def _finish(self, entry: Entry, judging: Judging, twin: Entry | None) -> None:
         """The rest of an entry's run, or what was found of the same modules before."""
         with closing(judging), suppress(UserError):
-            twin = self._twin(entry, judging.run)
-            if twin is not None and not judging.over:
-                assert twin.run is not None
-                judging.take_over(read_record(twin.run), _folder(twin.run))
+            found = self._found_of(twin) if twin is not None and not judging.over else None
+            if twin is not None and found is not None:
+                judging.take_over(found, _folder(found.id))
                 entry.same_as = twin.id
             else:
                 judging.judge()
+
+    def _found_of(self, twin: Entry) -> Record | None:
+        """The record of an entry before this one, as soon as it is there; None where something was left open in it."""
+        if (work := self._loads.get(twin.id)) is not None:
+            wait([work])
+        record = read_record(twin.run) if twin.run else None
+        return record if record is not None and is_whole(record) else None
 
     def _twin(self, entry: Entry, run: Run) -> Entry | None:
         """The entry before this one that has the same kernel and, but for what changes with each build, its modules."""
@@ -133,8 +150,11 @@ class Judge:
         if same is None:
             return None
         twin = next((one for one in self.series.record.entries if one.id == self._essences.get(same)), None)
-        if twin is not None and twin is not entry and twin.run and is_whole(read_record(twin.run)):
-            return twin
+        if twin is not None and twin is not entry:
+            work = self._loads.get(twin.id)
+            # One that is not over yet may turn out to be whole.
+            if (work is not None and not work.done()) or self._found_of(twin):
+                return twin
         self._essences[same] = entry.id
         return None
 
@@ -187,6 +207,13 @@ class Judge:
             while len(self._inspections) > 2:
                 del self._inspections[next(iter(self._inspections))]
         return self._inspections[record.id]
+
+
+def _wait_until(loading: deque[tuple[Judging, Future[None]]], count: int) -> None:
+    """Until so many are at work. What one of them raised is raised, the oldest first."""
+    while len(loading) > count:
+        loading[0][1].result()
+        loading.popleft()
 
 
 def conclude(entry: Entry, held: Record, record: Record) -> None:

@@ -42,7 +42,7 @@ from kbuild.gate.request import GateRequest
 from kbuild.progress import Silent
 from kbuild.series.judge import Judge, entries_of
 from kbuild.seriesrecord import begin
-folder, kernel = map(Path, sys.argv[1:])
+folder, kernel = map(Path, sys.argv[1:3])
 log.configure(-1)
 names = sorted(path.name for path in folder.iterdir() if path.is_dir())
 series = begin("a test", "none", "folders", entries_of((names[0], "base"), [(name, name) for name in names[1:]]))
@@ -51,7 +51,7 @@ def request(entry):
         task="gate", command="none", modules=str(folder / entry.id), kernel=str(kernel), orders=("vendor-alone",),
         hosts=("qemu-svm",), rules=("mmu-setup-thread",), verbosity=-1,
     )
-Judge(series, request, lambda entry: Silent(), lambda entry: None).run()
+Judge(series, request, lambda entry: Silent(), lambda entry: None, ahead=int(sys.argv[3])).run()
 """
 
 
@@ -73,9 +73,9 @@ def folders(kernel_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return home
 
 
-def drive(tool: Tool, folders: Path, kernel_build: Path) -> subprocess.Popen[str]:
+def drive(tool: Tool, folders: Path, kernel_build: Path, ahead: int = 1) -> subprocess.Popen[str]:
     kernel = kernel_build / "arch/x86/boot/bzImage"
-    argv = [sys.executable, "-c", DRIVE, str(folders), str(kernel)]
+    argv = [sys.executable, "-c", DRIVE, str(folders), str(kernel), str(ahead)]
     return subprocess.Popen(argv, env=tool.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -114,12 +114,13 @@ def test_each_is_held_against_the_one_before_it(tool: Tool, folders: Path, kerne
 
 
 def test_killed_at_any_moment_it_goes_on(tool: Tool, folders: Path, kernel_build: Path) -> None:
+    # One by one; what is killed loads two side by side.
     drive(tool, folders, kernel_build).communicate(timeout=600)
     undisturbed = outcome(tool)
     shutil.rmtree(tool.runs.parent)
     moments = random.Random(1)
     for _ in range(KILLS):
-        process = drive(tool, folders, kernel_build)
+        process = drive(tool, folders, kernel_build, ahead=2)
         try:
             process.communicate(timeout=moments.uniform(0.2, 3))
         except subprocess.TimeoutExpired:
@@ -128,7 +129,7 @@ def test_killed_at_any_moment_it_goes_on(tool: Tool, folders: Path, kernel_build
         for record in tool.runs.parent.rglob("*.json"):
             if record.name in ("record.json", "series.json"):
                 json.loads(record.read_text())
-    process = drive(tool, folders, kernel_build)
+    process = drive(tool, folders, kernel_build, ahead=2)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     assert outcome(tool) == undisturbed
