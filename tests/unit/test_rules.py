@@ -176,6 +176,20 @@ def test_conditions_that_each_need_a_bit_of_their_own_have_a_model() -> None:
     assert satisfiable(conditions, symbols)
 
 
+def test_a_condition_that_can_only_be_met_by_breaking_others_has_a_model() -> None:
+    """As for_each_possible_cpu() goes on after the first CPU, and neither before it nor later: nr_cpu_ids is all 0."""
+    symbols = Symbols()
+    count = (symbols.of(("memory", 0x1000, 4)), 0, 4)
+
+    def less(number: int) -> Unknown:
+        found = (symbols.of(("result", "find_next_bit", number)), 0, 4)
+        return (symbols.of(("compare", found, count, "b", 4)), 0, 1)
+
+    conditions = [(less(1), ((0, 0),)), (less(2), ((1, 1),)), (less(3), ((0, 0),))]
+    assert satisfiable(conditions, symbols) is None
+    assert satisfiable([*conditions, (count, ((0, 0),))], symbols)
+
+
 # On a kernel.
 
 

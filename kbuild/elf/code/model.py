@@ -71,9 +71,9 @@ def _repair(model: _Model, condition: Condition, wrong: Sequence[int], latest: A
     if best is None or len(best[1]) >= len(wrong):
         best = model.best(model.guesses(condition[0]), wrong) or best
     if best is None or len(best[1]) >= len(wrong):
-        # Two conditions may each undo what mended the other: let this one be met by other leaves.
+        # Two conditions may each undo what mended the other: let this one be met, whatever it breaks, by other leaves.
         others = (some for some in model.repairs(condition) if latest.isdisjoint(leaf for leaf, _ in some))
-        best = model.best(others, wrong) or best
+        best = model.best(others, wrong, mends=True) or best
     return best
 
 
@@ -145,10 +145,10 @@ class _Model:
         every = self._conditions
         return [one for one in some if not is_within(self.number(every[one][0]), every[one][1])]
 
-    def best(self, changes: Iterator[Changes], wrong: Sequence[int]) -> Repair | None:
+    def best(self, changes: Iterator[Changes], wrong: Sequence[int], *, mends: bool = False) -> Repair | None:
         """The change that leaves the fewest conditions violated, and these; now it is `wrong`.
 
-        Of equals one that mends the first of them: else one that changes nothing is as good.
+        Of equals one that mends the first of them: else one that changes nothing is as good. With `mends` no other.
         """
         best: Repair | None = None
         least = (0, False)
@@ -159,6 +159,8 @@ class _Model:
             self.back(before)
             left = [one for one in wrong if one in now or one not in about]
             left += sorted(now.difference(left))
+            if mends and wrong[0] in left:
+                continue
             if best is None or (len(left), wrong[0] in left) < least:
                 best, least = (some, left), (len(left), wrong[0] in left)
         return best
