@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import re
 import subprocess
@@ -153,3 +154,24 @@ def power_switch(switch: Callable[[bool], None]) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_address[1]}/relay/{{index}}/{{value}}"
         finally:
             server.shutdown()
+
+
+def wiring(ssh: int, serial: int, power: str) -> str:
+    """The exporter's resources for a machine with all that there is; `ssh` and `serial` are ports."""
+    return (
+        "rack:\n"
+        f"  NetworkService:\n    address: 127.0.0.1\n    username: root\n    port: {ssh}\n"
+        f"  NetworkSerialPort:\n    host: 127.0.0.1\n    port: {serial}\n    protocol: raw\n"
+        f"  NetworkPowerPort:\n    model: simplerest\n    host: '{power}'\n    index: 0\n"
+    )
+
+
+def write_environment(path: Path, place: str, power: dict[str, str], console: str, key: Path) -> None:
+    """A labgrid environment whose drivers need no resources of the place but SSH's."""
+    drivers = {
+        "ExternalPowerDriver": power,
+        "ExternalConsoleDriver": {"cmd": console},
+        "SSHDriver": {"keyfile": str(key)},
+    }
+    target = {"resources": {"RemotePlace": {"name": place}}, "drivers": drivers}
+    path.write_text(json.dumps({"targets": {"main": target}}))  # which is YAML, too
