@@ -57,9 +57,11 @@ class Joiner:
 
         registers = a.registers
         for index, (x, y) in enumerate(zip(registers, b.registers, strict=True)):
-            if x is None or y is None or (x != y and not used >> index & 1):
+            if x is y or x == y:
+                continue  # most are, and the same object
+            if x is None or y is None or not used >> index & 1:
                 registers[index] = None
-            elif x != y:
+            else:
                 registers[index] = either(x, y)
         fork, places, learnt = a.apart(b)
         self._budget.work += PLACE * len(places)
