@@ -14,8 +14,10 @@ import msgspec
 from kbuild import log
 from kbuild.bar.builds import Builder
 from kbuild.bar.docs import check_docs
-from kbuild.bar.loads import judge, lost_tests
-from kbuild.bar.points import PARAMETERS, TESTS, Evidence, commits, points, verdict
+from kbuild.bar.evidence import PARAMETERS, TESTS, Evidence, commits
+from kbuild.bar.loads import judge
+from kbuild.bar.points import points, verdict
+from kbuild.bar.selftests import lost_tests
 from kbuild.bar.touched import code_files, file_at, modules_of_objects, parameter_order, touched, with_parameters
 from kbuild.bar.units import check as check_units
 from kbuild.bar.units import run_units

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from kbuild.bar.evidence import MAX_LINES, Evidence, untested
 from kbuild.barrecord import Met, Point
-from kbuild.build.selftests import NOT_COMPILED
-from kbuild.load.selftests import SKIPPED_ITSELF
 from kbuild.outcome import RUN_OF, Finding, Status, finding_id, place_of, worst
 from kbuild.record import Record
-from kbuild.transcript import StepResult, Transcript
+from kbuild.transcript import Transcript
 
-MAX_LINES = 6
-"""Of a point; the record of the run has all."""
-_FIRST = re.compile(r"selftest (\S+): ")
 VENDORS = ("intel", "amd")
 
 
@@ -134,49 +129,6 @@ def ran_guests(transcript: Transcript) -> bool:
     return passed(transcript) and {"load", "smoke", "unload"} <= {*done}
 
 
-def ran_tests(transcript: Transcript) -> bool:
-    """Whether one of KVM's selftests passed, whatever became of the others."""
-    return any(step.action == "selftest" and step.status == Status.PASS for step in transcript.steps)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A selftest that the last patch skips on a host, and might not."""
-
-    host: str
-    test: str
-    why: str
-    compiles: bool
-    before: Status | None
-    """With the base; None: it has no such test, or none was run."""
-
-
-def lost_tests(tip: Record | None, base: Record | None) -> Iterator[Lost]:
-    """Tests that do not compile, and those that skip themselves: the base alone tells whether they always did."""
-    before = {key: step.status for key, step in _tests(base)}
-    for (host, test), step in _tests(tip):
-        reason = (step.reason or "").removeprefix(f"selftest {test}: ")
-        compiles = not reason.startswith(NOT_COMPILED)
-        if step.status == Status.SKIP and (not compiles or reason.startswith(SKIPPED_ITSELF)):
-            yield Lost(host, test, reason, compiles, before.get((host, test)))
-
-
-def _tests(record: Record | None) -> Iterator[tuple[tuple[str, str], StepResult]]:
-    """Hosts and tests, each as it ended."""
-    for row in record.transcripts if record else ():
-        yield from (((row.host, step.detail["test"]), step) for step in row.steps if "test" in step.detail)
-        # An order of which there is no test at all is not begun, and its reason names the first.
-        if not row.steps and row.status == Status.SKIP and (first := _FIRST.match(row.reason or "")):
-            detail = {"test": first[1]}
-            step = StepResult(number=0, action="selftest", status=row.status, reason=row.reason, detail=detail)
-            yield (row.host, first[1]), step
-
-
-def tests_run(record: Record | None) -> set[str]:
-    """The tests of which something can be told."""
-    return {test for (_, test), step in _tests(record) if step.status in (Status.PASS, Status.FAIL)}
-
-
 def loaded(
     point: Point,
     judged: Judged,
@@ -215,11 +167,19 @@ def loaded(
     return point
 
 
-def untested(point: Point, why: str) -> None:
-    """It is not met, for something was not done; `why` says what, and is empty where nothing is missing."""
-    if why and point.outcome in (Met.MET, Met.NOT_TESTED, Met.NO_CONCERN):
-        point.outcome = Met.NOT_TESTED
-        point.why = "; ".join(part for part in (point.why, why) if part)
+def why_not_run(evidence: Evidence, what: str | None = None) -> str:
+    """Why there is nothing to be judged of the last patch, in its own run or in one with a purpose."""
+    made = evidence.made(what, evidence.tip) if what else None
+    if made is not None:
+        run = evidence.run(made.what, evidence.tip)
+        gone = f"the record of run {made.run} is gone" if made.run and run is None else None
+        return made.reason or gone or (run.error if run else None) or "nothing was loaded"
+    entry = evidence.entry(evidence.tip.id)
+    if entry is not None and entry.cells.get("build") == Status.FAIL:
+        return "the last patch does not build"
+    if entry is not None and entry.run and evidence.of(entry.id) is None:
+        return f"the record of run {entry.run} is gone"
+    return (entry.reason if entry else None) or "it was not among what was asked for"
 
 
 def _lines(judged: Judged) -> Iterator[str]:

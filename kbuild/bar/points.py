@@ -2,121 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 
-from kbuild.bar.loads import (
-    MAX_LINES,
-    Judged,
-    is_of,
-    judge,
-    left_out,
-    loaded,
-    lost_tests,
-    order_of,
-    ran_guests,
-    ran_tests,
-    tests_run,
-    untested,
-)
-from kbuild.bar.touched import SELFTESTS
-from kbuild.barrecord import (
-    NOT_TRIED,
-    TRIED,
-    BarRecord,
-    BuildOutcome,
-    Host,
-    Met,
-    Parameter,
-    Patch,
-    Point,
-    TipRun,
-    short,
-    shown,
-)
-from kbuild.configure.conf import read_config
-from kbuild.errors import UserError
+from kbuild.bar.compiled import builds, least
+from kbuild.bar.evidence import MAX_FILES, MAX_LINES, PARAMETERS, TESTS, Evidence, first_of, own_patches, untested
+from kbuild.bar.loads import Judged, is_of, judge, left_out, loaded, order_of, ran_guests, why_not_run
+from kbuild.bar.selftests import selftests
+from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Met, Parameter, Point, short, shown
 from kbuild.outcome import Finding, Status
-from kbuild.record import Record, read_record, runs_home
-from kbuild.seriesrecord import Entry, SeriesRecord
-
-MAX_FILES = 3
-"""That are named in a line."""
-TESTS, PARAMETERS = "tests", "parameters"
-"""What the runs of the last patch are for that are no flavour's."""
-PLACES: tuple[tuple[str, ...], ...] = ((), ("x86",), ("x86_64",))
-"""Folders in KVM's selftests with tests that are made for x86."""
-SHARED_FROM = len(PurePosixPath(SELFTESTS).parts)
-"""Parts of a selftest's path that are the same for all."""
-LEAST = {"KVM_INTEL": "m", "KVM_AMD": "m", "KVM_WERROR": "y"}
-"""Symbols, and the values that each patch has to build with at the very least."""
-
-
-def config_of(run: str) -> Mapping[str, str]:
-    """The configuration of a run's kernel. Raises UserError where it is gone."""
-    path = runs_home() / run / "artifacts/config"
-    try:
-        return read_config(path.read_text("utf-8", "replace"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the points are made from."""
-
-    record: BarRecord
-    series: SeriesRecord
-    read: Callable[[str], Record] = read_record
-    config: Callable[[str], Mapping[str, str]] = config_of
-    """Of a run's kernel: symbols to values."""
-
-    def entry(self, patch: str) -> Entry | None:
-        """What the series says of a patch."""
-        return next((one for one in self.series.entries if one.id == patch), None)
-
-    def of(self, patch: str) -> Record | None:
-        """The record of a patch's own run."""
-        entry = self.entry(patch)
-        return self._read(entry.run) if entry else None
-
-    def made(self, what: str, patch: Patch) -> TipRun | None:
-        """A run that was made for a purpose, or why there is none."""
-        return next((one for one in self.record.runs if (one.what, one.patch) == (what, patch.id) and one.over), None)
-
-    def run(self, what: str, patch: Patch) -> Record | None:
-        """Its record."""
-        found = self.made(what, patch)
-        return self._read(found.run) if found else None
-
-    def _read(self, run: str | None) -> Record | None:
-        try:
-            return self.read(run) if run else None
-        except UserError:
-            return None
-
-    @property
-    def base(self) -> Patch:
-        """What the series stands on."""
-        return self.record.patches[0]
-
-    @property
-    def tip(self) -> Patch:
-        """The last patch that there is as a commit."""
-        return commits(self.record)[-1]
-
-
-def commits(record: BarRecord) -> list[Patch]:
-    """The base and the patches that could be applied."""
-    return [one for one in record.patches if " " not in one.id]
+from kbuild.record import Record
+from kbuild.seriesrecord import Entry
 
 
 def points(evidence: Evidence) -> list[Point]:
     """All of them, in the order of the maintainers' own list."""
-    found = [_least(evidence), *_builds(evidence), _each(evidence), _vendors(evidence)]
-    found += [*_areas(evidence), _parameters(evidence), _selftests(evidence), _units(evidence)]
+    found = [least(evidence), *builds(evidence), _each(evidence), _vendors(evidence)]
+    found += [*_areas(evidence), _parameters(evidence), selftests(evidence), _units(evidence)]
     found += [_flavour(evidence, one) for one in _flavours(evidence.record)]
     found.append(_docs(evidence))
     if (applied := _applied(evidence)) is not None:
@@ -133,9 +35,6 @@ def verdict(found: Sequence[Point]) -> Status:
     if any(one.outcome == Met.NOT_MET for one in found):
         return Status.FAIL
     return Status.ERROR if any(one.must and one.outcome == Met.NOT_TESTED for one in found) else Status.PASS
-
-
-# Builds.
 
 
 def _applied(evidence: Evidence) -> Point | None:
@@ -155,121 +54,6 @@ def _applied(evidence: Evidence) -> Point | None:
     )
 
 
-def _own(evidence: Evidence) -> list[tuple[Patch, Entry | None]]:
-    """The patches that could be applied, without what they stand on."""
-    return [(one, evidence.entry(one.id)) for one in commits(evidence.record) if not one.base]
-
-
-def _least(evidence: Evidence) -> Point:
-    """The kernel that is loaded: built by the series, and every patch of it."""
-    asked = " ".join(f"{name}={value}" for name, value in LEAST.items())
-    point = Point(id="build", title=f"each patch builds with {asked}, gcc (a whole kernel)", outcome=Met.MET, must=True)
-    unsure: list[str] = []
-    for patch, entry in _own(evidence):
-        status = entry.cells.get("build") if entry else None
-        blamed = [one for one in entry.blamed if one.startswith("build:")] if entry else []
-        if status == Status.FAIL and blamed:
-            point.outcome = Met.NOT_MET
-            point.patches.append(patch.id)
-            point.lines += blamed
-            continue
-        why: str | None = "what it stands on does not build either" if status == Status.FAIL else "it was not built"
-        if entry and status == Status.PASS:
-            why = _other_configuration(evidence, entry)
-        elif entry and entry.reason:
-            why = entry.reason
-        unsure += [f"{short(patch.id)}: {why}"] if why else []
-    untested(point, _first(unsure))
-    point.lines = point.lines[:MAX_LINES]
-    return point
-
-
-def _first(reasons: Sequence[str]) -> str:
-    """Of the reasons why something was not tested, each a patch's, what there is room for."""
-    more = f"; and {len(reasons) - 1} more of the patches" if len(reasons) > 1 else ""
-    return f"{reasons[0]}{more}" if reasons else ""
-
-
-def _other_configuration(evidence: Evidence, entry: Entry) -> str | None:
-    """Why a kernel that was built is not the one that is asked for: a profile of the user's may have another one."""
-    try:
-        values = evidence.config(entry.run or "")
-    except UserError as error:
-        return f"its configuration cannot be read: {error}"
-    other = [f"{name}={values.get(name, 'n')}" for name, value in LEAST.items() if values.get(name) != value]
-    return f"it was built with {' '.join(other)}" if other else None
-
-
-def _builds(evidence: Evidence) -> Iterator[Point]:
-    record = evidence.record
-    keys = list(dict.fromkeys((one.build, one.compiler) for one in record.builds))
-    for build, compiler in keys:
-        outcomes = [one for one in record.builds if (one.build, one.compiler) == (build, compiler)]
-        yield _build(record, build, compiler, outcomes)
-    for build in [one for one in record.titles if not any(one == other for other, _ in keys)]:
-        title = f"each patch builds with {record.titles[build]} (KVM's objects)"
-        must = build in record.musts
-        yield Point(id=f"build:{build}", title=title, outcome=Met.NOT_TESTED, why="it was not built", must=must)
-
-
-def _build(record: BarRecord, build: str, compiler: str, outcomes: Sequence[BuildOutcome]) -> Point:
-    by_patch = {one.patch: one for one in outcomes}
-    patches = commits(record)
-    point = Point(
-        id=f"build:{build}-{compiler}",
-        title=f"each patch builds with {record.titles.get(build, build)}, {compiler} (KVM's objects)",
-        outcome=Met.MET,
-        must=build in record.musts,
-    )
-    if all(one.id in by_patch and by_patch[one.id].status == Status.SKIP for one in patches):
-        untested(point, by_patch[patches[0].id].reason or "there is no such configuration")
-        return point
-    before = _Before()
-    unsure = [why for one in patches if (why := _hold(point, one, by_patch.get(one.id), before)) is not None]
-    untested(point, _first(unsure))
-    base = by_patch.get(patches[0].id)
-    if point.outcome == Met.MET and base is not None:
-        point.why = " ".join(f"{name}={value}" for name, value in base.values.items())
-        if base.status == Status.FAIL:
-            point.why = f"each patch does, and the base does not ({base.reason})"
-    point.lines = point.lines[:MAX_LINES]
-    return point
-
-
-@dataclass
-class _Before:
-    """What was said of a configuration before a patch."""
-
-    errors: set[str] | None = None
-    """Ids, as far as nothing was built since; None: nothing could be judged yet."""
-
-
-def _hold(point: Point, patch: Patch, outcome: BuildOutcome | None, before: _Before) -> str | None:
-    """Hold a patch's build against what came before it. Returns why it cannot be told how it does."""
-    name = short(patch.id)
-    if outcome is None or outcome.status not in (Status.PASS, Status.FAIL):
-        # Nobody knows whether the machine or the patch is at fault, be it that the base has it too.
-        why = (outcome.reason or f"it is {outcome.status}") if outcome else "it was not built"
-        return None if patch.base else f"{name}: {why}"
-    if outcome.status == Status.PASS:
-        before.errors = set()
-        return None
-    told = {one.id: one.message for one in outcome.findings if one.counts} or {"": outcome.reason or "make failed"}
-    new = {one: message for one, message in told.items() if before.errors is None or one not in before.errors}
-    blamed, before.errors = before.errors is not None, (before.errors or set()) | told.keys()
-    if patch.base:
-        return None
-    if not new:
-        return f"{name} does not build, and neither does what it stands on ({outcome.reason})"
-    point.outcome = Met.NOT_MET
-    point.lines += [f"{name}: {message}" for message in new.values()]
-    if blamed:
-        point.patches.append(patch.id)
-    else:
-        point.why = "nothing before it could be built, so whose it is cannot be told"
-    return None
-
-
 # What is loaded.
 
 
@@ -279,7 +63,7 @@ def _each(evidence: Evidence) -> Point:
         id="series", title="no patch breaks what was right before it (rules and loads of each)", outcome=Met.MET
     )
     unsure: list[str] = []
-    for patch, entry in _own(evidence):
+    for patch, entry in own_patches(evidence):
         name = short(patch.id)
         blamed = [one for one in entry.blamed if not one.startswith("build:")] if entry else []
         if entry and entry.status == Status.FAIL and (blamed or not entry.blamed):
@@ -289,7 +73,7 @@ def _each(evidence: Evidence) -> Point:
             point.lines += [f"{name}: {one}" for one in blamed or entry.evidence or [entry.reason or "it got worse"]]
         elif (why := _unjudged(evidence, entry)) is not None:
             unsure.append(f"{name} could not be judged: {why}")
-    untested(point, _first(unsure))
+    untested(point, first_of(unsure))
     point.lines = point.lines[:MAX_LINES]
     return point
 
@@ -324,22 +108,7 @@ def _vendors(evidence: Evidence) -> Point:
     point = Point(
         id="vendors", title="both vendors' modules load, run guests and unload (last patch)", outcome=Met.MET, must=True
     )
-    return loaded(point, judged, tip, _why_not_run(evidence), ran_guests)
-
-
-def _why_not_run(evidence: Evidence, what: str | None = None) -> str:
-    """Why there is nothing to be judged of the last patch, in its own run or in one with a purpose."""
-    made = evidence.made(what, evidence.tip) if what else None
-    if made is not None:
-        run = evidence.run(made.what, evidence.tip)
-        gone = f"the record of run {made.run} is gone" if made.run and run is None else None
-        return made.reason or gone or (run.error if run else None) or "nothing was loaded"
-    entry = evidence.entry(evidence.tip.id)
-    if entry is not None and entry.cells.get("build") == Status.FAIL:
-        return "the last patch does not build"
-    if entry is not None and entry.run and evidence.of(entry.id) is None:
-        return f"the record of run {entry.run} is gone"
-    return (entry.reason if entry else None) or "it was not among what was asked for"
+    return loaded(point, judged, tip, why_not_run(evidence), ran_guests)
 
 
 def _areas(evidence: Evidence) -> Iterator[Point]:
@@ -355,7 +124,7 @@ def _areas(evidence: Evidence) -> Iterator[Point]:
             must=area.must,
         )
         judged = judge(tip, base, partial(is_of, orders=area.orders))
-        loaded(point, judged, tip, _why_not_run(evidence))
+        loaded(point, judged, tip, why_not_run(evidence))
         if tip is not None and judged.rows and point.outcome == Met.MET:
             # Each of them is there for something that the others do not do.
             for why in left_out(judged, tip, area.orders):
@@ -386,7 +155,7 @@ def _parameters(evidence: Evidence) -> Point:
     tried = {one.full: [value for value in one.values if (one.full, str(value)) in given] for one in own}
     left = [f"{one.full} ({_why_untried(evidence, one, tried[one.full])})" for one in own if not _is_tried(one, tried)]
     if any(one.values for one in own):
-        loaded(point, judged, tip, _why_not_run(evidence, PARAMETERS))
+        loaded(point, judged, tip, why_not_run(evidence, PARAMETERS))
         if tip is not None and point.outcome == Met.MET:
             for run in left_out(judged, tip, list(dict.fromkeys(map(order_of, (*judged.rows, *judged.skipped))))):
                 untested(point, run)
@@ -427,49 +196,6 @@ def _why_untried(evidence: Evidence, one: Parameter, tried: Sequence[object]) ->
     return f"{one.kind}: give values in [bar.values] of {evidence.record.profile}"
 
 
-def _selftests(evidence: Evidence) -> Point:
-    orders = ", ".join(evidence.record.tests) or "none"
-    point = Point(id="selftests", title=f"KVM selftests (last patch, order: {orders})", outcome=Met.MET)
-    tip, base = evidence.run(TESTS, evidence.tip), evidence.run(TESTS, evidence.base)
-    judged = judge(tip, base)
-    told = "; ".join(text for one in evidence.record.hosts if (text := _counted(one)))
-    loaded(point, judged, tip, _why_not_run(evidence, TESTS), ran_tests, told)
-    lines = []
-    for one in lost_tests(tip, base):
-        passed = one.before == Status.PASS
-        if base is None and not one.compiles:
-            untested(point, f"{one.test}: {one.why}")
-        elif not one.compiles and one.before != Status.SKIP:
-            point.outcome = Met.NOT_MET
-            lines.append(f"{one.host}, {one.test}: {one.why}")
-        elif passed:
-            untested(point, f"{one.test} passes on {one.host} with the base, and skips itself now")
-    point.lines = [*dict.fromkeys([*lines, *point.lines])][:MAX_LINES]
-    ran = tests_run(tip)
-    if left := [one for one in _changed_tests(evidence) if one not in ran]:
-        untested(point, f"{', '.join(left[:MAX_FILES])}, which the series changes: not run")
-    return point
-
-
-def _changed_tests(evidence: Evidence) -> list[str]:
-    """Names of the selftests that the series changes or brings; what they share is none."""
-    touched = evidence.record.touched
-    paths = [PurePosixPath(one) for one in (touched.tests if touched else ())]
-    return [one.stem for one in paths if one.suffix == ".c" and one.parts[SHARED_FROM:-1] in PLACES]
-
-
-def _counted(host: Host) -> str:
-    """Of the tests on a host, how they ended; empty where there were none."""
-    counts = {
-        "passed": host.tests_passed,
-        "failed": host.tests_failed,
-        "could not be judged": host.tests_unjudged,
-        "skipped": host.tests_skipped,
-    }
-    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word in ("passed", "failed"))
-    return f"{said} on {host.id}" if any(counts.values()) else ""
-
-
 def _units(evidence: Evidence) -> Point:
     point = Point(id="kvm-unit-tests", title="KVM-unit-tests", outcome=Met.MET)
     units = evidence.record.units
@@ -500,7 +226,7 @@ def _flavour(evidence: Evidence, name: str) -> Point:
     point = Point(id=f"flavour:{name}", title=f"loads with the {name} kernel (last patch)", outcome=Met.MET)
     reason = _why_unbuilt(tip)
     if reason is None:
-        return loaded(point, judge(tip, base), tip, _why_not_run(evidence, name))
+        return loaded(point, judge(tip, base), tip, why_not_run(evidence, name))
     # The base that does build is what makes it the series' fault.
     if base is not None and base.artifacts:
         point.outcome, point.why = Met.NOT_MET, f"it does not build, and the base does: {reason}"

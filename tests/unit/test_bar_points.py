@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from kbuild.bar.loads import lost_tests
-from kbuild.bar.points import PARAMETERS, TESTS, Evidence, points, verdict
+from kbuild.bar.evidence import PARAMETERS, TESTS, Evidence
+from kbuild.bar.points import points, verdict
+from kbuild.bar.selftests import lost_tests
 from kbuild.barrecord import (
     Area,
     BarRecord,
