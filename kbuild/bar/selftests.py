@@ -5,22 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from kbuild.bar.evidence import MAX_FILES, MAX_LINES, TESTS, Evidence, untested
 from kbuild.bar.loads import judge, loaded, why_not_run
-from kbuild.bar.touched import SELFTESTS
 from kbuild.barrecord import Host, Met, Point
-from kbuild.build.selftests import NOT_COMPILED
+from kbuild.build.selftests import NOT_COMPILED, test_of
 from kbuild.load.selftests import SKIPPED_ITSELF
 from kbuild.outcome import Status
 from kbuild.record import Record
 from kbuild.transcript import StepResult, Transcript
 
-PLACES: tuple[tuple[str, ...], ...] = ((), ("x86",), ("x86_64",))
-"""Folders in KVM's selftests with tests that are made for x86."""
-SHARED_FROM = len(PurePosixPath(SELFTESTS).parts)
-"""Parts of a selftest's path that are the same for all."""
 _FIRST = re.compile(r"selftest (\S+): ")
 
 
@@ -51,8 +45,7 @@ def selftests(evidence: Evidence) -> Point:
 def _changed_tests(evidence: Evidence) -> list[str]:
     """Names of the selftests that the series changes or brings; what they share is none."""
     touched = evidence.record.touched
-    paths = [PurePosixPath(one) for one in (touched.tests if touched else ())]
-    return [one.stem for one in paths if one.suffix == ".c" and one.parts[SHARED_FROM:-1] in PLACES]
+    return [name for path in (touched.tests if touched else ()) if (name := test_of(path)) is not None]
 
 
 def _counted(host: Host) -> str:

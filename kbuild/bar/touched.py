@@ -13,10 +13,10 @@ import msgspec
 
 from kbuild.barrecord import Area, Parameter, Touched
 from kbuild.barspec import BarArea, BarSettings
+from kbuild.build.selftests import TESTS
 from kbuild.configure import git
 from kbuild.errors import HarnessError
 
-SELFTESTS = "tools/testing/selftests/kvm/"
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # include/linux/moduleparam.h: the name that a user gives comes first, its type or operations second or third.
 _PARAMETER = re.compile(
@@ -112,7 +112,7 @@ def touched(settings: BarSettings, tree: str, base: str, tip: str) -> Touched:
         files=files,
         areas=tuple(areas_of(files, settings.area)),
         docs=tuple(one for one in files if one.startswith("Documentation/") and one.endswith(".rst")),
-        tests=tuple(one for one in changed_files(tree, base, tip, "--diff-filter=d") if one.startswith(SELFTESTS)),
+        tests=tuple(one for one in changed_files(tree, base, tip, "--diff-filter=d") if one.startswith(f"{TESTS}/")),
     )
 
 

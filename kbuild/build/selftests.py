@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import posixpath
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -65,6 +66,13 @@ class _State(msgspec.Struct):
     programs: dict[str, str]
     """Of a test the SHA-256 of its program."""
     absent: dict[str, str]
+
+
+def test_of(path: str) -> str | None:
+    """The test for x86 that a file of a tree is the source of; None: it is of none, or several share it."""
+    folder, name = posixpath.split(path)
+    made = name.endswith(".c") and folder in [posixpath.join(TESTS, place).rstrip("/") for place in _PLACES]
+    return name.removesuffix(".c") if made else None
 
 
 def find_selftests(folder: Path, asked: Collection[str]) -> Programs:
