@@ -126,6 +126,13 @@ def both_of(one: OrderChoice, other: OrderChoice) -> OrderChoice:
     return both
 
 
+def named(orders: OrderChoice, name: Callable[[Path], str]) -> tuple[str, ...]:
+    """Orders by what their files are called, `ORDER`, or each of the runs that are chosen, `ORDER@RUN`."""
+    return tuple(
+        f"{name(path)}{RUN_OF}{run}" if run else name(path) for path, runs in orders.items() for run in runs or ("",)
+    )
+
+
 def reference_of(profile: Profile) -> str:
     """The profile as it is given on a command line."""
     return profile.name if profile.path.parent == SHIPPED else str(profile.path)
@@ -199,20 +206,11 @@ class _Work:
         assert settings is not None and touched is not None
         names = {area.name for area in touched.areas}
         more = self._found([order for area in settings.area if area.name in names for order in area.orders])
-        named = both_of(self.profile.orders, more)
-        return tuple(
-            f"{reference('orders', path)}{RUN_OF}{run}".removesuffix(RUN_OF)
-            for path, runs in named.items()
-            for run in runs or ("",)
-        )
+        return named(both_of(self.profile.orders, more), partial(reference, "orders"))
 
     def _ids(self, names: Sequence[str]) -> tuple[str, ...]:
         """Of the orders that a profile names: ids, as transcripts have them."""
-        return tuple(
-            f"{read_order(path).id}{RUN_OF}{run}".removesuffix(RUN_OF)
-            for path, runs in self._found(names).items()
-            for run in runs or ("",)
-        )
+        return named(self._found(names), lambda path: read_order(path).id)
 
     def _found(self, names: Sequence[str]) -> OrderChoice:
         return find_orders(names, self.profile.path.parent)
@@ -329,9 +327,10 @@ def _version(record: Record | None) -> str | None:
 def _hosts(evidence: Evidence) -> list[Host]:
     """The hosts of the last patch, with what passed on them."""
     tip, tests = evidence.of(evidence.tip.id), evidence.run(TESTS, evidence.tip)
+    if tip is None:
+        return []
     found = []
-    for name, facts in (tip.machines if tip else {}).items():
-        assert tip is not None
+    for name, facts in tip.machines.items():
         rows = [one for one in tip.transcripts if one.host == name and one.status != Status.SKIP]
         if not rows:
             continue
