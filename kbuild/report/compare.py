@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from kbuild.cpus import Cpus
 from kbuild.outcome import Status
+from kbuild.report import gist
 from kbuild.report.differences import render_differences
 from kbuild.report.terminal import STYLES, console_for, plain, table, word
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from kbuild.record import Record
 
 Difference = tuple[str, str | None, str | None]
 """A name, what it was, and what it is; None: it was not there."""
@@ -55,13 +59,13 @@ def render(data: dict[str, Any], stream: IO[str] | None = None) -> None:
     plain(console, "\nside by side on a page: the same with --format html --output FILE.html", style="dim")
 
 
-def pairs_of(data: Mapping[str, Any]) -> dict[str, list[Difference]]:
-    """What has a name and two values, by what it is."""
+def pairs_of(data: Mapping[str, Any], records: Sequence[Record] = ()) -> dict[str, list[Difference]]:
+    """What has a name and two values, by what it is. `records`: both, where others than their user are to read it."""
     return {
         "stages": [(one["name"], one["before"], one["after"]) for one in data["stages"]],
         "slab caches": caches(data),
         "configuration": [(one["name"], one["before"] or "n", one["after"] or "n") for one in data["config"] or ()],
-        "tools and hosts": [(one["name"], one["before"], one["after"]) for one in data["tools"]],
+        "tools and hosts": [*_tools(data, records)],
         "files of the profile": [_file(one) for one in data["profile"]],
     }
 
@@ -159,6 +163,15 @@ def _cache(one: Mapping[str, Any]) -> Difference:
 def _file(one: Mapping[str, Any]) -> Difference:
     after = ("other contents" if one["before"] else "there") if one["after"] else None
     return one["name"], "there" if one["before"] else None, after
+
+
+def _tools(data: Mapping[str, Any], records: Sequence[Record]) -> Iterator[Difference]:
+    """With the records it is not said where a machine is that has CPUs of its own."""
+    own = [{f"host {name}" for name, one in record.machines.items() if one.cpus_are is Cpus.OWN} for record in records]
+    for one in data["tools"]:
+        was, now = (one["name"] in hosts for hosts in own or ((), ()))
+        before, after = gist.REMOTE if was else one["before"], gist.REMOTE if now else one["after"]
+        yield one["name"], before, "another such machine" if was and now else after
 
 
 def _pairs(title: str, changes: Sequence[Difference], console: Console) -> None:

@@ -23,16 +23,17 @@ MAX_LINES = 12
 
 def render_compare_text(found: Mapping[str, Any], runs: Sequence[tuple[Path, Record]], command: str) -> str:
     """The whole summary. `found`: as `inv compare --json` prints it."""
+    records = [record for _, record in runs]
     parts = [
         _head(found),
-        *(_side(name, record) for name, (_, record) in zip(("Before", "After"), runs, strict=True)),
+        *(_side(name, record) for name, record in zip(("Before", "After"), records, strict=True)),
         section("Worse", listed(f"{one['status']} {one['what']}" for one in found["worse"])),
-        section("Orders on hosts", _cells(found, [record for _, record in runs])),
+        section("Orders on hosts", _cells(found, records)),
         section("Answers to rules that differ", _rules(found)),
         section("Other findings that differ", _findings(found)),
         section("What init and exit call", _flow(found)),
         section("Modules", _modules(found)),
-        *(section(title.capitalize(), _pairs(rows)) for title, rows in pairs_of(found).items()),
+        *(section(title.capitalize(), _pairs(rows)) for title, rows in pairs_of(found, records).items()),
         _again(command),
     ]
     return mail(parts)

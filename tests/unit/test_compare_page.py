@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from kbuild.cpus import Cpus
 from kbuild.elf.tree.sides import flow_beside
 from kbuild.errors import UserError
 from kbuild.outcome import Status
-from kbuild.record import Record
+from kbuild.record import HostFacts, Record
 from kbuild.report.comparetext import render_compare_text
 from kbuild.report.html.compare import render_compare_html
 from kbuild.report.mail import WIDTH
@@ -122,6 +123,29 @@ def test_both_sides_are_on_the_page() -> None:
     assert "FAIL, something got worse" in mail
     assert "a-rule: kvm-amd: proved → violated" in " ".join(mail.split())
     assert "here" in mail
+
+
+def test_nobody_else_is_told_where_a_machine_is() -> None:
+    own = HostFacts("ssh", "", 1, 256, ("amd", "svm"), Cpus.OWN)
+    runs = {
+        host: record(passing(host="epyc"), hosts={"epyc": said}, machines={"epyc": facts})
+        for host, said, facts in (
+            ("lab7", "root@lab7 by SSH", own),
+            ("lab8", "root@lab8 by SSH", own),
+            ("qemu", "QEMU emulator version 7.2", HostFacts("qemu", "EPYC", 1, 256, ("amd", "svm"))),
+        )
+    }
+    remote = "a machine of its own, reached by SSH"
+    for before, after, said in (
+        ("lab7", "lab8", f"host epyc: {remote} → another such machine"),
+        ("qemu", "lab8", f"host epyc: QEMU emulator version 7.2 → {remote}"),
+        ("lab7", "qemu", f"host epyc: {remote} → QEMU emulator version 7.2"),
+    ):
+        page, mail = rendered(runs[before], runs[after])
+        assert said in " ".join(mail.split())
+        assert remote in words(page)
+        for text in (page, mail):
+            assert not re.search("lab[78]", text)
 
 
 def test_nothing_is_taken_for_markup() -> None:

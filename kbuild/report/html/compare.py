@@ -131,7 +131,7 @@ def render_compare_html(
         trees=[tree for tree in trees if tree.pair.change != "same" or tree.pair.calls],
         unseen=flow["why"],
         changes=changes.changes(data),
-        pairs=pairs_of(found),
+        pairs=pairs_of(found, records),
         command=command,
         records=records,
     )
