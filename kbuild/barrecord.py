@@ -22,6 +22,8 @@ _ENDING = "-bar"
 """Of an id."""
 TRIED, NOT_TRIED = "tried: ", "not tried: "
 """How the point of the parameters says which of them were."""
+LEAST = {"KVM_INTEL": "m", "KVM_AMD": "m", "KVM_WERROR": "y"}
+"""Symbols, and the values that each patch has to build with at the very least."""
 
 
 class Met(StrEnum):
@@ -253,6 +255,11 @@ def shown(text: str) -> str:
 def short(name: str) -> str:
     """A patch's id as it is shown."""
     return name if " " in name else name[:12]
+
+
+def least_asked() -> str:
+    """`LEAST`, as it is shown."""
+    return " ".join(f"{name}={value}" for name, value in LEAST.items())
 
 
 def bar_home() -> Path:

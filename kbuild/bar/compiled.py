@@ -6,19 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kbuild.bar.evidence import MAX_LINES, Evidence, commits, first_of, own_patches, untested
-from kbuild.barrecord import BarRecord, BuildOutcome, Met, Patch, Point, short
+from kbuild.barrecord import LEAST, BarRecord, BuildOutcome, Met, Patch, Point, least_asked, short
 from kbuild.errors import UserError
 from kbuild.outcome import Status
 from kbuild.seriesrecord import Entry
 
-LEAST = {"KVM_INTEL": "m", "KVM_AMD": "m", "KVM_WERROR": "y"}
-"""Symbols, and the values that each patch has to build with at the very least."""
-
 
 def least(evidence: Evidence) -> Point:
     """The kernel that is loaded: built by the series, and every patch of it."""
-    asked = " ".join(f"{name}={value}" for name, value in LEAST.items())
-    point = Point(id="build", title=f"each patch builds with {asked}, gcc (a whole kernel)", outcome=Met.MET, must=True)
+    title = f"each patch builds with {least_asked()}, gcc (a whole kernel)"
+    point = Point(id="build", title=title, outcome=Met.MET, must=True)
     unsure: list[str] = []
     for patch, entry in own_patches(evidence):
         status = entry.cells.get("build") if entry else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Host, Met, Patch, Point, short
+from kbuild.barrecord import NOT_TRIED, TRIED, BarRecord, Host, Met, Patch, Point, least_asked, short
 from kbuild.cpus import Cpus
 from kbuild.report import clean
 
@@ -61,16 +61,16 @@ def _built(record: BarRecord) -> str:
     said = f'Based on {kernel}{short(base.id)} ("{base.subject}").'
     least = _point(record, "build")
     if least is not None and least.outcome == Met.MET:
-        said += f" {count} builds without a warning in KVM as KVM_INTEL=m KVM_AMD=m KVM_WERROR=y with gcc."
-    clean = [one for one in record.points if one.id.startswith("build:") and one.outcome == Met.MET]
-    if clean:
+        said += f" {count} builds without a warning in KVM as {least_asked()} with gcc."
+    right = [one for one in record.points if one.id.startswith("build:") and one.outcome == Met.MET]
+    if right:
         named: dict[str, list[str]] = {}
-        for one in clean:
+        for one in right:
             build, _, compiler = one.id.removeprefix("build:").rpartition("-")
             named.setdefault(record.titles.get(build, build), []).append(compiler)
         listed = "; ".join(f"{title} ({' and '.join(some)})" for title, some in named.items())
         # A configuration of the user's may do without.
-        ids = {one.id for one in clean}
+        ids = {one.id for one in right}
         made = [one for one in record.builds if f"build:{one.build}-{one.compiler}" in ids and one.patch != base.id]
         strict = all(one.values.get("KVM_WERROR") == "y" for one in made)
         said += f" {count}'s KVM objects build {'so, too, with KVM_WERROR=y' if strict else 'as well'}: {listed}."
@@ -135,7 +135,9 @@ def _left(record: BarRecord) -> Iterator[str]:
             if rest and any(line.startswith(TRIED) for line in point.lines):
                 why = ""  # which is told above, with what was tried
             told.append(f"parameters {rest[0]}{why}" if rest else f"{point.title}{why}")
-    yield from [f"Not tested: {'; '.join(told)}."] if (told := [*told, *_not_real(record)]) else []
+    told += _not_real(record)
+    if told:
+        yield f"Not tested: {'; '.join(told)}."
 
 
 def _not_real(record: BarRecord) -> Iterator[str]:
