@@ -205,11 +205,8 @@ def _units(evidence: Evidence) -> Point:
         # Nobody can say here whether the base fails them, too: that takes another boot of this machine.
         point.outcome, point.why = Met.NOT_MET, f"{len(units.failed)} failed; run them on the base, too, and compare"
         point.lines = units.failed[:MAX_LINES]
-    elif units.reason:
-        point.outcome, point.why = Met.NOT_TESTED, units.reason
-    elif not units.passed:
-        point.outcome = Met.NOT_TESTED
-        point.why = f"none was run: {_count(units.skipped, 'test')} skipped"
+    elif units.reason or not units.passed:
+        point.outcome, point.why = Met.NOT_TESTED, units.reason or "none passed"
     else:
         point.why = f"{units.passed} passed, {units.skipped} skipped"
     return point
