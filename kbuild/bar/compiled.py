@@ -17,13 +17,19 @@ def least(evidence: Evidence) -> Point:
     title = f"each patch builds with {least_asked()}, gcc (a whole kernel)"
     point = Point(id="build", title=title, outcome=Met.MET, must=True)
     unsure: list[str] = []
+    base = evidence.entry(evidence.base.id)
+    failed = base is not None and base.cells.get("build") == Status.FAIL
     for patch, entry in own_patches(evidence):
         status = entry.cells.get("build") if entry else None
+        failed = failed and status != Status.PASS
         blamed = [one for one in entry.blamed if one.startswith("build:")] if entry else []
         if status == Status.FAIL and blamed:
             point.outcome = Met.NOT_MET
             point.patches.append(patch.id)
             point.lines += blamed
+            if failed:
+                # make ends at the first errors: what it would have said of the base behind that is not known.
+                point.why = "the base does not build either, and tells only its first errors: it may have these, too"
             continue
         why: str | None = "what it stands on does not build either" if status == Status.FAIL else "it was not built"
         if entry and status == Status.PASS:

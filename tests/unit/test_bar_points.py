@@ -374,6 +374,19 @@ def test_the_patch_that_a_series_blames_is_named(case: Case) -> None:
     assert (found["build"].outcome, found["build"].patches) == (Met.NOT_MET, [ONE])
 
 
+def test_an_error_behind_the_first_of_a_broken_base_may_be_the_base_s(case: Case) -> None:
+    base, one, two = case.series.entries
+    for entry in (base, two):
+        entry.status, entry.cells["build"] = Status.FAIL, Status.FAIL
+    two.blamed = ["build:error:x:y"]
+    point = case.points()["build"]
+    assert (point.outcome, point.patches, point.why) == (Met.NOT_MET, [TWO], ""), "the patch before it builds"
+    one.status, one.cells["build"], one.blamed = Status.FAIL, Status.FAIL, ["build:error:x:z"]
+    point = case.points()["build"]
+    assert (point.outcome, point.patches) == (Met.NOT_MET, [ONE, TWO])
+    assert "it may have these, too" in point.why
+
+
 def test_a_patch_that_makes_it_worse_without_a_finding_is_named(case: Case) -> None:
     entry = case.series.entries[1]
     entry.status, entry.reason = Status.FAIL, "qemu-svm, guests: PASS → FAIL"
