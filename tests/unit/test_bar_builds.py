@@ -85,7 +85,7 @@ def test_what_cannot_be_looked_into_is_not_taken_for_right(
     broken = tmp_path / "kvm-amd.ko"
     broken.write_bytes(b"no ELF file")
     for after, why in (
-        ({**before, "kvm-amd.ko": put(broken)}, "kvm-amd.ko|not an ELF"),
+        ({**before, "kvm-amd.ko": put(broken)}, "not an ELF object$"),
         ({**before, "kvm-amd.ko": "0" * 64}, "kvm-amd.ko is not in the cache any more"),
     ):
         (found,) = unprovided(before, after, kernel_source)
