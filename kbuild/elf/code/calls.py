@@ -7,13 +7,12 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from iced_x86 import Register
 
-from kbuild.elf.code.decode import ARGUMENTS, INDIRECT_CALL, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, Op, register
+from kbuild.elf.code.decode import ARGUMENTS, INDIRECT_CALL, R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI, Op
 from kbuild.elf.code.graph import MAX_CASES, Shapes
 from kbuild.elf.code.link import Name, Program
 from kbuild.elf.code.machine import KERNEL_DATA, Machine
-from kbuild.elf.code.results import INDIRECT_THUNKS
+from kbuild.elf.code.results import INDIRECT_THUNKS, thunk_register
 from kbuild.elf.code.state import STACK, STACK_END, State
 from kbuild.elf.code.targets import OnStack
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Unknown, Value, union
@@ -80,14 +79,6 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     def of_kernel(self) -> bool:
         """Whether it is a function of the kernel, which is not looked into."""
         return self.name is not None and self.name.module is None
-
-
-def thunk_register(symbol: str) -> int | None:
-    """The register that an indirect thunk calls through, or jumps; None: it is no such thunk."""
-    if not symbol.startswith(INDIRECT_THUNKS):
-        return None
-    found = register(getattr(Register, symbol.rpartition("_")[2].upper(), Register.NONE))
-    return found[0] if found else None
 
 
 class Calls:

@@ -186,7 +186,7 @@ class Code:
     def __init__(self, program: Program, cuts: frozenset[int] = frozenset()) -> None:
         """`cuts`: where a block begins in any case."""
         self.program = program
-        self._cuts = cuts
+        self.cuts = cuts
         self._blocks: dict[int, Block | None] = {}
         self._ops: dict[int, Op] = {}
         self._part: _Part | None = None
@@ -213,6 +213,13 @@ class Code:
                 block.follow, block.fault, block.is_cut = (op.ip,), None, True
                 return True
         return False
+
+    def lead(self, address: int, start: int, to: int) -> None:
+        """Let a block end before an instruction of it, the but the first, and go on where the same is done."""
+        if self.cut(address, {start}):
+            block = self._blocks[address]
+            assert block is not None
+            block.follow = (to,)
 
     def tables(self, module: str) -> Tables:
         """What is patched in a module."""
@@ -253,7 +260,7 @@ class Code:
         decoder = Decoder(64, data, ip=start)
         here = start
         while True:
-            if block.ops and (here in ends or here in patches or here in self._cuts):
+            if block.ops and (here in ends or here in patches or here in self.cuts):
                 block.follow = (ends.get(here, here),)
                 return
             op = known.get(here)

@@ -176,9 +176,8 @@ class Flow:
         if not self.budget.spend(2 * size // COPIED):
             self._give_up(address)
             return []
-        results = run.shape.results_at(address)
         for state in states:
-            node = (address, state.kinds(results) if results else (), state.marks)
+            node = run.shape.node(address, state)
             self._came.append((node, state.at))
             state.at = node
         used = run.shape.used.get(address, ALL_USED)

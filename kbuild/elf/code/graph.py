@@ -30,6 +30,8 @@ from kbuild.elf.code.decode import (
 )
 from kbuild.elf.code.results import RETURN_THUNKS, results_of
 from kbuild.elf.code.saved import saved_words
+from kbuild.elf.code.state import Node, State
+from kbuild.elf.code.twins import through, twins
 
 _READS = frozenset({OpAccess.READ, OpAccess.READ_WRITE, OpAccess.COND_READ, OpAccess.READ_COND_WRITE})
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE})
@@ -66,16 +68,25 @@ class Shape:
     saved: int = 0
     """Words in which it keeps registers for its caller, above its own objects on the stack."""
 
-    def results_at(self, address: int) -> tuple[int, ...]:
-        """The same of any block: also of one that is only reached through numbers that are known when it is run."""
-        return self.results.get(address, _ANY)
+    through: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Of calls that stand for several: a block's address to the registers that say what is called."""
+
+    def node(self, address: int, state: State) -> Node:
+        """Where a state comes to that comes to a block: also to one that is only reached through numbers that are known
+        when it is run."""
+        results = self.results.get(address, _ANY)
+        kinds = state.kinds(results) if results else ()
+        if address in self.through:
+            kinds += tuple(state.registers[number] for number in self.through[address])
+        return address, kinds, state.marks
 
 
 class Shapes:
     """Of all functions of a program that are asked for."""
 
     def __init__(self, code: Code, *, cut: bool = False) -> None:
-        """`cut`: also where ways meet in the middle of straight code a block ends."""
+        """`cut`: also where ways meet in the middle of straight code a block ends, and calls that a compiler has copied
+        are one."""
         self._code = code
         self._cuts = cut
         self._program = code.program
@@ -85,6 +96,7 @@ class Shapes:
         self._entries = 0
         self._shaped: set[int] = set()
         """Blocks of functions that have their shapes: these stay as they are."""
+        self._through: dict[int, tuple[int, ...]] = {}
         self._read: dict[int, frozenset[int]] = {}
         self._jumps: dict[tuple[int, int], int] = {}
         self._info = InstructionInfoFactory()
@@ -202,6 +214,30 @@ class Shapes:
 
     def _following(self, entry: int) -> dict[int, list[int]]:
         """The blocks of a function, each with those that it can go on at."""
+        following = self._reached(entry)
+        if self._cuts:
+            # Let blocks end where others begin: where ways meet, what follows is looked at once.
+            if self._join_calls(following):
+                following = self._reached(entry)
+            begins = following.keys()
+            for address in begins - self._shaped:
+                if self._code.cut(address, begins):
+                    following[address] = self._successors(entry, address)
+            self._shaped |= begins
+        return following
+
+    def _join_calls(self, following: Mapping[int, Sequence[int]]) -> bool:
+        """Let ways meet at one of several calls that do the same; gives whether any do."""
+        joined = False
+        for address, call, other in twins(self._code, following):
+            registers = through(self._code, other)
+            if address not in self._shaped and registers is not None:
+                self._code.lead(address, call.ip, other.ip)
+                self._through[other.ip] = registers
+                joined = True
+        return joined
+
+    def _reached(self, entry: int) -> dict[int, list[int]]:
         following: dict[int, list[int]] = {}
         waiting = [entry]
         while waiting:
@@ -209,13 +245,6 @@ class Shapes:
             if address not in following:
                 following[address] = self._successors(entry, address)
                 waiting += following[address]
-        if self._cuts:
-            # Let blocks end where others begin: where ways meet, what follows is looked at once.
-            begins = following.keys()
-            for address in begins - self._shaped:
-                if self._code.cut(address, begins):
-                    following[address] = self._successors(entry, address)
-            self._shaped |= begins
         return following
 
     def _make(self, entry: int) -> Shape:
@@ -244,6 +273,7 @@ class Shapes:
         shape.order = {address: number for number, address in enumerate(places)}
         shape.follow = following
         shape.results, shape.used = results_of(self._code, following, done)
+        shape.through = self._through
         shape.saved = saved_words(self._code, entry, following)
         return shape
 

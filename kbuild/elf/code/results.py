@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from iced_x86 import Mnemonic
+from iced_x86 import Mnemonic, Register
 
 from kbuild.elf.code.decode import (
     ARGUMENTS,
@@ -31,6 +31,7 @@ from kbuild.elf.code.decode import (
     Code,
     Op,
     Operand,
+    register,
 )
 
 RETURN_THUNKS = frozenset({"__x86_return_thunk", "zen_untrain_ret", "srso_return_thunk", "its_return_thunk"})
@@ -62,6 +63,14 @@ _AS_NAMED = frozenset(
     if name.startswith(("CMOV", "SET")) or name in ("INC", "DEC", "NOT", "NEG", "SBB", "SAR", "BTS", "BTR", "BTC")
 )
 """As `_AS_WRITTEN`, and so is what they write."""
+
+
+def thunk_register(symbol: str) -> int | None:
+    """The register that an indirect thunk calls through, or jumps; None: it is no such thunk."""
+    if not symbol.startswith(INDIRECT_THUNKS):
+        return None
+    found = register(getattr(Register, symbol.rpartition("_")[2].upper(), Register.NONE))
+    return found[0] if found else None
 
 
 def results_of(

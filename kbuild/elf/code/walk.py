@@ -303,8 +303,7 @@ class Walk:
 
     def _far(self, address: int, state: State, frame: Frame) -> int:
         """How far a block is from what is looked for, where one comes to it in that state."""
-        results = self._shapes.of(frame.entry).results_at(address)
-        return self._near.far((address, state.kinds(results), state.marks), frame)
+        return self._near.far(self._shapes.of(frame.entry).node(address, state), frame)
 
     def _fork(self, places: list[_Place]) -> None:
         self._waiting += places

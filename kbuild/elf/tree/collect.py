@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kbuild.elf.code.calls import Call, thunk_register
+from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import INDIRECT_CALL, INDIRECT_JUMP, TARGET, Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.link import Program
+from kbuild.elf.code.results import thunk_register
 from kbuild.elf.code.runs import Question
 from kbuild.elf.code.state import State
 from kbuild.elf.code.values import Value
