@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import io
@@ -111,6 +112,20 @@ def lacking(digests: Sequence[str]) -> list[str]:
     return [digest for digest in digests if not is_whole(digest)]
 
 
+async def keep(data: bytes) -> None:
+    """Put a file into this machine's cache, while its cells go on."""
+    await asyncio.to_thread(_keep, data)
+
+
+def _keep(data: bytes) -> None:
+    started = time.time()
+    with artifacts_in_use(), tempfile.NamedTemporaryFile(prefix="kvm-kbuild-") as file:
+        file.write(data)
+        file.flush()
+        put(Path(file.name))
+    trim(cache_limit(None), spare_since=started)
+
+
 _AT_WORK: dict[str, set[Cancellation]] = {}
 _LOCK = threading.Lock()
 
@@ -137,8 +152,8 @@ def _cancellable(run: str) -> Iterator[Cancellation]:
                 del _AT_WORK[run]
 
 
-def run_cell(version: str, packed: bytes, parts: Mapping[str, bytes]) -> Answer:
-    """Run a pickled cell; `parts` has files by SHA-256, as far as workers were known to lack them."""
+def run_cell(version: str, packed: bytes) -> Answer:
+    """Run a pickled cell."""
     log.configure()
     if version != code_version():
         where = f"the worker on {socket.gethostname()}"
@@ -146,22 +161,15 @@ def run_cell(version: str, packed: bytes, parts: Mapping[str, bytes]) -> Answer:
             Status.MISS, f"{where} runs another version of this tool ({PROJECT}): update it, and start it again"
         )
     cell: Cell = pickle.loads(packed)
-    started = time.time()
     try:
         with _cancellable(cell.run) as cancellation, artifacts_in_use(), ExitStack() as stack:
             # In a short path: the names of sockets are below it.
             folder = Path(tempfile.mkdtemp(prefix="kvm-kbuild-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            for data in parts.values():
-                (folder / "part").write_bytes(data)
-                put(folder / "part")
             digests = [*cell.files.values(), *cell.selftests.values()]
             if absent := lacking(digests):
                 return Lacks(tuple(absent))
-            answer = _run(cell, folder, cancellation)
-        if parts:
-            trim(cache_limit(None), spare_since=started)
-        return answer
+            return _run(cell, folder, cancellation)
     except KbuildError as error:
         return Failed(error.status, str(error))
     except OSError as error:

@@ -9,7 +9,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from kbuild.cluster.cell import (
     Lacks,
     cancel,
     code_version,
+    keep,
     lacking,
     run_cell,
     topic,
@@ -55,7 +56,7 @@ LOOK_S = 2.0
 NOBODY_S = 60.0
 """So long a cell waits while no worker has what it needs."""
 TRIES = 3
-"""Of a cell whose files were lost with the workers that had them."""
+"""Of a cell that is lost, or whose files are not where it is run."""
 
 
 @contextmanager
@@ -106,8 +107,6 @@ class _Fan:
     request: LoadRequest
     reporter: Reporter
     client: Client
-    _parts: dict[str, Any] = field(default_factory=dict)
-    """Files that a worker lacks, by SHA-256, as Dask hands them on: to each worker once."""
     _pending: dict[Future[Answer], _Sent] = field(default_factory=dict)
     _boots: dict[str, int] = field(default_factory=dict)
     _found: dict[tuple[str, str], list[Transcript]] = field(default_factory=dict)
@@ -119,8 +118,7 @@ class _Fan:
     def hand_out(self) -> None:
         """Cut the request into cells, and submit all of them. Raises UserError for an order with too many runs."""
         files, selftests = self._files()
-        digests = sorted({*files.values(), *selftests.values()})
-        self._send({one for some in self.client.run(lacking, digests).values() for one in some})
+        self._supply(sorted({*files.values(), *selftests.values()}))
         kernel = self.request.modules.kernel
         for spec, orders in cut(self.request, self._room):
             cell = Cell(
@@ -148,16 +146,21 @@ class _Fan:
             {name: put(path) for name, path in request.selftests.files.items()},
         )
 
-    def _send(self, digests: Iterable[str]) -> None:
+    def _supply(self, digests: Sequence[str]) -> None:
+        """Send each worker those of some files that it lacks. What did not come to one, it says when it has a cell."""
+        lacks = self.client.run(lacking, digests, on_error="return")
         for digest in digests:
-            if digest not in self._parts:
-                log.get().info("cluster.sent", digest=digest, bytes=artifact(digest).stat().st_size)
-                # By content: who has it already is not sent it again.
-                self._parts[digest] = self.client.scatter(artifact(digest).read_bytes(), hash=True)
+            workers = [one for one, some in lacks.items() if not isinstance(some, Exception) and digest in some]
+            if workers:
+                data = artifact(digest).read_bytes()
+                log.get().info("cluster.sent", digest=digest, bytes=len(data), workers=workers)
+                for worker, error in self.client.run(keep, data, workers=workers, on_error="return").items():
+                    if error is not None:
+                        log.get().warning("cluster.not-kept", digest=digest, worker=worker, reason=str(error))
 
     def _submit(self, sent: _Sent) -> None:
         executor: Executor = self.client.get_executor(resources=needs(sent.cell.spec), pure=False)
-        future = executor.submit(run_cell, code_version(), pickle.dumps(sent.cell), self._parts)
+        future = executor.submit(run_cell, code_version(), pickle.dumps(sent.cell))
         self._pending[future] = sent
 
     # What comes back.
@@ -198,18 +201,16 @@ class _Fan:
             died = f"each worker that ran it died, the last one was {error.last_worker.address}"
             self._give_up(cell, Status.MISS, died)
         except (CancelledError, FutureCancelledError):
-            # The only workers that had a file are gone, and the file with them.
-            self._parts.clear()
-            self._again(sent, [*cell.files.values(), *cell.selftests.values()], "its files were lost with a worker")
+            self._again(sent, "the scheduler dropped it")
         else:
             if isinstance(answer, Done):
                 self._keep(cell, answer)
             elif isinstance(answer, Lacks):
-                self._again(sent, answer.digests, "the worker does not keep the files that it is given")
+                self._again(sent, "the worker does not keep the files that it is given", answer.digests)
             else:
                 self._give_up(cell, answer.status, answer.reason)
 
-    def _again(self, sent: _Sent, digests: Sequence[str], why: str) -> None:
+    def _again(self, sent: _Sent, why: str, digests: Sequence[str] = ()) -> None:
         if self.client.status != "running":
             raise HarnessError("the Dask scheduler went away while cells were at work")
         sent.tries += 1
@@ -217,7 +218,7 @@ class _Fan:
             self._give_up(sent.cell, Status.MISS, f"given up after {TRIES} times: {why}")
             return
         log.get().info("cell.again", host=sent.cell.spec.id, reason=why)
-        self._send(digests)
+        self._supply(digests)
         self._submit(sent)
 
     def _keep(self, cell: Cell, done: Done) -> None:

@@ -69,10 +69,14 @@ class Judge:
                             continue
                     self.tell(entry)
                     judging = self._build(entry)
-                    _wait_until(loading, self.ahead - 1)
-                    twin = self._twin(entry, judging.run)
-                    before = loading[-1][1] if loading else None
-                    work = loader.submit(log.carried(self._judge), entry, judging, twin, before)
+                    try:
+                        _wait_until(loading, self.ahead - 1)
+                        twin = self._twin(entry, judging.run)
+                        before = loading[-1][1] if loading else None
+                        work = loader.submit(log.carried(self._judge), entry, judging, twin, before)
+                    except BaseException:
+                        judging.close()  # no thread does
+                        raise
                     self._loads[entry.id] = work
                     loading.append((judging, work))
                 _wait_until(loading, 0)

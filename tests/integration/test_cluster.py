@@ -150,10 +150,12 @@ def outcome(record: dict[str, Any]) -> tuple[str, list[tuple[str, ...]]]:
     return record["verdict"], cells
 
 
-def sent(tool: Tool) -> list[str]:
-    """The files that the newest run gave to the cluster, by SHA-256."""
+def sent(tool: Tool) -> list[tuple[str, str]]:
+    """The files that the newest run gave to workers: SHA-256 and the worker's address."""
     events = [json.loads(line) for line in (tool.latest() / "log.jsonl").read_text().splitlines()]
-    return [event["digest"] for event in events if event["event"] == "cluster.sent"]
+    return [
+        (event["digest"], worker) for event in events if event["event"] == "cluster.sent" for worker in event["workers"]
+    ]
 
 
 def test_a_killed_worker_loses_nothing(tool: Tool, cluster: Cluster, modules: Path, kernel_build: Path) -> None:
@@ -183,14 +185,16 @@ def test_a_killed_worker_loses_nothing(tool: Tool, cluster: Cluster, modules: Pa
 
 
 def test_files_travel_once_and_by_content(tool: Tool, cluster: Cluster, modules: Path, kernel_build: Path) -> None:
-    """A worker that has a kernel from an earlier run is not sent it again."""
-    cluster.worker("one")
+    """A worker that has a kernel from an earlier run is not sent it again, whatever another one lacks."""
     words = [*load(modules, kernel_build, *orders("vendor-alone")), "--cluster", cluster.address]
-    assert tool.run(*words).returncode == 0
-    first = sent(tool)
-    assert len(first) == len(set(first)) > len(KVM)
-    for digest in first:
-        assert (cluster.cache("one") / "kvm-kbuild/artifacts" / digest[:2] / digest).is_file()
+    for name in ("one", "two"):
+        cluster.worker(name)
+        assert tool.run(*words).returncode == 0
+        given = sent(tool)
+        assert len({worker for _, worker in given}) == 1
+        assert len(given) == len(set(given)) > len(KVM)
+        for digest, _ in given:
+            assert (cluster.cache(name) / "kvm-kbuild/artifacts" / digest[:2] / digest).is_file()
     assert tool.run(*words).returncode == 0
     assert not sent(tool)
 
@@ -200,10 +204,10 @@ def test_ctrl_c_ends_what_workers_do(tool: Tool, cluster: Cluster, modules: Path
     cluster.worker("one")
     with tool.start(*load(modules, kernel_build, *orders(LONG)), "--cluster", cluster.address) as process:
         wait_for(lambda: bool(cluster.emulators("one")), process)
+        emulators = [os.pidfd_open(pid) for pid in cluster.emulators("one")]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    emulators = [os.pidfd_open(pid) for pid in cluster.emulators("one")]
     for handle in emulators:
         assert select.select([handle], [], [], 20)[0], "it goes on"
     assert tool.run(*load(modules, kernel_build, *orders("vendor-alone")), "--cluster", cluster.address).returncode == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import io
 import pickle
 import zipfile
@@ -11,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from kbuild.build.artifacts import put
 from kbuild.cluster import fan
 from kbuild.cluster.address import scheduler_address
-from kbuild.cluster.cell import Cell, Failed, Lacks, code_version, run_cell
+from kbuild.cluster.cell import Cell, Failed, Lacks, code_version, keep, lacking, run_cell
 from kbuild.cluster.needs import needs, room
 from kbuild.elf.rules.spec import Rules
 from kbuild.errors import HarnessError, UserError
@@ -83,21 +84,21 @@ def packed(digest: str) -> bytes:
 
 @pytest.mark.usefixtures("private_cache")
 def test_a_worker_says_what_it_lacks(tmp_path: Path) -> None:
-    """What it is given is kept under its own SHA-256: what is not those bytes is still lacking."""
-    digest = "0" * 64
-    answer = run_cell(code_version(), packed(digest), {digest: b"something else"})
-    assert answer == Lacks((digest,))
-    (tmp_path / "f").write_bytes(b"kernel")
-    there = put(tmp_path / "f")
-    (tmp_path / "f").write_bytes(b"another")
-    missing = put(tmp_path / "f")
-    (tmp_path / "cache/kvm-kbuild/artifacts" / missing[:2] / missing).unlink()
-    assert run_cell(code_version(), packed(missing), {}) == Lacks((missing,))
-    assert there != missing
+    """What it is given is kept under its own SHA-256."""
+    digest = hashlib.sha256(b"kernel").hexdigest()
+    assert run_cell(code_version(), packed(digest)) == Lacks((digest,))
+    asyncio.run(keep(b"something else"))
+    assert lacking([digest]) == [digest]
+    asyncio.run(keep(b"kernel"))
+    assert lacking([digest]) == []
+    kept = tmp_path / "cache/kvm-kbuild/artifacts" / digest[:2] / digest
+    assert kept.read_bytes() == b"kernel"
+    kept.unlink()
+    assert run_cell(code_version(), packed(digest)) == Lacks((digest,))
 
 
 def test_a_worker_with_other_code_is_not_believed() -> None:
-    answer = run_cell("another", packed("0" * 64), {})
+    answer = run_cell("another", packed("0" * 64))
     assert isinstance(answer, Failed)
     assert answer.status == Status.MISS
     assert "another version of this tool" in answer.reason
