@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import array
 import bisect
+import itertools
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -164,10 +165,10 @@ class DwarfInfo:
         section = self.elf.by_name.get(".debug_str")
         return section.flags if section is not None else ""
 
-    def _filled_with(self, name: str, wanted: Collection[int]) -> list[int]:
+    def _filled_with(self, name: str, wanted: Set[int]) -> list[int]:
         """Places of a section that a relocation fills with one of some offsets."""
         numbers = array.array("Q", self.table(name))  # Three for each: place, symbol and type, addend.
-        return [numbers[3 * index] for index, addend in enumerate(numbers[2::3]) if addend in wanted]
+        return [*itertools.compress(numbers[::3], map(wanted.__contains__, numbers[2::3]))]
 
     def _units_with(self, numbered: Collection[int]) -> Iterator[int]:
         """The units that one of some places of `.debug_str_offsets` belongs to."""

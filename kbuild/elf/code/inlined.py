@@ -13,17 +13,24 @@ import itertools
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from iced_x86 import InstructionInfoFactory, OpAccess
 
 from kbuild.elf.code.decode import CALL, INDIRECT_CALL, INDIRECT_JUMP, NEXT, RBP, RSP, Block, Code, register
 from kbuild.elf.code.graph import Shape, Shapes
 from kbuild.elf.code.link import Linked, Program
+from kbuild.elf.code.sides import can_be_two, side_by_side
 from kbuild.elf.contents import MalformedError
 from kbuild.elf.references import is_owned
 
+if TYPE_CHECKING:  # Most modules have no debug information.
+    from kbuild.elf.inlined import Body as Found
+
 MAX_BODIES = 512
 """In all modules."""
+MIN_SHARED = 1 << 20
+"""Bytes of debug information of which a part is read by another process."""
 _WRITES = frozenset({OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.COND_WRITE, OpAccess.READ_COND_WRITE})
 
 
@@ -70,19 +77,11 @@ class Inlined:
         self.undescribed: dict[int, int] = {}
         """Functions of which the debug information says nothing, and bodies of those that may be inlined in them."""
         self._by_name: dict[tuple[str, str], int] = {}
-        for linked in program.modules.values():
-            # What is imported is called.
-            wanted = [name for name in names if not _imports(linked, name)]
-            if not wanted or ".debug_info" not in linked.elf.by_name:
+        for linked, said in _described(program, names):
+            if isinstance(said, str):
+                self.unread[linked.name] = said
                 continue
-            from kbuild.elf.inlined import InlinedFunctions  # Most modules have no debug information.
-
-            try:
-                functions = InlinedFunctions(linked.elf)
-                found = functions.find(wanted)
-            except MalformedError as problem:
-                self.unread[linked.name] = str(problem)
-                continue
+            found, undescribed = said
             for name, bodies in found.items():
                 bits = 0
                 for one in bodies:
@@ -99,8 +98,8 @@ class Inlined:
                         entry = linked.base[place[0]] + place[1] if place is not None else None
                         self.bodies.append(Body(linked.name, name, ranges, entry))
                 self._by_name[linked.name, name] = bits
-            for symbol in linked.elf.symbols if functions.undescribed else ():
-                inside = functions.undescribed.get(symbol.name, ())
+            for symbol in linked.elf.symbols if undescribed else ():
+                inside = undescribed.get(symbol.name, ())
                 if inside and symbol.section in linked.base:
                     every = functools.reduce(operator.or_, (self._by_name[linked.name, name] for name in inside))
                     self.undescribed[linked.base[symbol.section] + symbol.value] = every
@@ -220,6 +219,39 @@ def _reaching(there: Mapping[int, int], before: Mapping[int, Sequence[int]]) -> 
 
 def _calls(block: Block | None) -> bool:
     return block is not None and bool(block.ops) and block.ops[-1].flow in (CALL, INDIRECT_CALL)
+
+
+_Described = tuple[dict[str, list["Found"]], dict[str, set[str]]] | str
+"""What debug information says of a module (`InlinedFunctions`); or what is wrong with it."""
+
+
+def _described(program: Program, names: Collection[str]) -> Iterator[tuple[Linked, _Described]]:
+    """The modules that have debug information, with what it says. The largest one's takes about as long as all others'
+    do, and is read at the same time."""
+    modules = [linked for linked in program.modules.values() if ".debug_info" in linked.elf.by_name]
+    # What is imported is called.
+    wanted = [(linked, [name for name in names if not _imports(linked, name)]) for linked in modules]
+    sizes = {linked.name: linked.elf.by_name[".debug_info"].size for linked in modules}
+    wanted = sorted((one for one in wanted if one[1]), key=lambda one: -sizes[one[0].name])
+
+    def read(some: Sequence[tuple[Linked, list[str]]]) -> list[_Described]:
+        return [_read(linked, names) for linked, names in some]
+
+    two = len(wanted) > 1 and sum(sizes.values()) >= MIN_SHARED and can_be_two()
+    both = side_by_side(lambda _: read(wanted[:1]), lambda _: read(wanted[1:])) if two else None
+    every = [*both[0], *both[1]] if both is not None else read(wanted)
+    said = {linked.name: one for (linked, _), one in zip(wanted, every, strict=True)}
+    yield from ((linked, said[linked.name]) for linked in modules if linked.name in said)
+
+
+def _read(linked: Linked, names: Collection[str]) -> _Described:
+    from kbuild.elf.inlined import InlinedFunctions
+
+    try:
+        functions = InlinedFunctions(linked.elf)
+        return functions.find(names), functions.undescribed
+    except MalformedError as problem:
+        return str(problem)
 
 
 def _imports(linked: Linked, name: str) -> bool:
