@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def kernel_source(kernel_tree: Tree) -> Path:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`inv test --all-kernels`: also against the other series that Debian has; unstable drops versions."""
     parser.addoption("--all-kernels", action="store_true", help="fetch and use the source of every series")
+
+
+def pytest_configure() -> None:
+    """Where a shell began this in the background it ignores SIGINT, and so would all that the tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
