@@ -147,23 +147,23 @@ def guest(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gu
         yield machine
 
 
+def write_patch(source: Path, changes: Changes, patch: Path) -> Path:
+    """Write a patch that makes these changes to a kernel's source. Each has to be possible in one place only."""
+    lines: list[str] = []
+    for path, some in changes.items():
+        old = new = (source / path).read_text()
+        for before, after in some.items():
+            assert new.count(before) == 1, (path, before)
+            new = new.replace(before, after)
+        lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
+    patch.write_text("".join(lines))
+    return patch
+
+
 @pytest.fixture
 def patched(kernel_source: Path, tmp_path: Path) -> Callable[[Changes], Path]:
     """Writes a patch that makes these changes to the kernel under test."""
-
-    def write(changes: Changes) -> Path:
-        lines: list[str] = []
-        for path, some in changes.items():
-            old = new = (kernel_source / path).read_text()
-            for before, after in some.items():
-                assert new.count(before) == 1, (path, before)
-                new = new.replace(before, after)
-            lines += difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
-        patch = tmp_path / "design.patch"
-        patch.write_text("".join(lines))
-        return patch
-
-    return write
+    return lambda changes: write_patch(kernel_source, changes, tmp_path / "design.patch")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Changes, Tool
+from tests.integration.conftest import Changes, Tool, write_patch
 
 pytestmark = pytest.mark.kernel
 
@@ -47,6 +47,12 @@ unload = "kvm"
 [[step]]
 reboot = "power-off"
 """
+SINCE_6_12: Changes = {
+    "arch/x86/kvm/x86.c": {
+        "\tmutex_lock(&vendor_module_lock);\n\tkvm_x86_ops.enable_virtualization_cpu = NULL;\n"
+        "\tmutex_unlock(&vendor_module_lock);\n": "",
+    },
+}
 HOSTS = {"qemu-svm": "kvm_amd", "bochs-vmx": "kvm_intel"}
 
 
@@ -84,3 +90,21 @@ def test_what_an_exit_no_longer_undoes_is_found_where_it_shows(
         assert faults
         assert "notifier_call_chain" in faults[0]
         assert {one["status"] for some in found.values() for one in some.values()} == {"FAIL"}
+
+
+@pytest.mark.usefixtures("all_kernels")
+@pytest.mark.parametrize(("series", "errno"), [("6.12", "EEXIST"), ("7.2", "EBUSY")])
+def test_a_vendor_that_stays_registered_is_found_in_later_kernels(
+    shared_tool: Tool, kernel_sources: dict[str, Path], tmp_path: Path, series: str, errno: str
+) -> None:
+    """What hardware_enable was is enable_virtualization_cpu; since 7.1 the loader makes EBUSY of an init's EEXIST
+    (kernel/module/main.c, do_init_module())."""
+    patch = write_patch(kernel_sources[series], SINCE_6_12, tmp_path / "registered.patch")
+    words = ("--tree", f"debian:{series}", "--patch", patch, "--order", "vendor-alone", "--order", "load-unload-load")
+    done = shared_tool.run("gate", *words, "--json")
+    assert done.returncode == 10, done.stderr
+    findings = [one for one in json.loads(done.stdout)["findings"] if one["id"].startswith("load:errno:")]
+    assert [one["host"] for one in findings] == [*HOSTS]
+    for one in findings:
+        assert one["id"] == f"load:errno:{HOSTS[one['host']]}:load-unload-load/4-load"
+        assert f"expected success, got {errno}" in one["message"]
