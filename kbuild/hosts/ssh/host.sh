@@ -78,6 +78,7 @@ facts() {
     say hung_task_timeout_secs "$(content /proc/sys/kernel/hung_task_timeout_secs)"
     say kdump "$(content /sys/kernel/kexec_crash_loaded)"
     if [ -f "$0" ]; then say script "$(sha256sum <"$0" | cut -d' ' -f1)"; fi
+    if [ -e "$dir/boots" ] && ! flock -n "$dir/boots" true; then say state stopping; fi
     say state "$(systemctl is-system-running 2>/dev/null)"
     say owner "$(content "$dir/owner")"
     modules
@@ -156,8 +157,12 @@ mount_it() {
 
 mark() { printf '<0>%s\n' "$1" >/dev/kmsg; }
 
+# Who has asked for a boot may be gone before it begins: until then facts say that it is coming.
+about_to_boot() { exec 9>"$dir/boots" && flock 9; }
+
 # The new kernel takes over from here when the host has shut down in order.
 boot_kexec() {
+    about_to_boot
     note_evidence
     initrd=/boot/initrd.img-$1
     shift
@@ -177,14 +182,15 @@ quoted() {
 # The new kernel is what GRUB boots once, and then forgets: whatever resets the machine later brings its own kernel.
 # For where kexec does not work.
 boot_install() {
+    about_to_boot
     note_evidence
     [ -r "$grub/grub.cfg" ] || fail "there is no $grub/grub.cfg under this kernel"
-    uninstall
+    uninstall || fail "$grub: what an earlier boot needed cannot be taken away"
     release=$1
     shift
     { mkdir -p "$grub/$entry" && cp "$dir/files/kernel" "$grub/$entry/kernel" && add_initrd "/boot/initrd.img-$release" &&
         add_entry "$@" && sync && grub-editenv "$grub/grubenv" set "next_entry=$entry"; } 2>"$dir/said" ||
-        { uninstall && fail "$grub: $(tail -n 1 "$dir/said"): is its disk full, or read only?"; }
+        { uninstall; fail "$grub: $(tail -n 1 "$dir/said"): is its disk full, or read only?"; }
     reboot_now
 }
 
