@@ -78,7 +78,7 @@ facts() {
     say hung_task_timeout_secs "$(content /proc/sys/kernel/hung_task_timeout_secs)"
     say kdump "$(content /sys/kernel/kexec_crash_loaded)"
     if [ -f "$0" ]; then say script "$(sha256sum <"$0" | cut -d' ' -f1)"; fi
-    if [ -e "$dir/boots" ] && ! flock -n "$dir/boots" true; then say state stopping; fi
+    if [ -e "$dir/boots" ] && command -v flock >/dev/null && ! flock -n "$dir/boots" true; then say state stopping; fi
     say state "$(systemctl is-system-running 2>/dev/null)"
     say owner "$(content "$dir/owner")"
     modules
