@@ -34,8 +34,8 @@ SECTOR = 512
 BOOT_CODE = 440
 """Bytes of a boot sector before the disk's signature and the partitions."""
 TRANSLATED_MB = 64
-"""Kept of translated code. QEMU 7.2 keeps it over a reset, by default up to 1 GiB, and a store into a page where much code
-once lay takes milliseconds: GRUB, which copies an initrd byte by byte, then seems to stand still."""
+"""Kept of translated code. QEMU 7.2 keeps it over a reset, by default up to 1 GiB, and a store into a page where much
+code once lay takes milliseconds: GRUB, which copies an initrd byte by byte, then seems to stand still."""
 MACHINE = (
     *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", str(MEMORY_MB), "-cpu", "EPYC,+svm"),
     *("-accel", f"tcg,tb-size={TRANSLATED_MB}", "-device", "virtio-rng-pci"),
@@ -157,7 +157,9 @@ def _make(folder: Path) -> None:
     words = "root=/dev/vda1 console=ttyS0 panic=-1 init=/first"
     argv = [*MACHINE, *_drive(folder / "disk"), "-no-reboot", "-serial", "stdio"]
     argv += ["-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd"), "-append", words]
-    said = subprocess.run(argv, capture_output=True, timeout=600, stdin=subprocess.DEVNULL).stdout.decode("utf-8", "replace")
+    said = subprocess.run(argv, capture_output=True, timeout=600, stdin=subprocess.DEVNULL).stdout.decode(
+        "utf-8", "replace"
+    )
     assert "made\r\n" in said, said[-3000:]
     _run("debugfs", "-w", "-R", "rm first", f"{folder / 'disk'}?offset={FIRST_MB << 20}")
 

@@ -139,7 +139,7 @@ def test_each_way_needs_what_it_needs(tmp_path: Path) -> None:
 
 def test_a_word_with_blanks_is_one_for_grub() -> None:
     """It puts quotes around it itself, where the kernel takes them off: those in the middle it would mask."""
-    words = 'root=/dev/sda2 dyndbg="file x +p" quiet init="a"'.split()
+    words = ["root=/dev/sda2", 'dyndbg="file', "x", '+p"', "quiet", 'init="a"']
     assert arguments(words) == ["root=/dev/sda2", "dyndbg=file x +p", "quiet", 'init="a"']
 
 

@@ -14,7 +14,7 @@ from kbuild.hosts.ssh.client import SCRIPT
 NEEDED_MB = 200
 """Of disk: a kernel and its modules, with debug information."""
 NEEDED_BOOT_MB = 64
-"""Of the disk that has /boot/grub, for `kernel = "install"`: a distribution's kernel, and an initrd from another disk."""
+"""Of the disk with /boot/grub, for `kernel = "install"`: a distribution's kernel, and an initrd from another disk."""
 GRUB_WRITES = ("ext2", "ext3", "ext4", "vfat", "xfs")
 """File systems in which GRUB changes its environment. Of Btrfs, ZFS, LVM and RAID it only reads: it would boot the same
 kernel again and again."""
@@ -136,7 +136,7 @@ def _of_kernel(facts: Facts, spec: HostSpec) -> Iterator[str]:
     elif facts["signed_only"] == "Y":
         yield "its kernel takes signed modules only (module.sig_enforce)"
     if ssh.kernel == "kexec" and (problem := no_kexec(facts)):
-        yield problem if [*no_install(facts)] else f"{problem}; or say kernel = \"install\" in its file"
+        yield problem if [*no_install(facts)] else f'{problem}; or say kernel = "install" in its file'
     if ssh.kernel == "install":
         yield from no_install(facts)
 
@@ -160,9 +160,9 @@ def no_install(facts: Facts) -> Iterator[str]:
     if facts["secure_boot"] == "1":
         yield "it boots with secure boot, and GRUB refuses a kernel that nobody signed: switch that off in its firmware"
     if not facts["grub_custom"]:
-        yield "its grub.cfg does not read custom.cfg: put 41_custom back into /etc/grub.d (grub-common), then update-grub"
+        yield "its grub.cfg does not read custom.cfg: put Debian's 41_custom back into /etc/grub.d, then update-grub"
     if not facts["grub_once"]:
-        yield "its grub.cfg does not know next_entry, what to boot once: update-grub, with Debian's /etc/grub.d/00_header"
+        yield "its grub.cfg does not know next_entry: put Debian's 00_header back into /etc/grub.d, then update-grub"
     if not facts["grub_editenv"]:
         yield "grub-editenv is not installed there (Debian: grub-common)"
     elif not facts["grub_env"]:
