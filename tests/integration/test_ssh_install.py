@@ -54,7 +54,7 @@ def position(guest: Guest) -> int:
         (
             "cp -p grub.cfg x; sed -i /custom.cfg/d grub.cfg",
             "mv x grub.cfg",
-            "its grub.cfg does not read custom.cfg: put 41_custom back",
+            "its grub.cfg does not read custom.cfg: put Debian's 41_custom back",
         ),
         (
             "mv grubenv x",

@@ -100,7 +100,8 @@ boot_loader() {
     say boot_free_mb "$(df -Pm "$grub" 2>/dev/null | awk 'NR == 2 { print $4 }')"
 }
 
-next_entry() { grub-editenv "$grub/grubenv" list 2>/dev/null | sed -n 's/^next_entry=//p'; }
+# Only of one that is there: grub-editenv makes what it is to read.
+next_entry() { if [ -s "$grub/grubenv" ]; then grub-editenv "$grub/grubenv" list | sed -n 's/^next_entry=//p'; fi; }
 
 # What was there stays to be put back, whatever happens to who asked for it.
 take() {
@@ -225,7 +226,9 @@ load_by() {
 # Nothing of ours is left for GRUB. The folder goes last: as long as it is there, this is not over.
 uninstall() {
     [ -d "$grub/$entry" ] || return 0
-    case $(next_entry) in "$entry" | '') grub-editenv "$grub/grubenv" unset next_entry || return 1 ;; esac
+    case $(next_entry) in
+        "$entry" | '') if [ -s "$grub/grubenv" ]; then grub-editenv "$grub/grubenv" unset next_entry || return 1; fi ;;
+    esac
     file=$grub/custom.cfg
     rm -f "$file.$entry"
     if grep -qxF "$begin" "$file" 2>/dev/null; then
