@@ -206,7 +206,7 @@ add_entry() {
     file=$grub/custom.cfg
     if [ -e "$file" ]; then cp -p "$file" "$file.$entry"; else : >"$dir/custom_made" && : >"$file.$entry"; fi || return 1
     {
-        if [ -n "$(tail -c 1 "$file" 2>/dev/null)" ]; then echo; fi
+        if [ -n "$(tail -c 1 "$file" 2>/dev/null)" ]; then echo && : >"$dir/custom_cut"; fi
         printf '%s\n' "$begin" "menuentry '$entry' --id $entry {"
         printf '    %s\n' 'set kvm_kbuild="${config_directory}"' 'if [ -z "${kvm_kbuild}" ]; then set kvm_kbuild="${prefix}"; fi'
         load_by linux kernel "$@"
@@ -232,10 +232,14 @@ uninstall() {
     file=$grub/custom.cfg
     rm -f "$file.$entry"
     if grep -qxF "$begin" "$file" 2>/dev/null; then
-        { cp -p "$file" "$file.$entry" && sed "/^$begin\$/,/^$end\$/d" "$file" >"$file.$entry" && mv "$file.$entry" "$file"; } || return 1
+        rest=$(sed "/^$begin\$/,/^$end\$/d" "$file" && printf x) || return 1
+        rest=${rest%x}
+        # Its last line had no end.
+        if [ -e "$dir/custom_cut" ]; then rest=${rest%?}; fi
+        { cp -p "$file" "$file.$entry" && printf %s "$rest" >"$file.$entry" && mv "$file.$entry" "$file"; } || return 1
     fi
     if [ -e "$dir/custom_made" ] && [ ! -s "$file" ]; then rm -f "$file"; fi
-    rm -rf "${grub:?}/$entry" "$dir/custom_made" && sync
+    rm -rf "${grub:?}/$entry" "$dir/custom_made" "$dir/custom_cut" && sync
 }
 
 reboot_now() {
