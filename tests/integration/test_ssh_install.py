@@ -166,9 +166,12 @@ def test_ctrl_c_leaves_nothing_in_boot(tool: Tool, guest: Guest, host: Path, ser
 def test_a_kernel_that_grub_cannot_read(tool: Tool, guest: Guest, host: Path, server: Path, tmp_path: Path) -> None:
     """GRUB starts over with the machine's own: nothing waits at its menu."""
     before, since = state(guest), position(guest)
-    for file in server.iterdir():
+    for file in server.glob("*.ko"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "bzImage").write_bytes((server / "bzImage").read_bytes()[: 1 << 20])
+    kernel = (server / "bzImage").read_bytes()
+    # Documentation/arch/x86/boot.rst: boot_flag, 0xAA55.
+    assert kernel[0x1FE:0x200] == b"\x55\xaa"
+    (tmp_path / "bzImage").write_bytes(kernel[:0x1FE] + bytes(2) + kernel[0x200:])
     done = tool.run(*words(tmp_path, host, "vendor-alone"))
     assert done.returncode == 3, done.stdout + done.stderr
     one = tool.transcript()
