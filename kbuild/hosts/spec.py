@@ -82,8 +82,8 @@ class RemoteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Become root by `sudo -n`. Else ssh logs root in."""
     program: str | None = None
     """What provisioning has installed there, the only thing that sudo lets this user do."""
-    kernel: Literal["kexec", "running"] = "kexec"
-    """The way to a kernel under test: by kexec, or none but the one that runs."""
+    kernel: Literal["kexec", "install", "running"] = "kexec"
+    """The way to a kernel under test: by kexec, by GRUB once and a reboot, or none but the one that runs."""
     virtual_machines: Literal["refuse", "end"] = "refuse"
     """Where some run: leave the host alone, or do as if there were none."""
     network: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")] | None = None

@@ -1,7 +1,8 @@
 """A Debian system in QEMU, with systemd and sshd: somebody's machine, for the tests.
 
-It is reached over loopback, its serial line is its console, and the emulator's monitor switches its power. Its root
-file system is made once, from Debian's packages, and kept in the cache; each machine writes to a copy of its own.
+It is reached over loopback, its serial line is its console, and the emulator's monitor switches its power. Its disk,
+from which GRUB boots it, is made once, from Debian's packages, and kept in the cache; each machine writes to a copy
+of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,15 +22,50 @@ from kbuild.paths import cache_home, locked, make_folder
 SUITE = "bookworm"
 PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "sudo", "kmod", "kexec-tools", "iproute2"),
-    *("procps", "util-linux", "linux-image-amd64", "initramfs-tools", "zstd"),
+    *("procps", "util-linux", "linux-image-amd64", "initramfs-tools", "zstd", "grub2-common", "grub-pc-bin"),
 )
-RECIPE = 1
+RECIPE = 2
 """Counted up where what is made below changes."""
-SIZE = "2G"
+SIZE_MB = 2048
+FIRST_MB = 1
+"""Where its only partition begins: GRUB's core is before it."""
 MEMORY_MB = 768
+SECTOR = 512
+BOOT_CODE = 440
+"""Bytes of a boot sector before the disk's signature and the partitions."""
+TRANSLATED_MB = 64
+"""Kept of translated code. QEMU 7.2 keeps it over a reset, by default up to 1 GiB, and a store into a page where much
+code once lay takes milliseconds: GRUB, which copies an initrd byte by byte, then seems to stand still."""
+MACHINE = (
+    *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", str(MEMORY_MB), "-cpu", "EPYC,+svm"),
+    *("-accel", f"tcg,tb-size={TRANSLATED_MB}", "-device", "virtio-rng-pci"),
+)
 RAMOOPS = ("ramoops.mem_address=0x18000000", "ramoops.mem_size=0x100000", "ramoops.record_size=0x40000")
 """In the middle of its memory, where `memmap` keeps the kernel out: at its end the initrd is put at each boot."""
 BOOT_S = 300.0
+WORDS = ("console=ttyS0", "panic=5", "memmap=1M$0x18000000", *RAMOOPS)
+# The shell that reads them, and GRUB, have a $ of their own.
+QUOTED = " ".join(WORDS).replace("$", r"\\\$")
+GRUB = f"""\
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=Debian
+GRUB_TERMINAL="console serial"
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+GRUB_CMDLINE_LINUX_DEFAULT="{QUOTED}"
+"""
+FIRST = """\
+#!/bin/sh
+# In place of init, once: only a system that runs can tell GRUB where its disk is.
+set -e
+export PATH=/usr/sbin:/usr/bin
+mount -o remount,rw /
+update-grub
+mount -o remount,ro /
+echo made
+echo o >/proc/sysrq-trigger
+sleep 60
+"""
+"""The last line is until the machine is off."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +76,7 @@ class Image:
 
     @property
     def disk(self) -> Path:
-        """An ext4 file system."""
+        """GRUB, and an ext4 file system in a partition."""
         return self.folder / "disk"
 
     @property
@@ -69,7 +106,7 @@ class Image:
 
 
 def make_image() -> Image:
-    """The image, from the cache or from Debian's archive (two minutes)."""
+    """The image, from the cache or from Debian's archive (three minutes)."""
     folder = make_folder(cache_home()) / f"test-guest-{SUITE}-{RECIPE}"
     with locked(cache_home() / "test-guest.lock"):
         if not folder.exists():
@@ -91,7 +128,7 @@ def _make(folder: Path) -> None:
     (ssh / "authorized_keys").write_text((folder / "key.pub").read_text())
     (ssh / "authorized_keys").chmod(0o600)
     (root / "etc/hostname").write_text("testhost\n")
-    (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
+    (root / "etc/fstab").write_text("/dev/vda1 / ext4 defaults 0 1\n")
     network = "[Match]\nName=en* eth*\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
     (root / "etc/systemd/network/10-lan.network").write_text(network)
     (root / "etc/modprobe.d/ramoops.conf").write_text("")
@@ -112,8 +149,47 @@ def _make(folder: Path) -> None:
     ):
         shutil.copy(file, folder / "modules")
     shutil.copy(root / "etc/ssh/ssh_host_ed25519_key.pub", folder / "host_key.pub")
-    _run("mke2fs", "-q", "-t", "ext4", "-d", root, folder / "disk", SIZE)
+    (root / "etc/default/grub").write_text(GRUB)
+    (root / "first").write_text(FIRST)
+    (root / "first").chmod(0o755)
+    _make_disk(root, folder / "disk")
     shutil.rmtree(root)
+    words = "root=/dev/vda1 console=ttyS0 panic=-1 init=/first"
+    argv = [*MACHINE, *_drive(folder / "disk"), "-no-reboot", "-serial", "stdio"]
+    argv += ["-kernel", str(folder / "vmlinuz"), "-initrd", str(folder / "initrd"), "-append", words]
+    said = subprocess.run(argv, capture_output=True, timeout=600, stdin=subprocess.DEVNULL).stdout.decode(
+        "utf-8", "replace"
+    )
+    assert "made\r\n" in said, said[-3000:]
+    _run("debugfs", "-w", "-R", "rm first", f"{folder / 'disk'}?offset={FIRST_MB << 20}")
+
+
+def _make_disk(root: Path, disk: Path) -> None:
+    """A disk with that tree in its only partition, and GRUB before it, as grub-install would lay it out."""
+    grub, core = root / "usr/lib/grub/i386-pc", root / "core"
+    shutil.copytree(grub, root / "boot/grub/i386-pc")
+    made = ("grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", "/core")
+    _run("chroot", root, *made, "biosdisk", "part_msdos", "ext2")
+    _run("chroot", root, "grub-editenv", "/boot/grub/grubenv", "create")
+    # Its first sector reads the others from where they follow it, as grub-mkimage writes it.
+    boot = (grub / "boot.img").read_bytes()[:BOOT_CODE]
+    first, size = (FIRST_MB << 20) // SECTOR, ((SIZE_MB - FIRST_MB) << 20) // SECTOR
+    partition = struct.pack("<B3sB3sII", 0x80, b"\xff" * 3, 0x83, b"\xff" * 3, first, size)
+    signature = struct.pack("<IH", 0x6B766D6B, 0)
+    head = boot.ljust(BOOT_CODE, b"\0") + signature + partition.ljust(64, b"\0") + b"\x55\xaa"
+    head += core.read_bytes()
+    assert len(head) <= FIRST_MB << 20
+    core.unlink()
+    with disk.open("wb") as file:
+        file.truncate(SIZE_MB << 20)
+    where = ("-E", f"offset={FIRST_MB << 20}")
+    _run("mke2fs", "-q", "-t", "ext4", *where, "-d", root, disk, f"{SIZE_MB - FIRST_MB}M")
+    with disk.open("r+b") as file:
+        file.write(head)
+
+
+def _drive(disk: Path) -> tuple[str, ...]:
+    return ("-drive", f"if=virtio,format=raw,file={disk}")
 
 
 def _run(*argv: str | Path) -> None:
@@ -209,11 +285,8 @@ def running(image: Image, folder: Path) -> Iterator[Guest]:
         port = free.getsockname()[1]
     disk = folder / "disk"
     _run("cp", "--reflink=auto", "--sparse=always", image.disk, disk)
-    words = ("root=/dev/vda", "rw", "console=ttyS0", "panic=5", "memmap=1M$0x18000000", *RAMOOPS)
     argv = [
-        *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", str(MEMORY_MB), "-cpu", "EPYC,+svm"),
-        *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", " ".join(words)),
-        *("-drive", f"if=virtio,format=raw,file={disk}", "-device", "virtio-rng-pci"),
+        *(*MACHINE, *_drive(disk)),
         *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", "virtio-net-pci,netdev=n,id=nic"),
         *("-chardev", f"socket,id=con,path={folder}/console,server=on,wait=off,logfile={folder}/console.log"),
@@ -248,4 +321,6 @@ def state(guest: Guest) -> str:
     """What a run has to put back."""
     modules = sorted(guest.ssh("cut -d' ' -f1,3,4 /proc/modules").splitlines())
     rest = guest.ssh("grep -r . /sys/module/kvm*/parameters /proc/sys/kernel/printk_devkmsg; uname -a; ls /var/lib")
-    return "\n".join(modules) + rest
+    # Without GRUB's own modules.
+    boot = "find /boot -name '*.mod' -o -print | sort; cat /boot/grub/custom.cfg; grub-editenv /boot/grub/grubenv list"
+    return "\n".join(modules) + rest + guest.ssh(boot, check=False)

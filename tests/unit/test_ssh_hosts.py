@@ -14,7 +14,7 @@ import pytest
 from kbuild.cpus import Cpus
 from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.spec import HostSpec, cpus_of, read_host
-from kbuild.hosts.ssh.bridge import Bridge, Errand, own_words
+from kbuild.hosts.ssh.bridge import Bridge, Errand, arguments, own_words
 from kbuild.hosts.ssh.client import SCRIPT, Client, UnreachableError, trouble_in
 from kbuild.hosts.ssh.facts import Facts, hindrances, read_facts
 from kbuild.paths import PROJECT
@@ -97,6 +97,50 @@ def test_what_keeps_a_machine_from_its_work_is_said(tmp_path: Path, old: str, ne
     assert old in debian()
     found = [*hindrances(read_facts(debian().replace(old, new)), spec)]
     assert [bool(re.search(says, one)) for one in found] == [True], found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("grub=/boot/grub", "grub=", "it has no /boot/grub/grub.cfg"),
+        ("secure_boot=", "secure_boot=1", "GRUB refuses a kernel that nobody signed"),
+        ("grub_custom=yes", "x=", "does not read custom.cfg"),
+        ("grub_once=yes", "x=", "does not know next_entry"),
+        ("grub_editenv=/usr/bin/grub-editenv", "grub_editenv=", "grub-editenv is not installed there"),
+        ("grub_env=yes", "x=", "grub-editenv /boot/grub/grubenv create"),
+        ("grub_next=", "grub_next=2", "told to boot '2' next, by somebody else"),
+        ("boot_options=rw,", "boot_options=ro,", "/boot is mounted read only"),
+        ("boot_fs=ext4", "boot_fs=btrfs", r"GRUB cannot write to its /boot \(btrfs on part\)"),
+        ("boot_device=part", "boot_device=lvm", r"GRUB cannot write to its /boot \(ext4 on lvm\)"),
+        ("boot_free_mb=", "boot_free_mb=7\nx=", "7 MB are free in /boot, and 64 are needed"),
+    ],
+)
+def test_where_grub_would_not_boot_it_once_is_said(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """Above all where GRUB could not forget: it would boot the kernel under test for ever."""
+    spec = host(tmp_path, GOOD + 'kernel = "install"\n')
+    assert not [*hindrances(read_facts(debian()), spec)]
+    assert f"\n{old}" in debian()
+    found = [*hindrances(read_facts(debian().replace(f"\n{old}", f"\n{new}")), spec)]
+    assert [bool(re.search(says, one)) for one in found] == [True], found
+
+
+def test_each_way_needs_what_it_needs(tmp_path: Path) -> None:
+    """No kexec is no matter where GRUB boots it, and no GRUB none where kexec does; the other way is named."""
+    no_kexec = debian().replace("kexec=/usr/sbin/kexec", "kexec=")
+    no_grub = debian().replace("grub=/boot/grub", "grub=")
+    assert no_kexec != debian() != no_grub
+    assert not [*hindrances(read_facts(no_kexec), host(tmp_path, GOOD + 'kernel = "install"\n'))]
+    assert not [*hindrances(read_facts(no_grub), host(tmp_path))]
+    (said,) = hindrances(read_facts(no_kexec), host(tmp_path))
+    assert said.endswith('; or say kernel = "install" in its file')
+    (said,) = hindrances(read_facts(no_kexec.replace("grub=/boot/grub", "grub=")), host(tmp_path))
+    assert said == "kexec is not installed there (Debian: kexec-tools)"
+
+
+def test_a_word_with_blanks_is_one_for_grub() -> None:
+    """It puts quotes around it itself, where the kernel takes them off: those in the middle it would mask."""
+    words = ["root=/dev/sda2", 'dyndbg="file', "x", '+p"', "quiet", 'init="a"']
+    assert arguments(words) == ["root=/dev/sda2", "dyndbg=file x +p", "quiet", 'init="a"']
 
 
 def test_virtual_machines_may_be_ended_where_the_file_says_so(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Bridge:
 
     def _boot(self) -> Facts:
         # It may be on its way back from the boot before.
-        facts, _ = back(self._client, self._spec, lambda _: True, say)
+        facts, _ = back(self._client, self._spec, lambda now: not now.goes_down, say)
         wanted = (self._errand.release, self._errand.version)
         fresh = self._errand.fresh
         if self._ssh.kernel == "running" and (fresh or facts.kernel != wanted):
@@ -102,7 +102,7 @@ class Bridge:
             )
         self._client.put(Path(self._errand.archive).read_bytes(), PUT_S)
         self._mark()
-        if (fresh or facts.kernel != wanted) and not facts["kexec_disabled"]:
+        if self._ssh.kernel == "kexec" and (fresh or facts.kernel != wanted) and not facts["kexec_disabled"]:
             # The kernel that runs has no kexec. It is one of ours: its own has, or the host would not have been taken.
             self._client.verb("reboot")
             facts, fresh = self._another_boot(facts), False
@@ -110,7 +110,10 @@ class Bridge:
         if fresh or facts.kernel != wanted:
             say(f"{self._client.target}: boots {self._errand.release}")
             words = [*own_words(facts), *self._errand.command_line]
-            self._client.verb("boot_kexec", self._errand.release, f"--command-line={' '.join(words)}")
+            if self._ssh.kernel == "install":
+                self._client.verb("boot_install", self._errand.release, *arguments(words))
+            else:
+                self._client.verb("boot_kexec", self._errand.release, f"--command-line={' '.join(words)}")
             facts = self._another_boot(facts)
             if facts.kernel != wanted:
                 found = self.hand_over(self._client.verb("evidence"))
@@ -184,6 +187,12 @@ def own_words(facts: Facts) -> list[str]:
     words = [word for word in facts["command_line"].split() if not word.startswith(("BOOT_IMAGE=", "initrd="))]
     root = f"PARTUUID={facts['root_partuuid']}" if facts["root_partuuid"] else facts["root"]
     return [f"root={root}" if word.startswith(("root=UUID=", "root=LABEL=")) and root else word for word in words]
+
+
+def arguments(words: list[str]) -> list[str]:
+    """Words of a command line as GRUB takes them: one with blanks is whole, and GRUB puts the quotes around it."""
+    whole = re.findall(r'(?:"[^"]*"|\S)+', " ".join(words))
+    return [word.replace('"', "") if re.search(r"\s", word) else word for word in whole]
 
 
 def say(text: str) -> None:

@@ -13,6 +13,11 @@ from kbuild.hosts.ssh.client import SCRIPT
 
 NEEDED_MB = 200
 """Of disk: a kernel and its modules, with debug information."""
+NEEDED_BOOT_MB = 64
+"""Of the disk with /boot/grub, for `kernel = "install"`: a distribution's kernel, and an initrd from another disk."""
+GRUB_WRITES = ("ext2", "ext3", "ext4", "vfat", "xfs")
+"""File systems in which GRUB changes its environment. Of Btrfs, ZFS, LVM and RAID it only reads: it would boot the same
+kernel again and again."""
 OF_CPUINFO = ("vmx", "svm", "npt")
 """Words of /proc/cpuinfo's flags that host files have too."""
 OF_VMX_FLAGS = {
@@ -36,6 +41,11 @@ class Facts:
 
     def __getitem__(self, key: str) -> str:
         return self.one.get(key, "")
+
+    @property
+    def goes_down(self) -> bool:
+        """Whether it is on its way to another boot, or off."""
+        return self["state"] == "stopping"
 
     @property
     def boot(self) -> str:
@@ -125,10 +135,50 @@ def _of_kernel(facts: Facts, spec: HostSpec) -> Iterator[str]:
         yield f"its kernel is locked down ({facts['lockdown']}{boot}): it takes signed modules and kernels only"
     elif facts["signed_only"] == "Y":
         yield "its kernel takes signed modules only (module.sig_enforce)"
-    if ssh.kernel == "kexec":
-        if not facts["kexec"]:
-            yield "kexec is not installed there (Debian: kexec-tools)"
-        elif not facts["kexec_disabled"]:
-            yield "its kernel has no kexec (CONFIG_KEXEC)"
-        elif facts["kexec_disabled"] == "1":
-            yield "kexec is switched off there until the next boot (kernel.kexec_load_disabled)"
+    if ssh.kernel == "kexec" and (problem := no_kexec(facts)):
+        yield problem if [*no_install(facts)] else f'{problem}; or say kernel = "install" in its file'
+    if ssh.kernel == "install":
+        yield from no_install(facts)
+
+
+def no_kexec(facts: Facts) -> str | None:
+    """What keeps another kernel from being booted by kexec. None: nothing."""
+    if not facts["kexec"]:
+        return "kexec is not installed there (Debian: kexec-tools)"
+    if not facts["kexec_disabled"]:
+        return "its kernel has no kexec (CONFIG_KEXEC)"
+    if facts["kexec_disabled"] == "1":
+        return "kexec is switched off there until the next boot (kernel.kexec_load_disabled)"
+    return None
+
+
+def no_install(facts: Facts) -> Iterator[str]:
+    """What keeps another kernel from being installed there for one boot by GRUB."""
+    if not facts["grub"]:
+        yield 'it has no /boot/grub/grub.cfg, and kernel = "install" boots by GRUB: say kernel = "kexec" in its file'
+        return
+    if facts["secure_boot"] == "1":
+        yield "it boots with secure boot, and GRUB refuses a kernel that nobody signed: switch that off in its firmware"
+    if not facts["grub_custom"]:
+        yield "its grub.cfg does not read custom.cfg: put Debian's 41_custom back into /etc/grub.d, then update-grub"
+    if not facts["grub_once"]:
+        yield "its grub.cfg does not know next_entry: put Debian's 00_header back into /etc/grub.d, then update-grub"
+    if not facts["grub_editenv"]:
+        yield "grub-editenv is not installed there (Debian: grub-common)"
+    elif not facts["grub_env"]:
+        yield "its GRUB has no environment to keep next_entry in: grub-editenv /boot/grub/grubenv create"
+    elif facts["grub_next"]:
+        yield (
+            f"its GRUB is told to boot '{facts['grub_next']}' next, by somebody else: "
+            "boot that, or grub-editenv /boot/grub/grubenv unset next_entry"
+        )
+    if "ro" in facts["boot_options"].split(","):
+        yield "its /boot is mounted read only: mount -o remount,rw"
+    elif facts["boot_fs"] not in GRUB_WRITES or facts["boot_device"] not in ("disk", "part"):
+        where = " on ".join(word for word in (facts["boot_fs"], facts["boot_device"]) if word)
+        yield (
+            f"GRUB cannot write to its /boot ({where or 'nobody knows where'}), and would boot one kernel for ever: "
+            "it has to be ext4, XFS or FAT in a partition"
+        )
+    if facts["boot_free_mb"].isdigit() and int(facts["boot_free_mb"]) < NEEDED_BOOT_MB:
+        yield f"{facts['boot_free_mb']} MB are free in /boot, and {NEEDED_BOOT_MB} are needed: remove an old kernel"

@@ -6,6 +6,10 @@ export LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 077
 dir=/var/lib/kvm-kbuild
 kvm='kvm_intel kvm_amd kvm irqbypass'
+grub=/boot/grub
+# Of ours there: a folder beside grub.cfg, which GRUB has found already, and an entry with that name in custom.cfg.
+entry='kvm-kbuild'
+begin="# $entry: begin" end="# $entry: end"
 
 say() { printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')"; }
 content() { cat "$1" 2>/dev/null || true; }
@@ -63,6 +67,7 @@ facts() {
     say signed_only "$(content /sys/module/module/parameters/sig_enforce)"
     say kexec "$(command -v kexec)"
     say kexec_disabled "$(content /proc/sys/kernel/kexec_load_disabled)"
+    boot_loader
     root=$(findmnt -no SOURCE / 2>/dev/null)
     say root "$root"
     say root_partuuid "$(lsblk -no PARTUUID "$root" 2>/dev/null | head -n 1)"
@@ -73,11 +78,30 @@ facts() {
     say hung_task_timeout_secs "$(content /proc/sys/kernel/hung_task_timeout_secs)"
     say kdump "$(content /sys/kernel/kexec_crash_loaded)"
     if [ -f "$0" ]; then say script "$(sha256sum <"$0" | cut -d' ' -f1)"; fi
+    if [ -e "$dir/boots" ] && command -v flock >/dev/null && ! flock -n "$dir/boots" true; then say state stopping; fi
+    say state "$(systemctl is-system-running 2>/dev/null)"
     say owner "$(content "$dir/owner")"
     modules
     users guest 'anon_inode:kvm-vm'
     users opened /dev/kvm
 }
+
+# Whether GRUB boots something once if it is told to: it reads custom.cfg, and forgets next_entry by writing it to the disk.
+boot_loader() {
+    if [ -r "$grub/grub.cfg" ]; then say grub "$grub"; else return 0; fi
+    if grep -q '^[[:space:]]*source[[:space:]].*custom\.cfg' "$grub/grub.cfg"; then say grub_custom yes; fi
+    if grep -q 'save_env.*next_entry' "$grub/grub.cfg"; then say grub_once yes; fi
+    say grub_editenv "$(command -v grub-editenv)"
+    if [ -s "$grub/grubenv" ]; then say grub_env yes; fi
+    say grub_next "$(next_entry)"
+    say boot_fs "$(findmnt -nvo FSTYPE -T "$grub" 2>/dev/null)"
+    say boot_options "$(findmnt -nvo OPTIONS -T "$grub" 2>/dev/null)"
+    say boot_device "$(lsblk -dno TYPE "$(findmnt -nvo SOURCE -T "$grub")" 2>/dev/null)"
+    say boot_free_mb "$(df -Pm "$grub" 2>/dev/null | awk 'NR == 2 { print $4 }')"
+}
+
+# Only of one that is there: grub-editenv makes what it is to read.
+next_entry() { if [ -s "$grub/grubenv" ]; then grub-editenv "$grub/grubenv" list | sed -n 's/^next_entry=//p'; fi; }
 
 # What was there stays to be put back, whatever happens to who asked for it.
 take() {
@@ -134,8 +158,12 @@ mount_it() {
 
 mark() { printf '<0>%s\n' "$1" >/dev/kmsg; }
 
+# Who has asked for a boot may be gone before it begins: until then facts say that it is coming.
+about_to_boot() { exec 9>"$dir/boots" && flock 9; }
+
 # The new kernel takes over from here when the host has shut down in order.
 boot_kexec() {
+    about_to_boot
     note_evidence
     initrd=/boot/initrd.img-$1
     shift
@@ -147,6 +175,73 @@ boot_kexec() {
     if [ -d /run/systemd/system ]; then systemctl --no-block kexec; else kexec -e; fi
 }
 
+# Words as GRUB takes them, each as it is.
+quoted() {
+    for word in "$@"; do printf " '%s'" "$(printf %s "$word" | sed "s/'/'\\\\''/g")"; done
+}
+
+# The new kernel is what GRUB boots once, and then forgets: whatever resets the machine later brings its own kernel.
+# For where kexec does not work.
+boot_install() {
+    about_to_boot
+    note_evidence
+    [ -r "$grub/grub.cfg" ] || fail "there is no $grub/grub.cfg under this kernel"
+    uninstall || fail "$grub: what an earlier boot needed cannot be taken away"
+    release=$1
+    shift
+    { mkdir -p "$grub/$entry" && cp "$dir/files/kernel" "$grub/$entry/kernel" && add_initrd "/boot/initrd.img-$release" &&
+        add_entry "$@" && sync && grub-editenv "$grub/grubenv" set "next_entry=$entry"; } 2>"$dir/said" ||
+        { uninstall; fail "$grub: $(tail -n 1 "$dir/said"): is its disk full, or read only?"; }
+    reboot_now
+}
+
+# A second name takes no room.
+add_initrd() {
+    [ ! -e "$1" ] || ln -L "$1" "$grub/$entry/initrd" 2>/dev/null || cp "$1" "$grub/$entry/initrd"
+}
+
+# Where GRUB cannot read the kernel it would wait for somebody at its menu: it starts over instead.
+# shellcheck disable=SC2016
+add_entry() {
+    file=$grub/custom.cfg
+    if [ -e "$file" ]; then cp -p "$file" "$file.$entry"; else : >"$dir/custom_made" && : >"$file.$entry"; fi || return 1
+    {
+        if [ -n "$(tail -c 1 "$file" 2>/dev/null)" ]; then echo && : >"$dir/custom_cut"; fi
+        printf '%s\n' "$begin" "menuentry '$entry' --id $entry {"
+        printf '    %s\n' 'set kvm_kbuild="${config_directory}"' 'if [ -z "${kvm_kbuild}" ]; then set kvm_kbuild="${prefix}"; fi'
+        load_by linux kernel "$@"
+        if [ -e "$grub/$entry/initrd" ]; then load_by initrd initrd; fi
+        printf '%s\n' '}' "$end"
+    } >>"$file.$entry" && mv "$file.$entry" "$file"
+}
+
+# shellcheck disable=SC2016
+load_by() {
+    command=$1 name=$2
+    shift 2
+    printf '    %s "${kvm_kbuild}/%s/%s"%s\n' "$command" "$entry" "$name" "$(quoted "$@")"
+    printf '    %s\n' 'if [ "$?" != 0 ]; then reboot; fi'
+}
+
+# Nothing of ours is left for GRUB. The folder goes last: as long as it is there, this is not over.
+uninstall() {
+    [ -d "$grub/$entry" ] || return 0
+    case $(next_entry) in
+        "$entry" | '') if [ -s "$grub/grubenv" ]; then grub-editenv "$grub/grubenv" unset next_entry || return 1; fi ;;
+    esac
+    file=$grub/custom.cfg
+    rm -f "$file.$entry"
+    if grep -qxF "$begin" "$file" 2>/dev/null; then
+        rest=$(sed "/^$begin\$/,/^$end\$/d" "$file" && printf x) || return 1
+        rest=${rest%x}
+        # Its last line had no end.
+        if [ -e "$dir/custom_cut" ]; then rest=${rest%?}; fi
+        { cp -p "$file" "$file.$entry" && printf %s "$rest" >"$file.$entry" && mv "$file.$entry" "$file"; } || return 1
+    fi
+    if [ -e "$dir/custom_made" ] && [ ! -s "$file" ]; then rm -f "$file"; fi
+    rm -rf "${grub:?}/$entry" "$dir/custom_made" "$dir/custom_cut" && sync
+}
+
 reboot_now() {
     sync
     if [ -d /run/systemd/system ]; then systemctl --no-block reboot; else reboot; fi
@@ -154,8 +249,9 @@ reboot_now() {
 
 saved() { sed -n "s/^$1=//p" "$dir/saved" 2>/dev/null; }
 
-# The modules and settings that were there when the host was taken.
+# The boot loader, the modules and settings as they were when the host was taken.
 restore() {
+    uninstall || fail "$grub: what was put there for one boot could not be taken away"
     for _ in 1 2 3 4; do
         for name in $kvm $(under_test); do take_out "$name"; done
     done
@@ -209,7 +305,7 @@ evidence() {
 verb=${1:-}
 [ $# -gt 0 ] && shift
 case $verb in
-    facts | put | restore | give_back | evidence | boot_kexec | take | ready | mark | was) "$verb" "$@" ;;
+    facts | put | restore | give_back | evidence | boot_kexec | boot_install | take | ready | mark | was) "$verb" "$@" ;;
     reboot) reboot_now ;;
     log) dmesg --time-format raw 2>/dev/null | tail -n "${1:-400}" || dmesg | tail -n "${1:-400}" ;;
     agent) exec "$dir/files/agent" --stdio --modules "$dir/files/modules" ;;

@@ -158,7 +158,8 @@ class Target:
 
     def _as_it_was(self, was: Facts) -> Facts:
         """Back to its own kernel, with the modules and settings that it had; gives what it is then."""
-        facts, _ = back(self._client, self._spec, lambda _: True, self._say)
+        # Who has let it be booted may have been stopped before it went down.
+        facts, _ = back(self._client, self._spec, lambda now: not now.goes_down, self._say)
         if facts.kernel != was.kernel:
             log.get().info("host.reboot", host=self._spec.id, to=was["release"])
             self._client.verb("reboot")
