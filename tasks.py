@@ -1121,8 +1121,12 @@ def test(ctx: Context, only: str | None = None, unit: bool = False, all_kernels:
       inv test --all-kernels
     """
     folder = "tests/unit" if unit else "tests"
-    selection = [*(["-k", only] if only else []), *["--all-kernels"] * all_kernels]
+    selection = [*(["-k", only] if only else _SIDE_BY_SIDE), *["--all-kernels"] * all_kernels]
     _tools(*_LINTERS, ["-m", "pytest", folder, *selection])
+
+
+# Most tests wait for one emulator or one compiler. In the given order, for those that take long come first.
+_SIDE_BY_SIDE = ["--numprocesses=logical", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 _LINTERS = (
