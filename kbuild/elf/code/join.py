@@ -90,12 +90,12 @@ class Joiner:
         """Gives whether both have written the same places behind unknown pointers."""
         same_behind = True
         ragged: list[int] = []
+        tables, stacks = (a.memory, b.memory), (a.stack, b.stack)
         for place in places:
             if isinstance(place, int):
-                on_stack = STACK_END < place < STACK
-                table = a.stack if on_stack else a.memory
-                mine, theirs = table.get(place), (b.stack if on_stack else b.memory).get(place)
-                if mine == theirs:
+                table, other_table = stacks if STACK_END < place < STACK else tables
+                mine, theirs = table.get(place), other_table.get(place)
+                if mine is theirs or mine == theirs:  # most are, and the same object
                     continue
                 if mine is not None and theirs is not None and mine[0] == theirs[0]:
                     value = either(mine[1], theirs[1])

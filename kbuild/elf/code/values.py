@@ -73,7 +73,11 @@ class Symbols:
             return 0
         if len(origin) == 3 and isinstance(origin[0], int) and isinstance(origin[2], int):
             return self._weights.get(origin[0], 1)
-        return 1 + sum(self._weight(part) for part in origin if isinstance(part, tuple))
+        weight = 1
+        for part in origin:
+            if isinstance(part, tuple):
+                weight += self._weight(part)
+        return weight
 
     def either(self, x: Value, y: Value, size: int) -> Unknown:
         """An unknown that is one of two, which one depends on the way."""
