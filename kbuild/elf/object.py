@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, cast
 
 import msgspec
@@ -258,12 +258,18 @@ def _headers(data: bytes) -> tuple[bool, tuple[Section, ...]]:
     return kind == 1, _sections(data, offset, count, names_index)
 
 
+@cache
+def _layout() -> ELFStructs:
+    layout = ELFStructs(little_endian=True, elfclass=64)
+    layout.create_basic_structs()
+    layout.create_advanced_structs(e_machine="EM_X86_64")
+    return layout
+
+
 def _sections(data: bytes, offset: int, count: int, names_index: int) -> tuple[Section, ...]:
     # What an ELFFile also makes of each section takes longer than all that is read of a file.
     try:
-        layout = ELFStructs(little_endian=True, elfclass=64)
-        layout.create_basic_structs()
-        layout.create_advanced_structs(e_machine="EM_X86_64")
+        layout = _layout()
         stream = io.BytesIO(data)
         places = range(offset, offset + count * _SECTION_HEADER_BYTES, _SECTION_HEADER_BYTES)
         headers = [cast("dict[str, int | str]", struct_parse(layout.Elf_Shdr, stream, place)) for place in places]
