@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -228,8 +228,7 @@ class _Fan:
         numbers = _unpack(done.folder, self.request.folder, host, self._boots)
         for one in transcripts_of(done):
             boot = numbers.get(one.boot, one.boot)
-            folder = f"{host}/boot-{boot}" if one.folder else None
-            self._note(msgspec.structs.replace(one, boot=boot, folder=folder))
+            self._note(msgspec.structs.replace(one, boot=boot, folder=moved(one.folder, host, boot)))
 
     def _note(self, transcript: Transcript) -> None:
         order, _, _ = transcript.order.partition(RUN_OF)
@@ -302,6 +301,14 @@ def cut(request: LoadRequest, room: Callable[[HostSpec], int]) -> Iterator[tuple
         single = [order for order in request.orders if not order.many]
         count = min(len(single), max(1, room(spec)))
         yield from ((spec, tuple(single[start::count])) for start in range(count))
+
+
+def moved(folder: str | None, host: str, boot: int) -> str | None:
+    """Where the logs of a boot are that got another number here, be they of the boot or of a copy of its machine."""
+    if not folder:
+        return None
+    inside = [part for part in PurePosixPath(folder).parts[2:] if part != ".."]
+    return "/".join([host, f"boot-{boot}", *inside])
 
 
 def _unpack(archive: bytes, into: Path, host: str, boots: dict[str, int]) -> dict[int, int]:

@@ -129,6 +129,13 @@ def test_logs_of_several_cells_lie_side_by_side(tmp_path: Path) -> None:
     assert sorted(path.name for path in into.iterdir()) == ["q"]
 
 
+def test_a_transcript_names_the_folder_that_its_logs_are_in() -> None:
+    assert fan.moved("q/boot-1", "q", 3) == "q/boot-3"
+    assert fan.moved("q/boot-1/from-snapshot-2", "q", 3) == "q/boot-3/from-snapshot-2"
+    assert fan.moved("q/boot-1/../../../etc", "q", 1) == "q/boot-1/etc"
+    assert fan.moved(None, "q", 1) is None
+
+
 def test_logs_stay_below_their_folder(tmp_path: Path) -> None:
     into = tmp_path / "run/hosts"
     fan._unpack(archive({"../../escaped": "x", "/tmp/kvm-kbuild-escaped": "x", "q/boot-1/log": "x"}), into, "q", {})
