@@ -158,6 +158,14 @@ def sent(tool: Tool) -> list[tuple[str, str]]:
     ]
 
 
+def logs(tool: Tool) -> list[str]:
+    """The folders of the newest run's transcripts; each has its logs, be it a boot's or a snapshot's."""
+    folders = [one["folder"] for one in tool.record()["transcripts"]]
+    for folder in folders:
+        assert (tool.latest() / "hosts" / folder / "agent.log").is_file()
+    return folders
+
+
 def test_a_killed_worker_loses_nothing(tool: Tool, cluster: Cluster, modules: Path, kernel_build: Path) -> None:
     """The verdict is that of this machine alone; a kernel that goes down is the kernel's, a worker that does is not."""
     crash = write_order(cluster.folder, "off", "dt_off", "")
@@ -179,17 +187,16 @@ def test_a_killed_worker_loses_nothing(tool: Tool, cluster: Cluster, modules: Pa
     assert tool.record()["hosts"]["qemu-svm"].startswith("QEMU")
     for handle in emulators:
         assert select.select([handle], [], [], 10)[0], "an emulator outlived its worker"
-    # Its logs are there, each boot's in a folder of its own.
-    for one in tool.record()["transcripts"]:
-        assert (tool.latest() / "hosts" / one["folder"] / "agent.log").is_file()
+    assert logs(tool)
 
 
 def test_files_travel_once_and_by_content(tool: Tool, cluster: Cluster, modules: Path, kernel_build: Path) -> None:
     """A worker that has a kernel from an earlier run is not sent it again, whatever another one lacks."""
-    words = [*load(modules, kernel_build, *orders("vendor-alone")), "--cluster", cluster.address]
+    words = [*load(modules, kernel_build, *orders(*ORDERS)), "--cluster", cluster.address]
     for name in ("one", "two"):
         cluster.worker(name)
         assert tool.run(*words).returncode == 0
+        assert len({*logs(tool)}) == len(ORDERS), "one worker alone takes them from a snapshot"
         given = sent(tool)
         assert len({worker for _, worker in given}) == 1
         assert len(given) == len(set(given)) > len(KVM)
