@@ -6,7 +6,6 @@ Coordinator and exporter are labgrid's own, on loopback; the device is the Debia
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import signal
 import socket
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import LONG, Tool, at_work, wait_for
-from tests.integration.guest import Guest, load, running, state
+from tests.integration.guest import Guest, load, state
 from tests.integration.lab import ME, OTHER, Lab, as_user, power_switch, running_lab, wiring, write_environment
 
 
@@ -159,26 +158,3 @@ def test_a_panic_is_seen_and_ended_by_the_labs_own_means(
     assert (one["status"], guest_lab.holder(place)) == ("FAIL", None)
     assert switched == [False, True] if drivers == "resources" else off.exists()
     assert state(guest) == before
-
-
-@pytest.mark.usefixtures("all_kernels")
-def test_one_gate_over_four_kinds_of_hosts(tool: Tool, guest: Guest, guest_lab: Lab, tmp_path: Path) -> None:
-    """Both emulators, a machine by SSH and a lab's, all at work at one time; both machines are given back."""
-    with running(guest.image, tmp_path) as other:
-        machines = [guest, other]
-        before = [state(one) for one in machines]
-        _, *words = load(guest.image, host_of(guest_lab, guest), "vendor-alone")
-        more = [word for host in (other.host_file(), "qemu-svm", "bochs-vmx") for word in ("--host", str(host))]
-        done = tool.run("gate", *words, *more)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert [state(one) for one in machines] == before
-    passed = [(one["host"], one["status"]) for one in tool.record()["transcripts"]]
-    assert sorted(passed) == [(host, "PASS") for host in ("bochs-vmx", "labhost", "qemu-svm", "testhost")]
-    assert guest_lab.holder("all") is None
-    seen: dict[str, list[str]] = {}
-    for line in (tool.latest() / "log.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        if event.get("host") and event.get("stage") == "load":
-            seen.setdefault(event["host"], []).append(event["timestamp"])
-    assert len(seen) == len(passed)
-    assert max(min(times) for times in seen.values()) < min(max(times) for times in seen.values())
