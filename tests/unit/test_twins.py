@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kbuild.elf.code import twins
 from kbuild.elf.code.decode import Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.graph import Shapes
@@ -144,3 +145,20 @@ def test_who_asks_for_each_call_has_each(tmp_path: Path) -> None:
     """For a tree of calls, or where one of them may belong to a function that was inlined."""
     assert calls(tmp_path, {}, cut=False).count("in_first") == 2
     assert calls(tmp_path, {}, cuts=frozenset({3})).count("in_first") == 2
+
+
+def test_a_function_that_calls_the_same_all_the_time_is_not_looked_at_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its calls could be any other one's; what is not compared is followed as it stands."""
+    compared: list[int] = []
+    at = twins._Alike.at
+
+    def counted(self: twins._Alike, one: int, other: int) -> bool:
+        compared.append(one)
+        return at(self, one, other)
+
+    monkeypatch.setattr(twins._Alike, "at", counted)
+    many = "".join(f"{CALL}\nmovl ${number}, setting(%rip)\n" for number in range(400))
+    assert calls(tmp_path, {"other": many}).count("in_first") >= 400
+    assert len(compared) <= twins.MAX_COMPARED

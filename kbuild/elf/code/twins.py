@@ -15,6 +15,8 @@ from kbuild.elf.code.results import thunk_register
 
 MAX_ALIKE = 64
 """Instructions that are compared behind two calls."""
+MAX_COMPARED = 1 << 9
+"""The same, in all of a function: files are untrusted, and may call the same thousands of times."""
 Followed = Mapping[int, object]
 """Blocks of a function, by their addresses."""
 
@@ -30,15 +32,23 @@ def twins(code: Code, blocks: Followed) -> list[tuple[int, Op, Op]]:
         last = block.ops[-1] if block is not None and block.ops and _is_plain(block) else None
         if last is not None and through(code, last) is not None:
             calls.setdefault((last.mnemonic, last.operands), []).append((address, last))
-    found = []
+    found: list[tuple[int, Op, Op]] = []
+    left = MAX_COMPARED
     for some in calls.values() if code.cuts.isdisjoint(blocks) else ():
         # Of a block that is nothing but a call this cannot be left out.
         some.sort(key=lambda one: one[0] != one[1].ip)
         for number, (address, op) in enumerate(some):
-            others = (other for _, other in some[:number] if _Alike(code, blocks).at(op.next, other.next))
-            other = next(others, None) if op.ip != address else None
-            if other is not None:
-                found.append((address, op, other))
+            for _, other in some[:number] if op.ip != address else ():
+                if other.ip == op.ip:
+                    continue  # two ways come to the same call
+                alike = _Alike(code, blocks)
+                is_twin = alike.at(op.next, other.next)
+                left -= 1 + MAX_ALIKE - alike.left
+                if left < 0:
+                    return found
+                if is_twin:
+                    found.append((address, op, other))
+                    break
     return found
 
 
@@ -66,7 +76,7 @@ class _Alike:
         self._blocks = blocks
         self._taken = set[tuple[int, int]]()
         """Pairs of places of which this is asked already: what leads back to them makes no difference."""
-        self._left = MAX_ALIKE
+        self.left = MAX_ALIKE
 
     def at(self, one: int, other: int) -> bool:
         """Of these."""
@@ -76,8 +86,8 @@ class _Alike:
         mine, theirs = self._from(one), self._from(other)
         while True:
             a, b = next(mine, None), next(theirs, None)
-            self._left -= 1
-            if a is None or b is None or self._left < 0:
+            self.left -= 1
+            if a is None or b is None or self.left < 0:
                 return False
             if a.ip == b.ip:
                 return True
