@@ -118,14 +118,16 @@ async def keep(data: bytes) -> None:
 
 
 def _keep(data: bytes) -> None:
-    started = time.time()
     with artifacts_in_use(), tempfile.NamedTemporaryFile(prefix="kvm-kbuild-") as file:
         file.write(data)
         file.flush()
         put(Path(file.name))
-    trim(cache_limit(None), spare_since=started)
+    _KEPT.set()
 
 
+_KEPT = threading.Event()
+"""Files were put into the cache. It is brought below its limit when a cell has used them, and not before: nothing else
+says that they are wanted."""
 _AT_WORK: dict[str, set[Cancellation]] = {}
 _LOCK = threading.Lock()
 
@@ -161,6 +163,7 @@ def run_cell(version: str, packed: bytes) -> Answer:
             Status.MISS, f"{where} runs another version of this tool ({PROJECT}): update it, and start it again"
         )
     cell: Cell = pickle.loads(packed)
+    started = time.time()
     try:
         with _cancellable(cell.run) as cancellation, artifacts_in_use(), ExitStack() as stack:
             # In a short path: the names of sockets are below it.
@@ -169,7 +172,11 @@ def run_cell(version: str, packed: bytes) -> Answer:
             digests = [*cell.files.values(), *cell.selftests.values()]
             if absent := lacking(digests):
                 return Lacks(tuple(absent))
-            return _run(cell, folder, cancellation)
+            answer = _run(cell, folder, cancellation)
+        if _KEPT.is_set():
+            _KEPT.clear()
+            trim(cache_limit(None), spare_since=started)
+        return answer
     except KbuildError as error:
         return Failed(error.status, str(error))
     except OSError as error:
