@@ -97,7 +97,7 @@ def test_what_an_exit_no_longer_undoes_is_found_where_it_shows(
 def test_a_vendor_that_stays_registered_is_found_in_later_kernels(
     shared_tool: Tool, kernel_sources: dict[str, Path], tmp_path: Path, series: str, errno: str
 ) -> None:
-    """What hardware_enable was is enable_virtualization_cpu; since 7.1 the loader makes EBUSY of an init's EEXIST
+    """What hardware_enable was is enable_virtualization_cpu; 7.2's loader makes EBUSY of an init's EEXIST
     (kernel/module/main.c, do_init_module())."""
     patch = write_patch(kernel_sources[series], SINCE_6_12, tmp_path / "registered.patch")
     words = ("--tree", f"debian:{series}", "--patch", patch, "--order", "vendor-alone", "--order", "load-unload-load")

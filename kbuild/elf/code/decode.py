@@ -215,7 +215,7 @@ class Code:
         return False
 
     def lead(self, address: int, start: int, to: int) -> None:
-        """Let a block end before an instruction of it, the but the first, and go on where the same is done."""
+        """Let a block end before an instruction of it, not its first one, and go on where the same is done."""
         if self.cut(address, {start}):
             block = self._blocks[address]
             assert block is not None
