@@ -313,7 +313,12 @@ def running(image: Image, folder: Path) -> Iterator[Guest]:
 
 def load(image: Image, host: Path, *orders: str) -> list[str]:
     """The words for `inv load` with the kernel that the machine runs."""
-    words = ["load", "--modules", str(image.modules), "--kernel", str(image.kernel), "--host", str(host)]
+    return load_files(image.modules, image.kernel, host, *orders)
+
+
+def load_files(modules: Path, kernel: Path, host: Path, *orders: str) -> list[str]:
+    """The words for `inv load` with a kernel and a folder of modules."""
+    words = ["load", "--modules", str(modules), "--kernel", str(kernel), "--host", str(host)]
     return [*words, *(word for order in orders for word in ("--order", order))]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import LONG, Tool, at_work, wait_for
-from tests.integration.guest import Guest, load, state
+from tests.integration.guest import Guest, load, load_files, state
 
 SOMEBODYS = "menuentry 'rescue' { reboot }"
 """An entry in custom.cfg that was there before, without an end of line."""
@@ -31,8 +31,7 @@ def server(shared_tool: Tool) -> Path:
 
 def words(folder: Path, host: Path, *orders: str) -> list[str]:
     """For `inv load` with that kernel."""
-    some = ["load", "--modules", str(folder), "--kernel", str(folder / "bzImage"), "--host", str(host)]
-    return [*some, *(word for order in orders for word in ("--order", order))]
+    return load_files(folder, folder / "bzImage", host, *orders)
 
 
 def boots(guest: Guest, since: int) -> list[str]:
