@@ -9,7 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
@@ -34,8 +34,8 @@ ORDERS_PER_BOOT = 3
 class Place:
     """Room for one machine at a time, with a thread of its own: an emulator dies with the thread that started it."""
 
-    def __init__(self, spec: HostSpec, number: int, running: threading.Semaphore) -> None:
-        """`running`: a machine that is at work holds one; there are as many as machines may run at once."""
+    def __init__(self, spec: HostSpec, number: int, running: AbstractContextManager[object]) -> None:
+        """`running` is held while the machine is at work: waits while as many as may run at once do."""
         self.spec = spec
         self._running = running
         self.number = number
@@ -138,14 +138,16 @@ class Places:
 
     def __init__(self, hosts: Sequence[HostSpec], orders: int, cpus: int | None = None) -> None:
         cpus = cpus or os.cpu_count() or 1
-        at_once = machines_at_once(hosts, cpus)
-        counts = share(hosts, orders, at_once)
-        # Each host has its place; with many hosts most of them wait for a CPU.
+        local = [spec for spec in hosts if not is_remote(spec)]
+        at_once = machines_at_once(local, cpus)
+        counts = dict(zip((spec.id for spec in local), share(local, orders, at_once), strict=True))
+        # Each host has its place; with many hosts most of them wait for a CPU. A machine that is somebody's own has
+        # CPUs of its own, and is taken by then: nobody else can use it while it waits.
         running = threading.Semaphore(max(at_once, MIN_RUNNING))
         self._places = [
-            Place(spec, number, running)
-            for spec, count in zip(hosts, counts, strict=True)
-            for number in range(1, count + 1)
+            Place(spec, number, nullcontext() if is_remote(spec) else running)
+            for spec in hosts
+            for number in range(1, counts.get(spec.id, 1) + 1)
         ]
         self._free_cpus = threading.Semaphore(max(1, cpus - 1))
         self._request: LoadRequest | None = None
@@ -186,7 +188,8 @@ class Places:
 
 
 def machines_at_once(hosts: Sequence[HostSpec], cpus: int) -> int:
-    """As many as there are CPUs; one more where a boot serves all of a host: it works while another one starts."""
+    """Of emulators, as many as there are CPUs; one more where a boot serves all of a host: it works while another one
+    starts."""
     return cpus + all(map(keeps, hosts))
 
 
@@ -197,9 +200,7 @@ def share(hosts: Sequence[HostSpec], orders: int, at_once: int) -> list[int]:
     """
     counts = [1] * len(hosts)
     while sum(counts) < at_once:
-        open_to = [
-            at for at, count in enumerate(counts) if count * ORDERS_PER_BOOT < orders and not is_remote(hosts[at])
-        ]
+        open_to = [at for at, count in enumerate(counts) if count * ORDERS_PER_BOOT < orders]
         if not open_to:
             break
         counts[max(open_to, key=lambda at: _slow(hosts[at]) / counts[at])] += 1

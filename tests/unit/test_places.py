@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,8 @@ from kbuild.build.selftests import Programs
 from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.base import Limits
 from kbuild.hosts.disk import SECTOR, SIZE, fill_disk, make_disk
-from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings
-from kbuild.load.places import Place, machines_at_once, share
+from kbuild.hosts.spec import BochsSettings, HostSpec, QemuSettings, SshSettings
+from kbuild.load.places import MIN_RUNNING, Place, Places, machines_at_once, share
 
 
 def host(usual_boot_s: float | None) -> HostSpec:
@@ -54,6 +55,41 @@ def test_a_machine_more_than_cpus_where_it_costs_no_boot() -> None:
     booted = HostSpec(id="bochs", kind="bochs", gives=("intel",), bochs=BochsSettings(model="corei7_haswell_4770"))
     assert machines_at_once([kept], 2) == machines_at_once([kept, kept], 2) == 3
     assert machines_at_once([kept, booted], 2) == machines_at_once([booted], 2) == 2
+
+
+def test_a_machine_of_its_own_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has CPUs of its own, and somebody waits for it: all such are at work at once, beside the emulators."""
+    remote = [HostSpec(id=f"ssh-{at}", kind="ssh", gives=("amd",), ssh=SshSettings(target="there")) for at in range(5)]
+    emulated = [host(1), host(2), host(3), host(4)]
+    at_work: list[str] = []
+    all_at_work, over = threading.Semaphore(0), threading.Event()
+
+    @contextmanager
+    def boot(_request: object, spec: HostSpec, *_: object) -> Iterator[None]:
+        at_work.append(spec.id)
+        all_at_work.release()
+        assert over.wait(60)
+        yield
+
+    monkeypatch.setattr("kbuild.load.places.boot", boot)
+    request: Any = SimpleNamespace()
+
+    def work(place: Place) -> None:
+        with place.boot(request, (), 1, None, lambda *_: None):
+            pass
+
+    with Places([*emulated, *remote], 1, cpus=1) as places:
+        done = [place.submit(partial(work, place)) for place in places]
+        try:
+            for _ in range(len(remote) + MIN_RUNNING):
+                assert all_at_work.acquire(timeout=60)
+            assert {spec.id for spec in remote} < set(at_work)
+            assert len(at_work) == len(remote) + MIN_RUNNING
+        finally:
+            over.set()
+        for one in done:
+            one.result()
+    assert set(at_work) == {spec.id for spec in (*emulated, *remote)}
 
 
 def test_a_machine_that_cannot_get_its_modules_is_given_up_for_another(
