@@ -6,6 +6,7 @@ Coordinator and exporter are labgrid's own, on loopback; the device is the Debia
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import LONG, Tool, at_work, wait_for
-from tests.integration.guest import Guest, load, state
+from tests.integration.guest import Guest, Image, load, running, state
 from tests.integration.lab import ME, OTHER, Lab, as_user, power_switch, running_lab, wiring, write_environment
 
 
@@ -103,6 +104,32 @@ def test_a_machine_that_nobody_knows_is_not_talked_to_there_either(tool: Tool, g
     checked = tool.run("host.check", "--host", host)
     assert (checked.returncode, guest_lab.holder("all")) == (0, None), checked.stdout
     assert "debian 12" in checked.stdout
+
+
+@pytest.mark.usefixtures("all_kernels")
+def test_one_gate_over_four_kinds_of_hosts(
+    tool: Tool, image: Image, guest: Guest, guest_lab: Lab, tmp_path: Path
+) -> None:
+    """A kernel that was built here, at once in both emulators, on a machine by SSH, and on a place of a lab."""
+    with running(image, tmp_path / "other") as other:
+        machines = (guest, other)
+        before = [state(one) for one in machines]
+        hosts = (host_of(guest_lab, guest), other.host_file(), "qemu-svm", "bochs-vmx")
+        words = ("--order", "vendor-alone", "--order", "wrong-vendor-first")
+        done = tool.run("gate", "--flavour", "server", *words, *(word for host in hosts for word in ("--host", host)))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [state(one) for one in machines] == before
+    assert guest_lab.holder("all") is None
+    record = tool.record()
+    names = {"labhost", "testhost", "qemu-svm", "bochs-vmx"}
+    passed = [(one["host"], one["order"], one["status"]) for one in record["transcripts"]]
+    assert sorted(passed) == sorted((name, order, "PASS") for name in names for order in words[1::2])
+    seen: dict[str, list[str]] = {name: [] for name in names}
+    for line in (tool.latest() / "log.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event.get("host") in names:
+            seen[event["host"]].append(event["timestamp"])
+    assert max(map(min, seen.values())) < min(map(max, seen.values())), "at once"
 
 
 @pytest.mark.usefixtures("all_kernels")
