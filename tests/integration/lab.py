@@ -156,14 +156,24 @@ def power_switch(switch: Callable[[bool], None]) -> Iterator[str]:
             server.shutdown()
 
 
-def wiring(ssh: int, serial: int, power: str) -> str:
-    """The exporter's resources for a machine with all that there is; `ssh` and `serial` are ports."""
+def wiring(group: str, ssh: int, serial: str, power: str) -> str:
+    """A group of the exporter's resources, a machine with all that there is. `ssh` is a port, `serial` a resource."""
     return (
-        "rack:\n"
-        f"  NetworkService:\n    address: 127.0.0.1\n    username: root\n    port: {ssh}\n"
-        f"  NetworkSerialPort:\n    host: 127.0.0.1\n    port: {serial}\n    protocol: raw\n"
-        f"  NetworkPowerPort:\n    model: simplerest\n    host: '{power}'\n    index: 0\n"
+        f"{group}:\n"
+        f"  NetworkService: {{address: 127.0.0.1, username: root, port: {ssh}}}\n"
+        f"  NetworkPowerPort: {{model: simplerest, host: '{power}', index: 0}}\n"
+        f"  {serial}\n"
     )
+
+
+def serial_by_tcp(port: int) -> str:
+    """The resource that is a serial line of some server's."""
+    return f"NetworkSerialPort: {{host: 127.0.0.1, port: {port}, protocol: raw}}"
+
+
+def serial_of_exporter(line: str) -> str:
+    """The resource that is a serial line of the exporter's computer: it has ser2net serve that, by RFC 2217."""
+    return f"RawSerialPort: {{port: {line}}}"
 
 
 def write_environment(path: Path, place: str, power: dict[str, str], console: str, key: Path) -> None:

@@ -23,7 +23,17 @@ from kbuild.hosts.ssh.away import cycle_power, start_console
 from kbuild.hosts.waiting import Waiting
 from tests.integration.conftest import Tool, wait_for
 from tests.integration.guest import Image, load
-from tests.integration.lab import ME, OTHER, Lab, as_user, power_switch, running_lab, wiring, write_environment
+from tests.integration.lab import (
+    ME,
+    OTHER,
+    Lab,
+    as_user,
+    power_switch,
+    running_lab,
+    serial_by_tcp,
+    wiring,
+    write_environment,
+)
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d"
 
@@ -144,7 +154,8 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, socke
     with contextlib.ExitStack() as stack:
         serial = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         serial.settimeout(60)
-        resources = wiring(1, serial.getsockname()[1], stack.enter_context(power_switch(switched.append)))
+        line = serial_by_tcp(serial.getsockname()[1])
+        resources = wiring("rack", 1, line, stack.enter_context(power_switch(switched.append)))
         lab = stack.enter_context(running_lab(tmp_path_factory.mktemp("lab"), resources))
         lab.make_place("wired", "rack/*")
         yield lab, serial, switched

@@ -28,6 +28,21 @@ def test_orders_leave_a_machine_as_it_was(tool: Tool, guest: Guest) -> None:
 
 
 @pytest.mark.usefixtures("all_kernels")
+def test_the_users_own_configuration_says_how_it_is_reached(tool: Tool, guest: Guest) -> None:
+    """A machine behind another one: ssh's own jump host, with a port and an address that only that one knows."""
+    before, config = state(guest), guest.ssh_config.read_text()
+    behind = re.sub(r"Port \d+", "Port 22", config.replace("127.0.0.1", "10.0.2.15")) + "  ProxyJump outside\n"
+    guest.ssh_config.write_text(config.replace("Host testhost", "Host outside") + behind)
+    try:
+        done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "10.0.2.15" in guest.ssh("echo $SSH_CONNECTION").split()[0], "it was not gone over the other one"
+    finally:
+        guest.ssh_config.write_text(config)
+    assert state(guest) == before
+
+
+@pytest.mark.usefixtures("all_kernels")
 def test_a_parameter_that_was_set_there_is_set_again(tool: Tool, guest: Guest) -> None:
     """What somebody loaded with a parameter of his is loaded so again."""
     guest.ssh("rmmod kvm_amd && modprobe kvm_amd nested=0 && echo 7 > /sys/module/kvm/parameters/halt_poll_ns_grow")

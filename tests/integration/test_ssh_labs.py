@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
+import tty as terminal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +21,18 @@ import pytest
 
 from tests.integration.conftest import LONG, Tool, at_work, wait_for
 from tests.integration.guest import Guest, Image, load, running, state
-from tests.integration.lab import ME, OTHER, Lab, as_user, power_switch, running_lab, wiring, write_environment
+from tests.integration.lab import (
+    ME,
+    OTHER,
+    Lab,
+    as_user,
+    power_switch,
+    running_lab,
+    serial_by_tcp,
+    serial_of_exporter,
+    wiring,
+    write_environment,
+)
 
 
 @pytest.fixture
@@ -34,8 +48,34 @@ def switched() -> list[bool]:
 
 
 @pytest.fixture(scope="module")
-def guest_lab(guest: Guest, switched: list[bool], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab with the machine: its serial line by TCP, its power by HTTP."""
+def tty() -> Iterator[tuple[int, str]]:
+    """A serial line of the exporter's computer: a descriptor for its other end, and its name."""
+    master, line = os.openpty()
+    try:
+        terminal.setraw(line)
+        yield master, os.ttyname(line)
+    finally:
+        os.close(master)
+        os.close(line)
+
+
+@contextlib.contextmanager
+def cable(guest: Guest, end: int) -> Iterator[None]:
+    """From the machine's serial line to that end of another one."""
+    argv = ["setpriv", "--pdeathsig", "KILL", "--", "socat", "-u", f"UNIX-CONNECT:{guest.folder}/console", f"FD:{end}"]
+    socat = subprocess.Popen(argv, pass_fds=(end,))
+    try:
+        yield
+    finally:
+        socat.kill()
+        socat.wait()
+
+
+@pytest.fixture(scope="module")
+def guest_lab(
+    guest: Guest, switched: list[bool], tty: tuple[int, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """A lab with the machine: its serial line by TCP or by cable, its power by HTTP."""
 
     def switch(on: bool) -> None:
         switched.append(on)
@@ -50,10 +90,13 @@ def guest_lab(guest: Guest, switched: list[bool], tmp_path_factory: pytest.TempP
     socat = subprocess.Popen(argv)
     try:
         with contextlib.ExitStack() as stack:
-            resources = wiring(guest.port, serial, stack.enter_context(power_switch(switch)))
+            power = stack.enter_context(power_switch(switch))
+            resources = wiring("rack", guest.port, serial_by_tcp(serial), power)
+            resources += wiring("cable", guest.port, serial_of_exporter(tty[1]), power)
             lab = stack.enter_context(running_lab(tmp_path_factory.mktemp("lab"), resources))
             lab.make_place("all", "rack/*")
             lab.make_place("service", "rack/NetworkService")
+            lab.make_place("cable", "cable/*")
             yield lab
     finally:
         socat.kill()
@@ -153,11 +196,13 @@ def test_a_run_that_ends_in_the_middle(tool: Tool, guest: Guest, guest_lab: Lab,
 
 
 @pytest.mark.usefixtures("all_kernels")
-@pytest.mark.parametrize("drivers", ["resources", "environment"])
+@pytest.mark.parametrize("drivers", ["resources", "environment", "ser2net"])
 def test_a_panic_is_seen_and_ended_by_the_labs_own_means(
-    tool: Tool, guest: Guest, guest_lab: Lab, switched: list[bool], tmp_path: Path, drivers: str
+    tool: Tool, guest: Guest, guest_lab: Lab, tty: tuple[int, str], switched: list[bool], tmp_path: Path, drivers: str
 ) -> None:
     """A kernel that stays where it panicked: the lab's console says why, and its power switch ends that."""
+    if drivers == "ser2net" and not shutil.which("ser2net", path="/usr/sbin:/usr/bin"):
+        pytest.skip("ser2net is not installed (its package brings a service, so that the tests do not bring it)")
     before = state(guest)
     monitor, off = f"UNIX-CONNECT:{guest.folder}/monitor", tmp_path / "off"
     more: dict[str, str] = {}
@@ -170,10 +215,12 @@ def test_a_panic_is_seen_and_ended_by_the_labs_own_means(
         console = f"socat -u UNIX-CONNECT:{guest.folder}/console -"
         write_environment(tmp_path / "lab.yaml", "service", commands, console, guest.folder / "key")
         more = {"environment": f'"{tmp_path}/lab.yaml"'}
-    place = "all" if drivers == "resources" else "service"
+    place = {"resources": "all", "environment": "service", "ser2net": "cable"}[drivers]
     switched.clear()
     host = host_of(guest_lab, guest, place, boot_s=150, **more)
-    with at_work(tool, load(guest.image, host, LONG)) as work:
+    # The exporter starts ser2net, which speaks RFC 2217, when the place is acquired.
+    wired = cable(guest, tty[0]) if drivers == "ser2net" else contextlib.nullcontext()
+    with wired, at_work(tool, load(guest.image, host, LONG)) as work:
         guest.ssh(
             "echo 0 > /proc/sys/kernel/panic; echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger",
             check=False,
@@ -183,5 +230,5 @@ def test_a_panic_is_seen_and_ended_by_the_labs_own_means(
     one = tool.transcript()
     assert "sysrq triggered crash" in str(one["findings"])
     assert (one["status"], guest_lab.holder(place)) == ("FAIL", None)
-    assert switched == [False, True] if drivers == "resources" else off.exists()
+    assert off.exists() if drivers == "environment" else switched == [False, True]
     assert state(guest) == before
