@@ -138,7 +138,7 @@ def _areas(evidence: Evidence) -> Iterator[Point]:
             why="no file of the MMU is touched",
         )
         if not evidence.record.areas:
-            point.outcome, point.why = Met.NOT_TESTED, f"{evidence.record.profile} has no [[bar.area]]"
+            point.outcome, point.why = Met.NOT_TESTED, "the profile has no [[bar.area]]"
         yield point
 
 
@@ -153,7 +153,7 @@ def _parameters(evidence: Evidence) -> Point:
     judged = judge(tip, base)
     given = _given(judged)
     tried = {one.full: [value for value in one.values if (one.full, str(value)) in given] for one in own}
-    left = [f"{one.full} ({_why_untried(evidence, one, tried[one.full])})" for one in own if not _is_tried(one, tried)]
+    left = [f"{one.full} ({_why_untried(one, tried[one.full])})" for one in own if not _is_tried(one, tried)]
     if any(one.values for one in own):
         loaded(point, judged, tip, why_not_run(evidence, PARAMETERS))
         if tip is not None and point.outcome == Met.MET:
@@ -186,14 +186,14 @@ def _is_tried(one: Parameter, tried: Mapping[str, Sequence[object]]) -> bool:
     return bool(one.values) and len(tried[one.full]) == len(one.values)
 
 
-def _why_untried(evidence: Evidence, one: Parameter, tried: Sequence[object]) -> str:
+def _why_untried(one: Parameter, tried: Sequence[object]) -> str:
     if one.absent:
         return "not in this configuration"
     if not one.module:
         return f"{one.file} is in no module that was built"
     if one.values:
         return f"not with {', '.join(str(value) for value in one.values if value not in tried)}"
-    return f"{one.kind}: give values in [bar.values] of {evidence.record.profile}"
+    return f"{one.kind}: give values in the profile's [bar.values]"
 
 
 def _units(evidence: Evidence) -> Point:

@@ -646,7 +646,7 @@ def test_a_test_that_the_series_brings_is_run(case: Case) -> None:
 
 def test_a_profile_without_areas_says_nothing_of_what_is_touched(case: Case) -> None:
     case.record.touched, case.record.areas = Touched(files=(MMU,)), []
-    assert case.points()["area"].outcome == Met.NOT_TESTED
+    assert case.points()["area"].why == "the profile has no [[bar.area]]"
     case.record.areas = ["shadow paging"]
     assert case.points()["area"].outcome == Met.NO_CONCERN
 
@@ -666,10 +666,10 @@ def test_parameters_that_nobody_gave_values_for_are_not_tried(case: Case) -> Non
     point = case.points()["parameters"]
     assert point.outcome == Met.NOT_TESTED
     assert "tried: kvm.tdp_mmu=1,0" in point.lines
-    assert any("kvm_intel.ple_gap (uint: give values in [bar.values]" in line for line in point.lines)
+    assert any("kvm_intel.ple_gap (uint: give values in the profile's [bar.values])" in line for line in point.lines)
     text = case.letter()
     assert "1 parameter not tried; tried: kvm.tdp_mmu=1,0." in text
-    assert "Not tested: parameters kvm_intel.ple_gap (uint: give values in [bar.values] of kvm-x86);" in text
+    assert "Not tested: parameters kvm_intel.ple_gap (uint: give values in the profile's [bar.values]);" in text
     case.record.touched = msgspec.structs.replace(case.record.touched, parameters=(tried,))
     assert case.points()["parameters"].outcome == Met.MET
 
