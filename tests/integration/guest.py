@@ -234,8 +234,7 @@ class Guest:
 
     def ssh(self, command: str, *, check: bool = True, timeout: float = 60) -> str:
         """Run something there as root."""
-        # One that has to answer may be busy: it has just booted.
-        argv = ["ssh", "-F", str(self.ssh_config), "-o", "BatchMode=yes", "-o", f"ConnectTimeout={30 if check else 5}"]
+        argv = ["ssh", "-F", str(self.ssh_config), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
         # A machine that goes down under a command does not say so.
         argv += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", "testhost", command]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
