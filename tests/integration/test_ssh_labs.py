@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import tty as terminal
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,14 +62,24 @@ def tty() -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def cable(guest: Guest, end: int) -> Iterator[None]:
-    """From the machine's serial line to that end of another one."""
-    argv = ["setpriv", "--pdeathsig", "KILL", "--", "socat", "-u", f"UNIX-CONNECT:{guest.folder}/console", f"FD:{end}"]
-    socat = subprocess.Popen(argv, pass_fds=(end,))
-    try:
-        yield
-    finally:
-        socat.kill()
-        socat.wait()
+    """From the machine's serial line to that end of another one. What nobody reads there is lost, as on a real one: a
+    machine does not stand still for it."""
+    os.set_blocking(end, False)
+    with socket.socket(socket.AF_UNIX) as console:
+        console.connect(str(guest.console))
+
+        def carry() -> None:
+            while data := console.recv(4096):
+                with contextlib.suppress(BlockingIOError):
+                    os.write(end, data)
+
+        thread = threading.Thread(target=carry)
+        thread.start()
+        try:
+            yield
+        finally:
+            console.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +97,7 @@ def guest_lab(
         free.bind(("127.0.0.1", 0))
         serial = free.getsockname()[1]
     listens = f"TCP-LISTEN:{serial},bind=127.0.0.1,fork,reuseaddr"
-    argv = ["setpriv", "--pdeathsig", "KILL", "--", "socat", listens, f"UNIX-CONNECT:{guest.folder}/console"]
+    argv = ["setpriv", "--pdeathsig", "KILL", "--", "socat", listens, f"UNIX-CONNECT:{guest.console}"]
     socat = subprocess.Popen(argv)
     try:
         with contextlib.ExitStack() as stack:
