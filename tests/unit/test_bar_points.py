@@ -646,7 +646,8 @@ def test_a_test_that_the_series_brings_is_run(case: Case) -> None:
 
 def test_a_profile_without_areas_says_nothing_of_what_is_touched(case: Case) -> None:
     case.record.touched, case.record.areas = Touched(files=(MMU,)), []
-    assert case.points()["area"].why == "the profile has no [[bar.area]]"
+    point = case.points()["area"]
+    assert (point.outcome, point.why) == (Met.NOT_TESTED, "the profile has no [[bar.area]]")
     case.record.areas = ["shadow paging"]
     assert case.points()["area"].outcome == Met.NO_CONCERN
 
