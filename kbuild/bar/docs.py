@@ -34,6 +34,8 @@ def check_docs(tree: str, base: str, tip: str, files: Sequence[str], folder: Pat
     for name, commit in (("base", base), ("tip", tip)):
         try:
             with open_tree(tree, commit) as opened:
+                # Of pages that lie there from an interrupted one sphinx would not say the warnings again.
+                shutil.rmtree(folder / name, ignore_errors=True)
                 said.append(_make(opened, result.folders, make_folder(folder / name)))
         except HarnessError as error:
             result.reason = f"{name}: {error}"
