@@ -244,6 +244,12 @@ def rule_findings(record: Record) -> Iterator[Finding]:
     return (one for one in record.findings if one.rule is not None and one.module is not None and one.host is None)
 
 
+def rule_name(finding: Finding) -> str:
+    """Its name among those of its module: of what answers no rule (a resource, an import) there may be several."""
+    cause = finding.id.split(":", 3)[-1]
+    return cause if cause == finding.rule else f"{finding.rule} {cause}"
+
+
 def skipped_rules(record: Record) -> Counter[str]:
     """Why rules were not asked, and of how many."""
     return Counter(why(one) for one in record.findings if one.status == Status.SKIP)

@@ -79,7 +79,7 @@ def _stages(record: Record) -> Suite:
 def _rules(record: Record) -> Suite:
     suite = Suite("rules")
     for one in gist.rule_findings(record):
-        case = Case(one.rule or "", f"rules.{one.module}", 0, one.status, one.message, told(one))
+        case = Case(gist.rule_name(one), f"rules.{one.module}", 0, one.status, one.message, told(one))
         if one.known is not None:
             case.status, case.message = Status.SKIP, f"known: {one.known}"
         suite.cases.append(case)

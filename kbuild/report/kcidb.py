@@ -151,7 +151,7 @@ def _stage_tests(record: Record) -> Iterator[Data]:
 
 def _rule_tests(record: Record) -> Iterator[Data]:
     for one in gist.rule_findings(record):
-        path = f"{ORIGIN}.rules.{_part(one.module)}.{_part(one.rule)}"
+        path = f"{ORIGIN}.rules.{_part(one.module)}.{_part(gist.rule_name(one))}"
         test = _test(_rule_id(one), one.status, one.message, 0, path)
         if one.witness:
             test["log_excerpt"] = _excerpt(one.witness)
@@ -159,7 +159,7 @@ def _rule_tests(record: Record) -> Iterator[Data]:
 
 
 def _rule_id(finding: Finding) -> str:
-    return f"rules/{_part(finding.module)}/{_part(finding.rule)}"
+    return f"rules/{_part(finding.module)}/{clean.one_line(gist.rule_name(finding)).replace(' ', '/')}"
 
 
 def _order_tests(record: Record) -> Iterator[Data]:

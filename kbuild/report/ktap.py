@@ -23,6 +23,9 @@ MAX_LOG = 60
 _END = re.compile(r"List of all partitions(?=:)|Kernel panic - not syncing(?=: VFS:)|reboot(?=: System halted)")
 """At these words kunit.py takes the log for ended, wherever they stand."""
 
+_SKIP = re.compile(r"#(?=\s*SKIP)", re.IGNORECASE)
+"""Behind it kunit.py takes what failed for skipped, wherever it stands in the line."""
+
 
 @dataclass(frozen=True)
 class Test:
@@ -78,7 +81,7 @@ def _lines(number: int, test: Test) -> Iterator[str]:
         yield from (f"    {line}" for line in inner)
     for line in clean.lines(test.lines, MAX_LOG):
         yield _diagnostic(line)
-    said = clean.one_line(test.said)
+    said = _SKIP.sub("#_", clean.one_line(test.said))
     if test.status == Status.SKIP:
         yield f"ok {number} {name} # SKIP {said}".rstrip()
     elif test.status.counts:
@@ -111,7 +114,7 @@ def _rules(record: Record) -> dict[str, list[Test]]:
             f"known: {one.known}" if one.known is not None else one.answer if one.status == Status.PASS else one.message
         )
         evidence = told(one) if one.status.counts else []
-        found.setdefault(one.module or "", []).append(Test(one.rule or "", status, said or "", evidence))
+        found.setdefault(one.module or "", []).append(Test(gist.rule_name(one), status, said or "", evidence))
     return found
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from kbuild.cpus import Cpus
 from kbuild.errors import UserError
-from kbuild.outcome import Known, Status
+from kbuild.outcome import Finding, Known, Status
 from kbuild.record import HostFacts, Record
 from kbuild.report import clean
 from kbuild.report.junit import render_junit
@@ -170,6 +170,7 @@ KUNIT: list[tuple[str, Record, dict[str, int]]] = [
     ("failed", record(passing(), failing()), {"passed": 5, "failed": 1}),
     ("whole", record(passing(status=Status.FAIL, reason="as a whole")), {"passed": 5, "failed": 1}),
     ("hostile", hostile(), {"passed": 6, "failed": 2, "skipped": 1}),
+    ("says that it is skipped", record(failing("x # SKIP y")), {"passed": 3, "failed": 1}),
     ("killed", STOPPED["killed"], {"passed": 1, "failed": 1}),
     ("skipped", STOPPED["skipped"], {"passed": 3, "failed": 1, "skipped": 1}),
 ]
@@ -216,6 +217,28 @@ def test_kcidb_is_valid_and_has_each_test() -> None:
     assert present[True]["test_id"] == tests["kvm_kbuild.load.bochs-vmx.known"]["id"]
     assert present[False]["build_id"] == data["builds"][0]["id"]
     assert {one["issue_id"] for one in data["incidents"]} == {one["id"] for one in data["issues"]}
+
+
+def test_findings_of_one_kind_in_a_module_are_tests_of_their_own() -> None:
+    """KCIDB merges what has one id, and GitLab takes the first case of a name: a FAIL would be lost in a DONE."""
+    leaks = [
+        Finding(
+            id=f"inspect:resource:kvm-intel:{cause}",
+            rule="resource",
+            module="kvm-intel",
+            status=status,
+            message=f"kvm-intel: {cause}",
+        )
+        for cause, status in (("slab/x", Status.FAIL), ("slab/y", Status.DONE))
+    ]
+    what = record(passing(), findings=leaks, verdict=Status.FAIL)
+    rules = [one for one in kcidb(what, Path("/nowhere"))["tests"] if ".rules." in one["path"]]
+    assert {one["id"].rpartition("/resource/")[2]: one["status"] for one in rules} == {
+        "slab/x": "FAIL",
+        "slab/y": "DONE",
+    }
+    names = [case.get("name") for case in junit(what).iter("testcase") if case.get("classname") == "rules.kvm-intel"]
+    assert names == ["resource slab/x", "resource slab/y"]
 
 
 @pytest.mark.parametrize("what", [*STOPPED.values(), hostile()], ids=[*STOPPED, "hostile"])
