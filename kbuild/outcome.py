@@ -38,14 +38,17 @@ _RANK = {status: rank for rank, status in enumerate(Status)}
 RUN_OF = "@"
 """Between an order's id and what tells one of its runs from the others: `mmu-parameters@kvm.tdp_mmu=0`."""
 
+_NUMBERED = re.compile(r"(?:page-)?[0-9]+")
+
 
 def place_of(order: str) -> str:
     """The order's run by its name; but the order alone where that is a number.
 
-    Runs of a sweep are numbered by the allocation that fails, and another guest makes some more or fewer of them.
+    Runs of a sweep are numbered by the allocation, or by the page, that fails, and another guest makes some more or
+    fewer of them.
     """
     name, _, run = order.partition(RUN_OF)
-    return name if run.isdigit() else order
+    return name if _NUMBERED.fullmatch(run) else order
 
 
 EXIT_USER_ERROR = 2

@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from kbuild.errors import UserError
-from kbuild.outcome import RUN_OF, Finding, Status, finding_id
+from kbuild.outcome import RUN_OF, Finding, Status, finding_id, place_of
 from kbuild.profile import Profile, Release
 from kbuild.record import Record, read_record
 from kbuild.runs.compare import JUDGED, compare_records
 
 STAGE = "release"
 Place = tuple[str, str | None, str | None]
-"""A finding's id, host and order."""
+"""A finding's id, host, and order, without the number of its run."""
 
 
 def read_policy(profile: Profile, baseline: str | None) -> Policy | None:
@@ -60,7 +60,7 @@ class Policy:
             return finding
         if finding.status not in (Status.FAIL, Status.ERROR):
             return finding
-        worst = self._covered.get((finding.id, finding.host, finding.order))
+        worst = self._covered.get(_place(finding))
         if worst is None or [*Status].index(finding.status) < [*Status].index(worst):
             return finding
         return msgspec.structs.replace(finding, known=self._why)
@@ -78,7 +78,7 @@ class Policy:
         found: dict[Place, Status] = {}
         for one in self.baseline.findings if self.baseline else ():
             if one.counts:
-                key = (one.id, one.host, one.order)
+                key = _place(one)
                 found[key] = min(found.get(key, one.status), one.status, key=[*Status].index)
         return found
 
@@ -136,6 +136,8 @@ class Policy:
             return
         compared = compare_records(self.baseline, record)
         for one in compared["cells"]:
+            if one["after"] is None and one["renumbered"]:
+                continue
             told = {(one["host"], one["order"]), (one["host"], one["order"].partition(RUN_OF)[0])} & missing.keys()
             if one["before"] in JUDGED and one["after"] in (None, Status.SKIP, Status.MISS) and not told:
                 yield _missing(one["host"], one["order"], one["after"], "the baseline judged it")
@@ -188,6 +190,10 @@ def _grown(growth: Iterable[dict[str, Any]]) -> Iterator[Finding]:
             text = f"{module}: {of} has {one['after']} bytes, {more} more than in the baseline"
             text += f"; allowed: {one['max_bytes']}{why}"
             yield Finding(id=name, status=Status.FAIL, message=text, module=module)
+
+
+def _place(finding: Finding) -> Place:
+    return finding.id, finding.host, place_of(finding.order) if finding.order else None
 
 
 def _missing(host: str, order: str, status: Status | None, why: str) -> Finding:

@@ -61,9 +61,24 @@ def ids(policy: Policy, now: Record) -> list[tuple[str, Status]]:
         ([leak(known="it was known then")], leak(), True),
         ([leak()], leak(expired="2026-06-30: r"), True),
         ([leak(Status.MISS)], leak(Status.MISS), True),
+        ([leak(order="sweep@17")], leak(order="sweep@16"), False),
+        ([leak(order="sweep@page-3")], leak(order="sweep@page-2"), False),
+        ([leak(order="mmu@kvm.tdp_mmu=1")], leak(order="mmu@kvm.tdp_mmu=0"), True),
         ([], leak(), True),
     ],
-    ids=["as before", "less grave", "graver", "in another order", "no longer known", "expired", "MISS", "new"],
+    ids=[
+        "as before",
+        "less grave",
+        "graver",
+        "in another order",
+        "no longer known",
+        "expired",
+        "MISS",
+        "another number of a sweep",
+        "another page of a sweep",
+        "other parameters",
+        "new",
+    ],
 )
 def test_what_the_baseline_has_is_not_new(before: list[Finding], now: Finding, counts: bool) -> None:
     policy = Policy(Release(), record(*before))
@@ -105,6 +120,9 @@ def test_what_the_baseline_judged_has_to_be_judged_again() -> None:
     assert ids(policy, record(rule(Status.PASS))) == []
     other_kernel = record(rules={"asked": 0, "answers": {}, "other_kernels": ["r"]})
     assert ids(policy, other_kernel) == []
+    swept = Policy(Release(), record(cells=dict.fromkeys(("sweep@1", "sweep@2", "sweep@page-1"), Status.PASS)))
+    assert ids(swept, record(cells={"sweep@1": Status.PASS})) == [], "a sweep that has become shorter"
+    assert len(ids(swept, record(cells={}))) == 3
     required = Policy(Release(require=(BOTH,)), record())
     assert len(ids(required, now)) == 1, "what is required and in the baseline is missing once"
 
