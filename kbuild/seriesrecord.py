@@ -32,6 +32,8 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     subject: str
     base: bool = False
     """What the series stands on: it is judged to be compared with, and to blame for nothing."""
+    kind: str = ""
+    """Of a package its name without the version: it is held against those of its kind alone."""
     run: str | None = None
     """The id of its run, from the moment at which it began."""
     verdict: Status | None = None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kbuild.command import Completed
+from kbuild.command import HOST_FAILED, Completed
 from kbuild.configure import git
 from kbuild.errors import HarnessError, UserError
-from kbuild.paths import locked
+from kbuild.paths import locked, require_room
 from kbuild.series.commits import Commit, commit, repository
 from kbuild.series.mail import Mail, Mailbox
 
+ROOM_MB = 16
+"""For what a patch adds, and its objects."""
 MAX_REJECTED = 200
 """Lines of rejected hunks that are kept."""
 # The same patches on the same base are the same commits, whoever applies them, and whenever.
@@ -43,7 +46,7 @@ class Applied:
 def apply(folder: Path, mailbox: Mailbox, rev: str | None) -> Applied:
     """Apply the patches to a commit of a checkout: `rev`, or the mails' `base-commit:`, or HEAD.
 
-    Raises UserError where that commit is not in the checkout.
+    Raises UserError where that commit is not in the checkout, HarnessError where git could not do its work.
     """
     base = _base(folder, mailbox, rev)
     ours = repository(folder, folder.name or "tree")
@@ -62,6 +65,7 @@ def apply(folder: Path, mailbox: Mailbox, rev: str | None) -> Applied:
                     lines = done.output.strip().splitlines()
                     # The rest is how to go on by hand, which nobody can here.
                     said = [line for line in lines if line.startswith(("error:", "fatal:"))] or lines
+                    _blame_machine(ours, done.status, said)
                     return Applied(ours, base, tuple(commits), mail, (*said[:20], *_rejected(ours, file)))
             made = commit(ours, "HEAD")
             # Nobody else's clean-up takes what no branch leads to.
@@ -79,6 +83,15 @@ def _base(folder: Path, mailbox: Mailbox, rev: str | None) -> Commit:
                 f"{folder} does not have the series' base-commit {mailbox.base[:12]}: fetch it, or give another --rev"
             ) from None
     return commit(folder, git.commit_of(folder, rev or "HEAD"))
+
+
+def _blame_machine(ours: Path, status: int, said: Sequence[str]) -> None:
+    """Raise HarnessError where it was not for the patch that git am ended."""
+    blame = next((line for line in said if HOST_FAILED.search(line)), None)
+    if blame or status > 128:  # with 128 itself git gives up, also for a patch that it cannot read
+        raise HarnessError(f"{ours}: git am: {blame or f'ended with status {status}'}")
+    # Not all of git says why it could not write.
+    require_room(ours, ROOM_MB, "git am")
 
 
 def _rejected(ours: Path, file: Path) -> list[str]:

@@ -21,17 +21,16 @@ from kbuild.outcome import Status
 from kbuild.progress import Prefixed, Reporter
 from kbuild.record import open_record
 from kbuild.series.apply import apply
-from kbuild.series.commits import commits_of
+from kbuild.series.commits import SHORT, commits_of
 from kbuild.series.judge import Judge, entries_of
 from kbuild.series.mail import read_mbox
 from kbuild.seriesrecord import Entry, SeriesRecord, begin, holding, key_of
 from kbuild.setting import files_of
 
-SHORT = 12
-"""Digits of a commit's id that are shown."""
 CLUSTER_AHEAD = 3
 """Entries that a cluster loads at once: with one alone its workers wait for the last cells of each."""
 _IMAGE = re.compile(r"linux-image-(\d+\.\d+)")
+_VERSION = re.compile(r"(?<=^linux-image-)\d[^-]*-(?:\d[^-]*-)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +158,17 @@ def _packages(request: SeriesRequest, glob: str) -> Asked:
     if not versions:
         raise UserError(f"--packages {glob}: the archive has no such kernel package")
     order = {version: number for number, version in enumerate(oldest_first(set(versions.values())))}
-    ids = sorted(versions, key=lambda one: (order[versions[one]], one))
+    kinds = {one: kind_of(one) for one in versions}
+    ids = sorted(versions, key=lambda one: (len(kinds[one]), kinds[one], order[versions[one]], one))
     entries = entries_of(None, [(one, one.partition("=")[0]) for one in ids])
+    for entry in entries:
+        entry.kind = kinds[entry.id]
     return Asked(glob, entries, lambda entry: replace(request.gate, package=entry.id))
+
+
+def kind_of(package: str) -> str:
+    """The name of a kernel's package without its version: `linux-image-rt-amd64`."""
+    return _VERSION.sub("", package.partition("=")[0], count=1)
 
 
 def question(gate: GateRequest) -> list[str]:

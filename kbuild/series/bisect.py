@@ -95,6 +95,11 @@ class _Bisect:
             if any(map(known.matches_id, had)):
                 raise JudgeError(f"--good {self._request.good}: {self._request.finding} is in it already")
         what = self._request.finding or "a finding that counts"
+        missed = self._wanted and all(one.status == Status.MISS for one in self._wanted)
+        # What the machine failed at is no commit's doing.
+        self._wanted = [one for one in self._wanted if one.status != Status.MISS]
+        if missed:
+            raise JudgeError(f"--bad {self._request.bad}: the machine failed in it, nothing else: give --bad once more")
         if not self._wanted:
             more = "" if self._request.finding else " that the good one does not have"
             raise JudgeError(f"--bad {self._request.bad}: {what}{more} is not in it")

@@ -53,6 +53,8 @@ class Judge:
     """What was said last."""
     _last: Record | None = None
     """Of the last entry that has modules."""
+    _kind: str = ""
+    """Of which both are."""
 
     def run(self) -> None:
         """Judge what has not been judged yet. What interrupts it is raised on, and the series can go on from there."""
@@ -60,8 +62,8 @@ class Judge:
         entries = self.series.record.entries
         with ThreadPoolExecutor(self.ahead, "series-load") as loader:
             try:
-                for entry in entries:
-                    if self.stop and any(one.status == Status.FAIL and not one.base for one in entries):
+                for place, entry in enumerate(entries):
+                    if self._stops_before(place):
                         break
                     if entry.over:
                         _wait_until(loading, 0)
@@ -70,7 +72,10 @@ class Judge:
                     self.tell(entry)
                     judging = self._build(entry)
                     try:
-                        _wait_until(loading, self.ahead - 1)
+                        _wait_until(loading, 0 if self.stop else self.ahead - 1)
+                        if self._stops_before(place):
+                            self._leave(entry, judging)
+                            break
                         twin = self._twin(entry, judging.run)
                         before = loading[-1][1] if loading else None
                         work = loader.submit(log.carried(self._judge), entry, judging, twin, before)
@@ -90,6 +95,19 @@ class Judge:
                 entry.status = Status.SKIP
                 entry.reason = entry.reason or "an earlier one is to blame, and --stop was given"
         self.series.finish()
+
+    def _stops_before(self, place: int) -> bool:
+        """Whether one before that is to blame, and the rest is not to be judged."""
+        before = self.series.record.entries[:place]
+        return self.stop and any(one.status == Status.FAIL and not one.base for one in before)
+
+    @staticmethod
+    def _leave(entry: Entry, judging: Judging) -> None:
+        """Of one that was built while the one before it was loaded: there is no run of it."""
+        judging.close()
+        if not judging.over:
+            judging.run.interrupt()
+        entry.run = None
 
     def one(self, entry: Entry) -> Record:
         """Judge one entry, alone. Returns its run's record."""
@@ -164,6 +182,7 @@ class Judge:
 
     def _remember(self, entry: Entry) -> bool:
         """Take up an entry that was judged before this process began. False: its run is gone, and it is judged anew."""
+        self._change_kind(entry)
         if entry.run is None:
             return True  # it does not apply, or comes after one that does not
         try:
@@ -183,6 +202,7 @@ class Judge:
 
     def _conclude(self, entry: Entry, record: Record) -> None:
         """Hold the entry's run against what came before it."""
+        self._change_kind(entry)
         entry.verdict = record.verdict
         entry.cells = _cells(record)
         entry.changes = self._changes(record)
@@ -191,6 +211,11 @@ class Judge:
         else:
             conclude(entry, self._held, record)
         self._held = bring_up_to_date(self._held, record)
+
+    def _change_kind(self, entry: Entry) -> None:
+        """Nothing came before the first one of its kind."""
+        if entry.kind != self._kind:
+            self._held, self._last, self._kind = NOTHING, None, entry.kind
 
     def _changes(self, record: Record) -> dict[str, Any] | None:
         """What differs in the objects, against the last entry that has some; None where nothing does."""
@@ -230,7 +255,10 @@ def conclude(entry: Entry, held: Record, record: Record) -> None:
     # Of what it is to blame for the findings tell.
     worse = [one["what"] for one in compared["worse"] if not entry.blamed or one["status"] == Status.MISS]
     outcomes = [Status(compared["status"])]
-    if record.verdict == Status.MISS or record.error:
+    missed = _missed(record)
+    if missed and Status.MISS not in [one["status"] for one in compared["worse"]]:
+        worse.append(missed)
+    if missed or record.verdict == Status.MISS or record.error:
         outcomes.append(Status.ERROR if record.verdict in (None, Status.ERROR) else Status.MISS)
     load = next((stage.status for stage in record.stages if stage.name == "load"), None)
     if load is None:
@@ -244,6 +272,15 @@ def conclude(entry: Entry, held: Record, record: Record) -> None:
         more = f" and {len(worse) - 1} more" if len(worse) > 1 else ""
         entry.reason = record.error or (f"{worse[0]}{more}" if worse else None)
     entry.evidence = worse
+
+
+def _missed(record: Record) -> str | None:
+    """What the machine failed at, in one line: a FAIL elsewhere, be it of the base, hides it from the verdict."""
+    for cell in record.transcripts:
+        if cell.status == Status.MISS:
+            return f"{cell.host}, {cell.order}: {cell.reason or Status.MISS}"
+    stages = (f"stage {one.name}: {one.reason or Status.MISS}" for one in record.stages if one.status == Status.MISS)
+    return next(stages, None)
 
 
 def kernel_key(record: Record, folder: Path) -> str | None:

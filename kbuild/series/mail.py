@@ -16,9 +16,10 @@ MAX_BYTES = 256 << 20
 """Of an mbox."""
 MAX_PATCHES = 1000
 
-_FROM = re.compile(rb"^From [^\n]*\n", re.MULTILINE)
-_SUBJECT = re.compile(r"^\[(?P<tags>[^\]]*\bPATCH\b[^\]]*)\]\s*(?P<title>.*)$", re.IGNORECASE | re.DOTALL)
-_VERSION = re.compile(r"\bv(\d+)\b", re.IGNORECASE)
+# As git's own mailsplit has it: a paragraph may begin with `From `, and format-patch does not quote that.
+_FROM = re.compile(rb"^From [^\n]*\d\d:\d\d:\d\d[^\n]* \d{4}[^\n]*\n", re.MULTILINE)
+_SUBJECT = re.compile(r"^\[(?P<tags>[^\]]*\bPATCH(?:v\d+)?\b[^\]]*)\]\s*(?P<title>.*)$", re.IGNORECASE | re.DOTALL)
+_VERSION = re.compile(r"(?:\b|PATCH)v(\d+)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\b(\d+)/(\d+)\b")
 _BASE = re.compile(r"^base-commit: ([0-9a-f]{12,40})\s*$", re.MULTILINE)
 _DIFF = re.compile(r"^(?:diff --git |--- \S+\n\+\+\+ )", re.MULTILINE)
@@ -47,15 +48,20 @@ class _Found:
     version: int
     number: int
     of: int
+    title: str
     mail: Mail | None
     """None of a cover letter."""
     text: str
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of} ({self.title})"
 
 
 def read_mbox(name: str) -> Mailbox:
     """The newest version of the series in an mbox; cover letter, replies and what else is in a thread are passed over.
 
-    Raises UserError for what cannot be read or holds no patch, and where one of the series is missing.
+    Raises UserError for what cannot be read or holds no patch, where one of the series is missing, and where the mails
+    of that version are of two.
     """
     path = Path(name).expanduser()
     try:
@@ -70,11 +76,19 @@ def read_mbox(name: str) -> Mailbox:
         raise UserError(f"--mbox {name}: no message in it has a subject with [PATCH] and a diff")
     version = max(one.version for one in every if one.mail)
     ours = [one for one in every if one.version == version]
+    count = ours[0].of
     by_number: dict[int, Mail] = {}
+    firsts: dict[int, _Found] = {}
     for one in ours:
+        # The list's copy and one's own are the same message; others are a second series in the thread.
+        first = firsts.setdefault(one.number, one)
+        if one.of != count or one.title != first.title:
+            other = ours[0] if one.of != count else first
+            raise UserError(
+                f"--mbox {name}: {other} and {one} are not of one series: keep the mails of the one to judge"
+            )
         if one.mail is not None:
-            by_number.setdefault(one.number, one.mail)  # the list's copy and one's own are the same message
-    count = max(one.of for one in ours)
+            by_number.setdefault(one.number, one.mail)
     if count > MAX_PATCHES:
         raise UserError(f"--mbox {name}: a series of {count} patches, and at most {MAX_PATCHES} are judged")
     if missing := [number for number in range(1, count + 1) if number not in by_number]:
@@ -113,7 +127,7 @@ def _look(raw: bytes) -> _Found | None:
         return None
     title = "".join(one if one.isprintable() else "?" for one in found["title"])
     mail = Mail(place, title, raw) if place else None
-    return _Found(int(version[1]) if version else 1, place, of, mail, text)
+    return _Found(int(version[1]) if version else 1, place, of, title, mail, text)
 
 
 def _text(message: EmailMessage) -> str:

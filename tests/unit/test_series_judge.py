@@ -34,6 +34,7 @@ from tests.unit.test_compare_runs import SOURCE, run_with
 PASS, FAIL, ERROR, MISS, SKIP = Status.PASS, Status.FAIL, Status.ERROR, Status.MISS, Status.SKIP
 LEFT = "load:leftover:slab/x:y"
 STAGES = {"build": PASS, "inspect": PASS, "load": PASS}
+NO_INSPECTION = STAGES | {"inspect": Status.MISS}
 BROKEN = Finding(id="build:error:mmu.c:x", status=FAIL, message="it does not compile")
 
 
@@ -112,6 +113,9 @@ OTHER_KERNEL = {"asked": 0, "answers": {}, "other_kernels": ["a-rule"]}
         ([gated(), gated(verdict=None, error="no such file")], ERROR, []),
         ([gated(), gated(verdict=MISS, error="a disk is full")], MISS, []),
         ([gated(BAD), gated(BAD, verdict=FAIL, error="a disk is full")], MISS, []),
+        ([gated(BAD, o=MISS, verdict=FAIL), gated(BAD, o=MISS, verdict=FAIL)], MISS, []),
+        ([gated(left(), o=FAIL, other=MISS, verdict=FAIL)] * 2, MISS, []),
+        ([gated(BAD, stages=NO_INSPECTION, verdict=FAIL)] * 2, MISS, []),
     ],
     ids=[
         "as before",
@@ -143,6 +147,9 @@ OTHER_KERNEL = {"asked": 0, "answers": {}, "other_kernels": ["a-rule"]}
         "refused",
         "MISS",
         "the machine failed behind what is bad as before",
+        "a host never ran, and what is bad is as before",
+        "one order never ran, and what is bad is as before",
+        "the machine failed at a stage, and what is bad is as before",
     ],
 )
 def test_outcomes(records: list[Record], status: Status, blamed: list[str]) -> None:
@@ -167,16 +174,61 @@ def test_mended_is_what_is_gone_where_it_was_looked_for() -> None:
     assert concluded(gated(left(), o=FAIL), gated(left(known="k"))).mended == [LEFT]
 
 
-def test_runs_that_are_numbered_may_become_fewer() -> None:
+@pytest.mark.parametrize("kind", ["", "page-"])
+def test_runs_that_are_numbered_may_become_fewer(kind: str) -> None:
     """Another kernel allocates less often on its way: the order has been run all the same."""
 
     def swept(*statuses: Status) -> Record:
-        some = [Transcript(host="h", order=f"sweep@{n}", status=one) for n, one in enumerate(statuses)]
+        some = [Transcript(host="h", order=f"sweep@{kind}{n}", status=one) for n, one in enumerate(statuses)]
         return gated(transcripts=some)
 
     assert concluded(swept(PASS, PASS, PASS), swept(PASS, PASS)).status == PASS
     assert concluded(swept(PASS, PASS, PASS), swept(PASS, FAIL)).status == FAIL
     assert concluded(swept(PASS, PASS), gated()).status == MISS
+
+
+class Made:
+    """What a run of a commit comes to, without a kernel."""
+
+    def __init__(self, entry: Entry, failing: Sequence[str], closed: list[str]) -> None:
+        self._name, self._closed = entry.id, closed
+        self.over = False
+        self.run = Run("gate", "")
+        self._end = gated(left(), o=FAIL, verdict=FAIL) if entry.id in failing else gated()
+
+    def judge(self) -> None:
+        for name in ("stages", "transcripts", "findings", "verdict"):
+            setattr(self.run.record, name, getattr(self._end, name))
+        self.over = True
+
+    def close(self) -> None:
+        self._closed.append(self._name)
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_stop_ends_at_the_first_to_blame(monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    """Not at a later one that is known before anything is judged, and not behind one that is built by then."""
+    closed: list[str] = []
+    monkeypatch.setattr(Judge, "_build", lambda _, entry: Made(entry, ["two"], closed))
+    entries = entries_of(("base", ""), [(name, "") for name in ("one", "two", "three", "four")])
+    entries.append(Entry(id="patch 5", subject="", status=FAIL, reason="does not apply"))
+    series = begin("k", "", "", entries)
+    request = GateRequest(task="gate", command="")
+    Judge(series, lambda _: request, lambda _: Silent(), lambda _: None, stop=True, ahead=ahead).run()
+    assert [one.status for one in entries] == [PASS, PASS, FAIL, SKIP, SKIP, FAIL]
+    assert entries[3].run is None
+    assert closed.count("three") == 1, "what was built of it is ended"
+
+
+def test_each_kind_of_package_is_held_against_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Judge, "_build", lambda _, entry: Made(entry, ["rt=1", "rt=2"], []))
+    entries = entries_of(None, [(name, "") for name in ("plain=1", "plain=2", "rt=1", "rt=2")])
+    for entry in entries:
+        entry.kind = entry.id.partition("=")[0]
+    request = GateRequest(task="gate", command="")
+    judge = Judge(begin("k", "", "", entries), lambda _: request, lambda _: Silent(), lambda _: None)
+    judge.run()
+    assert [(one.status, one.blamed) for one in entries] == [(PASS, []), (PASS, []), (FAIL, [LEFT]), (PASS, [])]
 
 
 @pytest.fixture(autouse=True)
@@ -397,6 +449,17 @@ def test_bisect_skips_what_could_not_be_told(
     assert "SKIP" in said
 
 
+def test_what_the_machine_failed_at_is_not_looked_for(
+    commits: tuple[Path, list[str]], answers: dict[str, Record]
+) -> None:
+    tree, names = commits
+    missed = Finding(id="load:starved:qemu-svm:x", status=MISS, message="m", host="qemu-svm", order="other")
+    good, bad = gated(), gated(left(), missed, o=FAIL, other=MISS)
+    starved = gated(missed, other=MISS)
+    answers |= dict(zip(names, [good, good, starved, starved, good, bad, bad, bad], strict=True))
+    assert searched(tree, names, None)[1] == "number 5"
+
+
 def test_what_is_left_cannot_be_told_apart(commits: tuple[Path, list[str]], answers: dict[str, Record]) -> None:
     tree, names = commits
     answers |= dict(zip(names, [gated(), *[unbuilt(BROKEN)] * 6, gated(left(), o=FAIL)], strict=True))
@@ -427,6 +490,7 @@ def test_bisect_says_why_it_cannot_begin(commits: tuple[Path, list[str]], answer
         (bad, bad, "is in it already"),
         (good, good, "is not in it"),
         (gated(o=MISS), bad, "could not be looked for"),
+        (good, gated(left(MISS), o=MISS), "the machine failed in it"),
     ):
         answers |= {names[0]: first, names[-1]: last}
         with pytest.raises(JudgeError, match=why):

@@ -56,6 +56,16 @@ def test_the_newest_version_counts(tmp_path: Path) -> None:
     assert subjects(name) == ["KVM: New one"]
 
 
+def test_a_version_may_be_part_of_the_word(tmp_path: Path) -> None:
+    name = mbox(tmp_path, mail("[PATCH] KVM: Old"), mail("[PATCHv2] KVM: New"))
+    assert subjects(name) == ["KVM: New"]
+
+
+def test_a_paragraph_that_begins_with_from_is_no_border(tmp_path: Path) -> None:
+    name = mbox(tmp_path, mail("[PATCH] KVM: Quote", f"\nFrom the SDM, 25.1:\n\n{DIFF}"))
+    assert subjects(name) == ["KVM: Quote"]
+
+
 def test_a_subject_in_several_lines_and_encoded_text(tmp_path: Path) -> None:
     body = DIFF.replace("+b", "+=C3=A4=3D").replace("\n", "=0A=\n")
     encoded = (
@@ -78,6 +88,11 @@ def test_one_message_as_a_mail_program_saves_it(tmp_path: Path) -> None:
         ([mail("[PATCH] KVM: No diff", "Nothing.\n")], "no message in it"),
         ([mail("[PATCH 1/3] KVM: A"), mail("[PATCH 3/3] KVM: C")], "patch 2 of 3 is not in it"),
         ([mail("[PATCH 1/2000] KVM: A")], "a series of 2000 patches"),
+        (
+            [mail("[PATCH] KVM: Mine"), mail("[PATCH 1/2] KVM: Rather so"), mail("[PATCH 2/2] KVM: And so")],
+            r"1/1 \(KVM: Mine\) and 1/2 \(KVM: Rather so\) are not of one series",
+        ),
+        ([mail("[PATCH 1/2] KVM: A"), mail("[PATCH 2/2] KVM: B"), mail("[PATCH 2/2] KVM: C")], "not of one series"),
     ],
 )
 def test_what_is_no_series_is_told_in_one_line(tmp_path: Path, mails: list[str], expected: str) -> None:
