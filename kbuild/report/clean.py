@@ -29,6 +29,11 @@ def visible(text: str) -> str:
     return _BAD.sub(_escape, text)
 
 
+def all_visible(text: str) -> str:
+    """The same of text that may have several lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -33,11 +33,12 @@ def render_summary(entries: Sequence[Data], console: Console) -> None:
 
 def render_flow(entries: Sequence[Data], console: Console, *, full: bool, by_rules: bool) -> None:
     """Print the trees: with `full` all calls, else those that rules mention, or that lead to another module."""
-    from rich.console import Console
     from rich.tree import Tree
 
+    from kbuild.report.consoles import console_on
+
     if not console.is_terminal:
-        console = Console(file=console.file, width=WIDE, highlight=False, emoji=False)
+        console = console_on(console.file, width=WIDE)
     for entry in entries:
         root = Tree(_entry(entry))
         _add(root, entry["calls"], entry["module"], full=full, by_rules=by_rules)

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from kbuild.outcome import Status
 from kbuild.progress import Reporter
+from kbuild.report import clean
 from kbuild.report.terminal import STYLES
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Lines:
 
     def _say(self, text: str) -> None:
         with self._lock:
-            print(text, file=self._stream, flush=True)
+            print(clean.all_visible(text), file=self._stream, flush=True)
 
     def begin(self, stage: str) -> None:
         """Nothing: the line comes at the end."""
@@ -142,8 +143,9 @@ def live(stream: IO[str] | None = None) -> Iterator[Reporter]:
     if not stream.isatty():
         yield Lines(stream)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from kbuild.report.consoles import console_on
 
     columns = (
         SpinnerColumn(),
@@ -152,5 +154,5 @@ def live(stream: IO[str] | None = None) -> Iterator[Reporter]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[what]}", markup=False),
     )
-    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
+    with Progress(*columns, console=console_on(stream), transient=True) as progress:
         yield Bars(progress)

@@ -37,9 +37,9 @@ MAX_PLACES = 8
 
 def console_for(stream: IO[str]) -> Console:
     """A console that fits the stream: a file or pipe has no width of its own, and lines there are for grep."""
-    from rich.console import Console
+    from kbuild.report.consoles import console_on
 
-    return Console(file=stream, width=None if stream.isatty() else 140, highlight=False, emoji=False)
+    return console_on(stream, width=None if stream.isatty() else 140)
 
 
 def render(record: Record, stream: IO[str] | None = None) -> None:

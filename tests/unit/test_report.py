@@ -15,6 +15,7 @@ from rich.progress import Progress, TextColumn
 from kbuild.outcome import Finding, Known, Status, to_json
 from kbuild.record import Record, Stage
 from kbuild.report.answers import MAX_WITNESS, render_answers, render_findings
+from kbuild.report.consoles import console_on
 from kbuild.report.data import summary
 from kbuild.report.live import Bars, Lines
 from kbuild.report.terminal import console_for, render
@@ -192,6 +193,25 @@ def test_rules_that_nobody_could_be_asked_are_told_in_one_line() -> None:
 def test_text_from_elsewhere_is_no_markup() -> None:
     text = shown(record(verdict=Status.FAIL, findings=[finding("one", message="[bold]x[/bold] [/] [link=http://a]")]))
     assert "[bold]x[/bold] [/] [link=http://a]" in text
+
+
+def test_text_from_elsewhere_does_not_move_the_cursor(tmp_path: Path) -> None:
+    nasty = "debugfs/\x1b[2J\x9b1A\x1b]0;x\x07"
+    steps = [StepResult(number=1, action="check", status=Status.FAIL, reason=nasty)]
+    some = [Transcript(host="qemu-svm", order=nasty, status=status, steps=steps, reason=nasty) for status in Status]
+    stage = Stage("load", Status.FAIL, summary=nasty)
+    text = shown(record(verdict=Status.FAIL, findings=[finding("one", nasty)], transcripts=some, stages=[stage]))
+    assert "debugfs/\\x1b[2J\\x9b1A\\x1b]0;x" in text
+    assert not set(text) & {"\x1b", "\x9b", "\x07"}
+    file = tmp_path / "log"
+    with file.open("w") as stream:
+        Lines(stream).order("qemu-svm", nasty, Status.FAIL, nasty)
+    assert "\x1b" not in file.read_text()
+    terminal = io.StringIO()
+    progress = Progress(TextColumn("{task.description}"), console=console_on(terminal, force_terminal=True))
+    with progress:
+        Bars(progress).order("qemu-svm", nasty, Status.FAIL, nasty)
+    assert "\x1b[2J" not in terminal.getvalue()
 
 
 @pytest.mark.parametrize(
