@@ -525,10 +525,10 @@ def _selftests(files: LoadFiles | None) -> frozenset[str]:
 def _judged(transcript: Transcript, findings: list[Finding]) -> Transcript:
     """The transcript with its findings as they are marked: what is known does not count here either.
 
-    Each step that did not go as expected has a finding, so the findings alone say the outcome.
+    What did not go as expected has a finding that counts, so where there is one the findings alone say the outcome.
     """
-    if not findings:
-        return transcript
+    if not any(finding.status.counts for finding in findings):
+        return msgspec.structs.replace(transcript, findings=findings)
     status = verdict((f for f in findings if f.status != Status.DONE), [Status.PASS])
     return msgspec.structs.replace(transcript, findings=findings, status=status)
 

@@ -29,6 +29,8 @@ class Leftovers:
         self._order = order
         self.texts: dict[str, dict[str, int]] = {}
         """Of each module that the order has loaded, the latest load's."""
+        self.tried: set[str] = set()
+        """The modules whose init may have been run, be it that it failed; by the kernel's names."""
 
     def findings(
         self, before: State, after: State, *, failed: bool, said: Callable[[], Collection[str]], fault: str = ""
@@ -60,7 +62,7 @@ class Leftovers:
 
     def _owners(self, what: str) -> Iterator[str]:
         kind, _, name = what.partition("/")
-        loaded = [one for one in self._acquired(kind, name) if module_key(one.module) in self.texts]
+        loaded = [one for one in self._acquired(kind, name) if module_key(one.module) in self.tried]
         # Both vendors' inits make most things, in the same function.
         places = {(one.what, one.acquire, one.function, one.of): one.module for one in reversed(loaded)}
         for (thing, acquire, function, module), init in places.items():

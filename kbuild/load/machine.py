@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from kbuild.hosts.emulator import POWERED_OFF, REBOOTED
 from kbuild.load.conversation import Conversation, StopError
-from kbuild.load.judge import Judge
+from kbuild.load.judge import Judge, Judged
 from kbuild.load.ledger import Ledger
 from kbuild.load.leftovers import NO_ANSWER
-from kbuild.load.orders.format import SUCCESS, Expectation, Step, outcome_number
+from kbuild.load.orders.format import SUCCESS, Expectation, Step, kernel_name, outcome_number
 from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.session import End, Reply
 from kbuild.outcome import Status
 from kbuild.transcript import StepResult
 
+Part = tuple[int, str, Sequence[str]]
+"""Of what is done at once: a CPU, a verb and its arguments."""
 PART_FIELDS = 3
 """Of a part, as the agent tells it: its errno, when it began, how long it took."""
 
@@ -37,12 +39,7 @@ class MachineSteps:
         subject = f"cpu{number}-{how}"
         got = self._talk.answered(reply, "cpu", subject, expectation)
         known = f"cpu:{how}"
-        judged = self._judge.errno(f"CPU {number} {how}", got.errno, expectation, known)
-        if judged[0] is Status.FAIL and any(one.signature == NO_ANSWER for one in self._ledger.classified(reply)[0]):
-            judged = (
-                Status.ERROR,
-                f"{judged[1]}; the CPU did not answer, and the emulator may have been too slow for it",
-            )
+        judged = self._unless_slow(self._judge.errno(f"CPU {number} {how}", got.errno, expectation, known), reply)
         self._keep("cpu", subject, got, reply, expectation, {how: number}, judged)
         if got.errno == 0:
             self._judge.note(known)
@@ -64,7 +61,7 @@ class MachineSteps:
         if got.errno == 0:
             self._judge.note(known)
 
-    def together(self, parts: Sequence[tuple[int, str, Sequence[str]]], expectation: Expectation) -> list[int]:
+    def together(self, parts: Sequence[Part], expectation: Expectation) -> list[int]:
         """Do several things at once, each a CPU, a verb and its arguments; gives the errno of each."""
         words: list[str] = []
         for cpu, verb, arguments in parts:
@@ -83,13 +80,31 @@ class MachineSteps:
             what: f"{errno_name(number) or 'success'}, from {begin} to {int(begin) + int(took)} µs"
             for what, number, (_, begin, took) in zip(_told_apart(said), errnos, fields, strict=True)
         }
-        judged: tuple[Status, str | None] = (Status.PASS, None)
+        judged: Judged = (Status.PASS, None)
         if errnos not in allowed:
             wanted = " or ".join(f"({', '.join(errno_name(n) or 'success' for n in one)})" for one in allowed)
             reason = f"{' and '.join(said)} at once: expected {wanted}, got ({came})"
-            judged = Status.FAIL, reason + (f" ({expectation.why})" if expectation is not SUCCESS else "")
+            reason += f" ({expectation.why})" if expectation is not SUCCESS else ""
+            judged = self._blamed(reason, [one for one, number in zip(parts, errnos, strict=True) if number])
+            judged = self._unless_slow(judged, reply)
         self._keep("together", "parts", got, reply, expectation, detail, judged)
+        for part, number in zip(parts, errnos, strict=True):
+            if not number and (known := _known(part)):
+                self._judge.note(known)
         return errnos
+
+    def _blamed(self, reason: str, failed: Sequence[Part]) -> Judged:
+        """Whose fault it is that parts failed which were not to: not the kernel's, where no host was seen to do one."""
+        judged = [self._judge.blamed(reason, _known(part)) for part in failed]
+        return next(
+            (one for one in judged if one[0] is not Status.FAIL), judged[0] if judged else (Status.FAIL, reason)
+        )
+
+    def _unless_slow(self, judged: Judged, reply: Reply) -> Judged:
+        """The same, unless a CPU did not answer: then the emulator may have been too slow."""
+        if judged[0] is not Status.FAIL or all(one.signature != NO_ANSWER for one in self._ledger.classified(reply)[0]):
+            return judged
+        return Status.ERROR, f"{judged[1]}; the CPU did not answer, and the emulator may have been too slow for it"
 
     def reboot(self, step: Step) -> bool:
         """The guest's end: it says its last word, and then the machine goes off or is reset."""
@@ -125,6 +140,14 @@ class MachineSteps:
         self._ledger.keep_errno(action, got, reply, expectation, judged, subject=subject, detail=dict(detail))
         if judged[0] not in (Status.PASS, Status.SKIP):
             raise StopError
+
+
+def _known(part: Part) -> str | None:
+    """What a host is known to do where it has done that part; None: any does."""
+    _, verb, arguments = part
+    if verb == Verb.LOAD:
+        return f"load:{kernel_name(arguments[0].removesuffix('.ko'))}"
+    return f"cpu:{arguments[0]}" if verb == Verb.CPU else None
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:

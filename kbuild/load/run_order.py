@@ -84,6 +84,7 @@ class OrderRun:
         except StopError:
             self.stopped_at = self._ledger.at.place if self._ledger.at else None
             self._recorder.stop()
+        self._talk.settle()
         transcript = self._ledger.transcript()
         if self._machine.cannot and transcript.status in (Status.PASS, Status.SKIP):
             return msgspec.structs.replace(transcript, status=Status.SKIP, reason=self._machine.cannot)
@@ -206,6 +207,8 @@ class OrderRun:
     ) -> None:
         """Load or unload one module, and judge what came back."""
         name = kernel_name(module)
+        if verb is Verb.LOAD:
+            self._leftovers.tried.add(name)
         self._recorder.before(verb.value, name)
         reply = self._talk.on(cpu, verb, *self._arguments(verb, module, params))
         got = self._talk.answered(reply, verb.value, name, expectation)
@@ -247,6 +250,7 @@ class OrderRun:
             verb = Verb.LOAD if part.load else Verb.UNLOAD
             if part.load:
                 self._load_dependencies(module)
+                self._leftovers.tried.add(kernel_name(module))
             given = self._plan.given(module) | part.given
             parts.append((part.on_cpu, verb.value, self._arguments(verb, module, given)))
         errnos = self._machine.together(parts, expectation)

@@ -102,6 +102,17 @@ def test_a_result_that_was_lost_on_its_way_is_no_pass() -> None:
     assert [*found] == [1], "the others are done again"
 
 
+def test_the_last_result_of_all_may_be_the_damaged_one() -> None:
+    """Nothing came behind it: that is no part that was not done."""
+    broken = [Broken(b"x", "cut")]
+    for parts in ([one for one in failed(0) if one.part != 5], []):
+        verb, reply = split(whole(*parts, broken=broken), 1, 1)[1][-1]
+        assert verb is (Verb.UNLOAD if parts else Verb.FAULT)
+        assert reply.answer is None
+        assert reply.broken
+    assert split(whole(), 1, 1)[1][-1][1].answer is None
+
+
 def test_records_that_were_lost_are_missing_in_their_part() -> None:
     found = split(whole(*failed(0), *failed(1), lost=3, lost_in={6}), 1, 2)
     assert [reply.lost for _, reply in found[1]] == [0, 0, 0, 0]

@@ -60,7 +60,7 @@ def _parts(
         if (result := results.get(number)) is None:
             if isinstance(whole.answer, Result) and not whole.answer.errno:
                 # It stopped before this part, or the line that tells of it was damaged.
-                if max(results, default=0) > number:
+                if whole.broken or max(results, default=0) > number or not results:
                     yield verb, Reply(whole.number, log=logs.get(number, []))
                 return
             yield verb, _unfinished(whole, [one for part in sorted(logs) if part >= number for one in logs[part]])

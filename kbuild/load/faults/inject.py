@@ -11,6 +11,7 @@ from kbuild.load.evidence import records_of
 from kbuild.load.faults.ahead import OUT_OF_MEMORY, Ahead, split
 from kbuild.load.faults.points import wanted
 from kbuild.load.faults.site import NOT_TOLD, Site, site_of
+from kbuild.load.judge import Judged
 from kbuild.load.ledger import Ledger
 from kbuild.load.orders.conditions import Facts, holds
 from kbuild.load.orders.format import SUCCESS, Expectation, Step, Tolerated
@@ -76,6 +77,9 @@ class Injection:
         name = site.name if site else NOT_TOLD
         self.ledger.fault = name if got.left == 0 else ""
         detail = {"site": name, "stack": site.stack if site else ""} if got.left == 0 else {}
+        if got.left != 0 and (otherwise := self._not_come_to(got)) is not None:
+            self._keep(reply, got, detail, *otherwise)
+            raise StopError
         if got.left != 0 or not wanted(self.plan, name):
             reason = "another call site" if got.left == 0 else "the load made fewer allocations"
             self._keep(reply, got, detail, Status.SKIP, reason)
@@ -140,6 +144,16 @@ class Injection:
         if got.errno == 0:
             self.note(Verb.LOAD if loads else Verb.UNLOAD)
         return reply, got
+
+    def _not_come_to(self, got: Result) -> Judged | None:
+        """What is wrong where the allocation was not come to; None: there are fewer of them."""
+        errno = errno_name(got.errno) or "success"
+        if got.left is None:
+            where = f" ({got.where})" if got.where else ""
+            return Status.ERROR, f"{self._what}: the agent could not let an allocation fail: {errno}{where}"
+        if got.errno:
+            return Status.FAIL, f"{self._what}: {errno} by itself: it ended before the allocation that was to fail"
+        return None
 
     def _undo(self, got: Result) -> None:
         """Unload what was loaded; of an unload that was refused, do it."""

@@ -10,11 +10,11 @@ import msgspec
 from kbuild.load.boot import Prepared
 from kbuild.load.faults.inject import UNSEEN, Injection
 from kbuild.load.faults.points import nearby, number, points, rest, swept
-from kbuild.load.orders.format import SUCCESS
+from kbuild.load.orders.format import SUCCESS, kernel_name
 from kbuild.load.orders.plan import KINDS, Kind, Plan, PlannedStep
 from kbuild.load.protocol import Verb
 from kbuild.load.run_order import OrderRun
-from kbuild.outcome import Status
+from kbuild.outcome import Finding, Status, finding_id
 from kbuild.transcript import Transcript
 
 
@@ -49,7 +49,17 @@ class SweepRun(OrderRun):
             return transcript
         if self.missed:
             reason = f"with {self.tried + 1} numbers other allocations failed than one in {self._plan.after}"
-            return msgspec.structs.replace(transcript, status=Status.ERROR, reason=reason)
+            cause = finding_id("load", "not-reached", self._plan.order, f"fault={self._plan.after}")
+            missed = Finding(
+                id=cause,
+                status=Status.ERROR,
+                message=reason,
+                host=transcript.host,
+                order=transcript.order,
+                reproduce=transcript.reproduce,
+            )
+            findings = [*transcript.findings, missed]
+            return msgspec.structs.replace(transcript, status=Status.ERROR, reason=reason, findings=findings)
         if reasons := [*skipped, *([self._only_counted] if self._only_counted else [])]:
             return msgspec.structs.replace(transcript, status=Status.SKIP, reason=reasons[0])
         return transcript
@@ -116,6 +126,7 @@ class SweepRun(OrderRun):
         if self._plan.after:
             return  # the rest of the order is held against the host as it was before all of it
         self._loaded, self._added = {*prepared.loaded}, [*prepared.added]
+        self._leftovers.tried |= prepared.loaded
         self._talk.before = prepared.state
 
     def _load_needed(self, planned: PlannedStep) -> None:
@@ -127,6 +138,7 @@ class SweepRun(OrderRun):
     def _injection(self, planned: PlannedStep) -> Injection:
         module = planned.step.module
         assert module is not None
+        self._leftovers.tried.add(kernel_name(module))
 
         def call(verb: Verb, why: str) -> None:
             params = planned.step.given if verb is Verb.LOAD else {}
