@@ -309,14 +309,17 @@ def read_folder(folder: Path) -> Record:
 
 
 def _added(path: Path) -> Iterator[Transcript]:
-    """The transcripts that `Run.add` kept, without a line that was cut off."""
+    """The transcripts that `Run.add` kept, without a line that was cut off. What was told twice counts as told last."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return
+    found: dict[tuple[str, str], Transcript] = {}
     for line in lines:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            yield msgspec.json.decode(line, type=Transcript)
+            one = msgspec.json.decode(line, type=Transcript)
+            found[one.host, one.order] = one
+    yield from found.values()
 
 
 def _find(run: str) -> Path:

@@ -53,6 +53,8 @@ class Boot:
     """That were run in it so far."""
     shared: int = 0
     """Orders that were run in this very guest."""
+    last: str | None = None
+    """The last of these, by its id."""
     prepared: Prepared | None = None
     ahead: dict[int, Ahead] = field(default_factory=dict)
     """Points of a sweep that the agent has done by itself, and that are not judged yet."""

@@ -31,6 +31,8 @@ class Conversation:
         """A state that is not the one before, and that stayed so for as long as is waited."""
         self.ahead: deque[tuple[Verb, Reply]] = deque()
         """What the agent has done by itself: the next commands need not be sent."""
+        self._last: Reply | None = None
+        """Of the last command that was sent."""
         self.passed = False
         """It has gone on since then, and cannot be asked any more of how it was."""
 
@@ -46,9 +48,17 @@ class Conversation:
             assert done is verb, f"{verb}, and the agent did {done}"
             return reply
         assert not self.passed, f"{verb} comes too late"
+        self.settle()
         reply = self._session.command(verb, *arguments, seconds=seconds)
         self._ledger.attach(reply)
+        self._last = reply
         return reply
+
+    def settle(self) -> None:
+        """What came with an answer of which no step was made belongs to the step before it."""
+        reply, self._last = self._last, None
+        if reply is not None and not reply.kept:
+            self._ledger.attach_rest(reply)
 
     def on(self, cpu: int | None, verb: Verb, *arguments: str) -> Reply:
         """The same, done by that CPU; None: any."""
@@ -68,6 +78,7 @@ class Conversation:
     def end(self, verb: Verb) -> Reply:
         """Ask for the guest's end, and wait for it."""
         self._seen = None
+        self.settle()
         reply = self._session.power_off(verb)
         self._ledger.attach(reply)
         return reply

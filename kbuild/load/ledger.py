@@ -16,7 +16,7 @@ from kbuild.load.boot import Boot
 from kbuild.load.evidence import crash_in, findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.orders.format import SUCCESS, Expectation
 from kbuild.load.orders.plan import Plan, PlannedStep
-from kbuild.load.protocol import Result, errno_name
+from kbuild.load.protocol import LogRecord, Result, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
 from kbuild.outcome import RUN_OF, Finding, Status, finding_id, verdict, worst
@@ -113,6 +113,7 @@ class Ledger:
 
         `kind` and `subject` are those of the finding where the step itself is one.
         """
+        reply.kept = True
         matches, records = judged or self.classified(reply)
         self.lost = self.lost or reply.lost > 0
         subject = subject or result.module or result.action
@@ -141,14 +142,14 @@ class Ledger:
             for name in expected.must
             if name not in said and result.status == Status.PASS and not reply.lost
         ]
-        told = kind in ("no-answer", "leftover", "selftest", "selftest-crash")
-        explained = told and any(f.status == result.status for f in findings)
+        named = kind in ("no-answer", "leftover", "selftest", "selftest-crash")
+        explained = named and any(f.status == result.status for f in findings)
         if result.status not in (Status.PASS, Status.SKIP) and result.reason and not explained:
             # Where the log names what killed the guest, that is the finding; here the step itself is.
             evidence = tuple(record.text for record in records if record.facility == 0)[-MAX_EVIDENCE:]
             cause = finding_id("load", kind, subject, place)
             findings.append(Finding(id=cause, status=result.status, message=result.reason, evidence=evidence))
-        findings = [*_told(findings, subject, place), *self._missing(reply, result, subject, place)]
+        findings = [*told(findings, subject, place), *self._missing(reply, result, subject, place)]
         reason = result.reason or next((f.message for f in findings if f.status != Status.DONE), None)
         step = msgspec.structs.replace(
             result,
@@ -237,22 +238,34 @@ class Ledger:
                 # The boot's own, or between two orders: the boot keeps it, and no step is blamed.
                 self.boot.start.log += mine
                 continue
-            index = self._numbers[number]
-            step = self.steps[index]
-            records = from_agent(mine)
-            matches = classify(records, self.request.signatures, self.request.release)
-            self._note(matches, records)
-            subject = step.module or step.action
-            kept = self._kept.get(number, 0.0) + reply.kept_seconds
-            findings = self._found(matches, records, subject, f"after {_what(step)}", kept)
-            findings = _told(findings, subject, f"{self.name}/{step.number}-after")
-            self.steps[index] = msgspec.structs.replace(
-                step,
-                log=[*step.log, *bounded(log_lines(records))],
-                status=verdict(findings, [step.status]),
-                reason=step.reason or next((finding.message for finding in findings), None),
-            )
-            self._place(findings, self.steps[index])
+            self._add_to(self._numbers[number], mine, self._kept.get(number, 0.0) + reply.kept_seconds)
+
+    def attach_rest(self, reply: Reply) -> None:
+        """Give what came with a reply of which no step was made, such as a look at the host, to the last step."""
+        if not self.steps:
+            self.boot.start.log += reply.log
+        elif reply.log or reply.lost or reply.broken:
+            self.lost = self.lost or reply.lost > 0
+            self._add_to(len(self.steps) - 1, reply.log, reply.kept_seconds, reply)
+
+    def _add_to(self, index: int, log: Sequence[LogRecord], kept: float, reply: Reply | None = None) -> None:
+        """Add records to a step that was kept, and what speaks against the kernel in them. `reply`: what is missing."""
+        step = self.steps[index]
+        records = from_agent(log)
+        matches = classify(records, self.request.signatures, self.request.release)
+        self._note(matches, records)
+        subject, place = step.module or step.action, f"{self.name}/{step.number}-after"
+        findings = told(self._found(matches, records, subject, f"after {_what(step)}", kept), subject, place)
+        findings += self._missing(reply, step, subject, place) if reply else []
+        counting = [finding for finding in findings if finding.status != Status.DONE]
+        self.steps[index] = msgspec.structs.replace(
+            step,
+            log=[*step.log, *bounded(log_lines(records))],
+            log_lost=step.log_lost + (reply.lost if reply else 0),
+            status=verdict(counting, [step.status]),
+            reason=step.reason or next((finding.message for finding in counting), None),
+        )
+        self._place(findings, self.steps[index])
 
     def _missing(self, reply: Reply, result: StepResult, subject: str, place: str) -> list[Finding]:
         """What of the evidence did not come, or not as it was sent: where all else is well, nobody can say so."""
@@ -308,7 +321,7 @@ class Ledger:
         ]
 
 
-def _told(findings: Sequence[Finding], subject: str, place: str) -> list[Finding]:
+def told(findings: Sequence[Finding], subject: str, place: str) -> list[Finding]:
     """The findings of a step, when there are too many the first ones and their number."""
     if len(findings) <= MAX_FINDINGS:
         return [*findings]

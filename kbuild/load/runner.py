@@ -19,6 +19,7 @@ from kbuild.errors import HarnessError, JudgeError, KbuildError
 from kbuild.hosts.spec import HostSpec, check, cpus_of, describe, digest, hindrance, is_remote, keeps
 from kbuild.hosts.ssh.target import Target
 from kbuild.hosts.visit import visit
+from kbuild.load.between import with_rest
 from kbuild.load.boot import Boot
 from kbuild.load.evidence import findings_of, from_agent, hang_of, log_lines, records_of, without_answer
 from kbuild.load.faults.ahead import AT_ONCE
@@ -29,7 +30,7 @@ from kbuild.load.orders.conditions import Facts
 from kbuild.load.orders.format import VENDOR_MODULES
 from kbuild.load.orders.plan import Plan, make_plans
 from kbuild.load.places import Place, Places
-from kbuild.load.protocol import Result, Verb
+from kbuild.load.protocol import Result, Verb, errno_name
 from kbuild.load.request import LoadRequest
 from kbuild.load.run_order import OrderRun
 from kbuild.load.session import Reply
@@ -482,8 +483,7 @@ class _Host:
     def _run_order(self, started: Boot, order: Plan, before: State, following: Sequence[Plan] = ()) -> bool:
         """Whether the host is as before."""
         if not started.ahead:
-            # What the kernel warns of once a boot has to show again in each order that shares one.
-            started.start.log += started.session.command(Verb.REARM).earlier
+            self._begin(started)
         started.orders += 1
         started.shared += 1
         if order.after and order.kind == "pages" and not order.tried and not order.loud:
@@ -496,7 +496,8 @@ class _Host:
             transcript = run.run()
             if isinstance(run, SweepRun) and run.again:
                 if run.again.loud:
-                    self._unnamed[order.id] = transcript
+                    # The first one: a repetition may hit elsewhere, and need another itself.
+                    self._unnamed.setdefault(order.id, transcript)
                 self._waiting_again(run.again)
                 return False
             if order.loud:
@@ -518,17 +519,42 @@ class _Host:
                 )
             extra.update(status=transcript.status, clean=run.clean)
             self._keep(transcript)
+            started.last = transcript.order
         return run.clean
+
+    def _begin(self, started: Boot) -> None:
+        """Before an order: what the kernel warns of once a boot has to show again in each order that shares one.
+
+        What came since the order before it in this guest is that one's. Raises KbuildError where this is no guest for
+        another order.
+        """
+        reply = started.session.command(Verb.REARM)
+        started.start.log += [*reply.earlier, *reply.log]
+        before = self._transcripts.get(started.last) if started.last else None
+        if before is not None and (more := with_rest(before, reply, self._request, self._spec)) is not before:
+            shown = self._request.known(more)
+            self._request.keep(shown)
+            with self._lock:
+                self._transcripts[more.order], self._shown[more.order] = more, shown
+            self._reporter.order(shown.host, shown.order, shown.status, shown.reason)
+            raise JudgeError(f"after {more.order}: {more.findings[-1].message}")
+        self._require_answer(reply, "the guest gives no answer before the order")
+
+    def _require_answer(self, reply: Reply, otherwise: str) -> None:
+        if isinstance(reply.answer, Result):
+            return
+        matches = classify(records_of(reply), self._request.signatures, self._request.release)
+        status, what = without_answer(reply, matches)
+        kind = HarnessError if status == Status.MISS else JudgeError
+        raise kind(f"{otherwise}: {what}")
 
     def _state(self, started: Boot) -> State:
         reply = started.session.command(Verb.STATE)
         started.start.log += reply.earlier
-        if isinstance(reply.answer, Result) and reply.answer.errno == 0:
-            return parse_state(reply.items)
-        matches = classify(records_of(reply), self._request.signatures, self._request.release)
-        status, what = without_answer(reply, matches)
-        kind = HarnessError if status == Status.MISS else JudgeError
-        raise kind(f"the state before the first order cannot be read: {what}")
+        self._require_answer(reply, "the state before the first order cannot be read")
+        if isinstance(reply.answer, Result) and reply.answer.errno:
+            raise JudgeError(f"the state before the first order cannot be read: {errno_name(reply.answer.errno)}")
+        return parse_state(reply.items)
 
     def _said_at_boot(self, started: Boot) -> list[Finding]:
         """What the kernel complained of before the first step: shown, for no module's code had run yet."""

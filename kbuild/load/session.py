@@ -101,6 +101,8 @@ class Reply:
     """Of the others, the ones in which the guest's clock went on all the same: it takes them for its own."""
     samples: list[CpuSample] = field(default_factory=list)
     """What the CPU did when the time was up."""
+    kept: bool = False
+    """A step has been made of it, with its log."""
 
 
 def scaled(limits: Limits, slowness: float) -> Limits:
@@ -131,6 +133,8 @@ class Session:
         self.hello: Hello | None = None
         self.ended: End | None = None
         """Once set, the machine answers no more commands."""
+        self._how = ""
+        """In words, where no reply has told that."""
         self.said_bye = False
 
     def on(self, machine: Machine) -> Session:
@@ -193,7 +197,7 @@ class Session:
 
     def _receive(self, reply: Reply, complete: Callable[[Reply], bool], limit: float, silent: float) -> Reply:
         if self.ended is not None:
-            reply.end, reply.detail = self.ended, "before this command"
+            reply.end, reply.detail = self.ended, self._how or "before this command"
             return reply
         console = ConsoleParser()
         start = time.monotonic()
@@ -202,7 +206,12 @@ class Session:
         tail = b""
         look_at = 0.0
         parts = 0
-        while not complete(reply) and reply.end is None:
+
+        def over() -> bool:
+            # An answer may come at once with a panic: its report is waited for, and told with this command.
+            return reply.end is not None or (complete(reply) and not panicked)
+
+        while not over():
             waits = max(look_at - time.monotonic(), 0.0) if reply.samples else patience.left
             chunks = self._machine.receive(min(max(waits, 0.0), POLL_S))
             if self._cancelled():
@@ -224,7 +233,7 @@ class Session:
             if len(reply.parts) > parts:
                 parts = len(reply.parts)
                 patience.start()
-            if complete(reply) or reply.end is not None:
+            if over():
                 break
             if patience.left > 0:
                 # It speaks again: what was seen meanwhile shows no hang.
@@ -265,10 +274,15 @@ class Session:
         reply.detail = chunk.data.decode("utf-8", "replace")
         if panicked:
             reply.end = End.PANIC
-        elif reply.answer is None and self._cancelled():
-            reply.end = End.CANCELLED  # who cancels ends the machine, too
-        elif reply.answer is None:
-            reply.end = End.UNCLEAR if chunk.unclear else End.HOST if chunk.failed else End.EXIT
+            return
+        end = End.UNCLEAR if chunk.unclear else End.HOST if chunk.failed else End.EXIT
+        if self._cancelled():
+            end = End.CANCELLED  # who cancels ends the machine, too
+        if reply.answer is None:
+            reply.end = end
+        else:
+            # It came at once with the answer, which counts; a machine tells of its exit only once.
+            self.ended, self._how = end, reply.detail
 
     def _read(self, reply: Reply, data: bytes) -> None:
         for message in self._reader.feed(data):

@@ -204,16 +204,18 @@ class Recorder:
         return got.errno == 0 or errno_name(got.errno) in allowed
 
     def _read(self, file: str) -> tuple[list[str], int]:
-        """The lines of a file of tracefs, and what the buffers lost."""
+        """The lines of a file of tracefs, and how much of it is missing: what the buffers lost, and damaged lines."""
         lines: list[str] = []
+        broken = 0
         while True:
             reply = self._talk.command(Verb.TRACED, file, str(len(lines)))
             got = self._talk.answered(reply, "trace", file)
             if got.errno:
                 self._refuse(f"{file}: {errno_name(got.errno)}: the trace cannot be read")
             lines += lines_of(reply.items, file)
+            broken += len(reply.broken) + reply.broken_more
             if not got.more or not lines or len(lines) > MAX_LINES:
-                return lines, (got.lost or 0) + bool(got.more)
+                return lines, (got.lost or 0) + bool(got.more) + broken
 
     def _keep(self, status: Status, reason: str | None, detail: dict[str, str]) -> None:
         number = self._ledger.next_number
