@@ -92,6 +92,10 @@ class Machine(Protocol):
         """
         return 0.0
 
+    def excused(self) -> float:
+        """Seconds of wall clock since its start that have limits of their own, be they long."""
+        return 0.0
+
     def pause(self) -> None:
         """Nothing is wanted of the guest until `resume`: it need not run, and its clock stands still if it does not."""
         return

@@ -253,6 +253,10 @@ class Emulator:
         """See `Machine.starved`."""
         return self._starved.seconds()
 
+    def excused(self) -> float:
+        """See `Machine.excused`."""
+        return 0.0
+
     def snapshot(self) -> Snapshot | None:
         """See `Machine.snapshot`."""
         return None

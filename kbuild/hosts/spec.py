@@ -38,6 +38,10 @@ IN_CPUID = frozenset({"vmx", "svm", "npt"})
 """What user space sees for sure: all else is in MSRs, and not every kernel tells what it read there."""
 
 
+MIN_SILENT_S = 20
+"""Of a machine that is reached by SSH: ssh(1) gives a connection up after 15 (client.py), and says so then."""
+
+
 class QemuSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[qemu]`."""
 
@@ -67,6 +71,11 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where there is no `cycle`."""
     on: str | None = None
     """Where there is no `cycle`."""
+
+    @property
+    def words(self) -> str:
+        """The command lines, for a person."""
+        return self.cycle or f"{self.off}; {self.on}"
 
     def __post_init__(self) -> None:
         if not self.cycle and not (self.off and self.on):
@@ -99,6 +108,8 @@ class SshSettings(RemoteSettings, frozen=True, forbid_unknown_fields=True, kw_on
     """A command line for this machine's shell, whose output is the host's console."""
     power: Power | None = None
     """How it is switched off and on. Absent: after a hang it waits for somebody who does that."""
+    alone: bool = False
+    """Nobody else is at work there, as in a lab's place: one that does not answer is switched off and on."""
 
 
 class LabNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,6 +194,11 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"kind is '{self.kind}': the table [{kind}] {state}")
         if not all(gap.reason.strip() for gap in self.gap):
             raise ValueError("a gap has a reason: say what the emulator lacks")
+        if is_remote(self) and self.limits.silent_s < MIN_SILENT_S:
+            raise ValueError(
+                f"limits.silent_s: at least {MIN_SILENT_S} for a machine that is reached by SSH: "
+                "before that nobody knows whether the connection was lost"
+            )
         if len({"intel", "amd"} & set(self.gives)) != 1:
             raise ValueError("gives must name one vendor: 'intel' or 'amd'")
 

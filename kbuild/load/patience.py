@@ -27,9 +27,9 @@ class Patience:
         self._start = self._heard = self._now()
 
     def _now(self) -> tuple[float, float]:
-        """Seconds in which the emulator could run, and seconds by the clock."""
+        """Seconds in which the emulator could run, and seconds by the clock that no other limit is for."""
         now = time.monotonic()
-        return now - self._machine.starved(), now
+        return now - self._machine.starved(), now - self._machine.excused()
 
     def heard(self) -> None:
         """The guest said something."""

@@ -38,6 +38,7 @@ TRANSLATED_MB = 64
 code once lay takes milliseconds: GRUB, which copies an initrd byte by byte, then seems to stand still."""
 MACHINE = (
     *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-m", str(MEMORY_MB), "-cpu", "EPYC,+svm"),
+    *("-smp", "1,maxcpus=2"),
     *("-accel", f"tcg,tb-size={TRANSLATED_MB}", "-device", "virtio-rng-pci"),
 )
 RAMOOPS = ("ramoops.mem_address=0x18000000", "ramoops.mem_size=0x100000", "ramoops.record_size=0x40000")
@@ -325,7 +326,10 @@ def load_files(modules: Path, kernel: Path, host: Path, *orders: str) -> list[st
 def state(guest: Guest) -> str:
     """What a run has to put back."""
     modules = sorted(guest.ssh("cut -d' ' -f1,3,4 /proc/modules").splitlines())
-    rest = guest.ssh("grep -r . /sys/module/kvm*/parameters /proc/sys/kernel/printk_devkmsg; uname -a; ls /var/lib")
+    rest = guest.ssh(
+        "grep -r . /sys/module/kvm*/parameters /proc/sys/kernel/printk_devkmsg; uname -a; ls /var/lib; "
+        "cat /proc/cmdline /sys/devices/system/cpu/online"
+    )
     # Without GRUB's own modules.
     boot = "find /boot -name '*.mod' -o -print | sort; cat /boot/grub/custom.cfg; grub-editenv /boot/grub/grubenv list"
     return "\n".join(modules) + rest + guest.ssh(boot, check=False)

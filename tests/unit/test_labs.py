@@ -59,7 +59,7 @@ def test_a_place_is_a_machine_for_ssh(tmp_path: Path) -> None:
     assert (ssh.target, ssh.options, ssh.sudo) == ("root@10.0.0.7", ("-F", "x", "-p", "22"), True)
     assert ssh.power is not None
     assert ssh.power.cycle is not None
-    client = [sys.executable, "-m", "labgrid.remote.client", "-x", "lab.example:20408", "-p", "epyc-1"]
+    client = [sys.executable, "-P", "-m", "labgrid.remote.client", "-x", "lab.example:20408", "-p", "epyc-1"]
     assert shlex.split(ssh.power.cycle) == ["exec", *client, "power", "cycle"]
     assert ssh.console is not None
     assert shlex.split(ssh.console)[-4:] == ["lab.example:20408", "epyc-1", "", ""]

@@ -14,7 +14,7 @@ import pytest
 from kbuild.cpus import Cpus
 from kbuild.errors import HarnessError, UserError
 from kbuild.hosts.spec import HostSpec, cpus_of, read_host
-from kbuild.hosts.ssh.bridge import Bridge, Errand, arguments, own_words
+from kbuild.hosts.ssh.bridge import LOG_LINES, Bridge, Errand, arguments, in_order, own_words, since
 from kbuild.hosts.ssh.client import SCRIPT, Client, UnreachableError, trouble_in
 from kbuild.hosts.ssh.facts import Facts, hindrances, read_facts
 from kbuild.paths import PROJECT
@@ -192,9 +192,10 @@ def test_a_power_switch_goes_both_ways(tmp_path: Path, power: str) -> None:
 
 
 def test_a_kernel_without_an_initrd_finds_its_root_by_partition() -> None:
-    words = {"command_line": "BOOT_IMAGE=/vmlinuz root=UUID=12-34 ro quiet initrd=\\x", "root": "/dev/sda2"}
-    assert own_words(Facts(words)) == ["root=/dev/sda2", "ro", "quiet"]
-    assert own_words(Facts(words | {"root_partuuid": "ab-02"})) == ["root=PARTUUID=ab-02", "ro", "quiet"]
+    words = "BOOT_IMAGE=/vmlinuz root=UUID=12-34 ro quiet initrd=\\x"
+    disk = {"command_line": f"{words} mitigations=off", "root": "/dev/sda2"}
+    assert own_words(words, Facts(disk)) == ["root=/dev/sda2", "ro", "quiet"], "not what an earlier boot was given"
+    assert own_words(words, Facts(disk | {"root_partuuid": "ab-02"})) == ["root=PARTUUID=ab-02", "ro", "quiet"]
 
 
 def test_of_a_log_only_the_last_step_counts(tmp_path: Path) -> None:
@@ -202,7 +203,15 @@ def test_of_a_log_only_the_last_step_counts(tmp_path: Path) -> None:
     console = io.BytesIO()
     spec = host(tmp_path)
     errand = Errand(
-        host=spec, release="6", version="#1", archive="", command_line=(), fresh=False, mark="m", hung_task_s=8
+        host=spec,
+        release="6",
+        version="#1",
+        archive="",
+        command_line=(),
+        own_words="",
+        fresh=False,
+        mark="m",
+        hung_task_s=8,
     )
     text = (
         "evidence=/sys/fs/pstore/dmesg-ramoops-0:0a1b\nPanic#1 Part1\n<1>[    1.000000] BUG: an old one\n"
@@ -212,6 +221,41 @@ def test_of_a_log_only_the_last_step_counts(tmp_path: Path) -> None:
     assert where == "its kernel's last words are in /sys/fs/pstore/dmesg-ramoops-0"
     assert b"an old one" not in console.getvalue()
     assert b"Kernel panic - not syncing: a new one" in console.getvalue()
+
+
+def test_pieces_of_a_panic_are_read_in_the_order_of_the_log() -> None:
+    """fs/pstore/platform.c, pstore_dump(): EFI's and ERST's pieces are small, and the first one has the end."""
+    text = "".join(
+        f"evidence=/sys/fs/pstore/dmesg-efi-16900000{part:02}001:0a\nPanic#2 Part{part}\n{lines}\n"
+        for part, lines in (
+            (1, "<0>[    4.000000] Kernel panic - not syncing: x\n<0>[    4.100000] ---[ end Kernel panic"),
+            (2, "<5>[    3.000000] kvm-kbuild: step 7 begin\n<1>[    3.900000] BUG: the reason"),
+            (3, "<6>[    2.000000] long ago"),
+        )
+    )
+    oops = "evidence=/sys/fs/pstore/dmesg-efi-1:0b\nOops#1 Part1\n<1>[    2.500000] BUG: an earlier one\n"
+    said = [line.partition("] ")[2] for line in in_order(text + oops) if line.startswith("<")]
+    assert said == [
+        *("BUG: an earlier one", "long ago", "kvm-kbuild: step 7 begin", "BUG: the reason"),
+        *("Kernel panic - not syncing: x", "---[ end Kernel panic"),
+    ]
+    whole = "evidence=/var/lib/systemd/pstore/1/dmesg.txt:0c\nwhole\n"
+    assert [*in_order(whole + text)][-1] == "whole", "what is whole is read last"
+
+
+def test_of_a_host_s_own_log_only_what_came_since_the_mark_counts() -> None:
+    """A crash of days ago is nobody's FAIL, nor is a step of an earlier run."""
+    old = "<1>[    1.0] BUG: old\n<5>[    2.0] kvm-kbuild: step 3 begin\n<1>[    3.0] BUG: an earlier run's"
+    assert since("kvm-kbuild: r 1", old) == ""
+    text = f"{old}\n<0>[    4.0] kvm-kbuild: r 1\n<1>[    5.0] BUG: new"
+    assert since("kvm-kbuild: r 1", text) == "<1>[    5.0] BUG: new"
+    flood = "\n".join(["<1>[    5.0] BUG: new"] * LOG_LINES)
+    assert since("kvm-kbuild: r 1", flood) == flood
+
+
+def test_silence_is_longer_than_ssh_needs_to_see_a_lost_connection(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="silent_s: at least 20"):
+        host(tmp_path, GOOD.replace("[ssh]", "limits = { silent_s = 10 }\n[ssh]"))
 
 
 def test_the_bridge_says_in_one_line_why_it_could_not(tmp_path: Path) -> None:
@@ -227,6 +271,7 @@ def test_the_bridge_says_in_one_line_why_it_could_not(tmp_path: Path) -> None:
         version="#1",
         archive=str(tmp_path / "files.tar"),
         command_line=(),
+        own_words="",
         fresh=False,
         mark="m",
         hung_task_s=8,

@@ -75,6 +75,7 @@ def as_ssh(spec: HostSpec, place: Place) -> HostSpec:
         virtual_machines=lab.virtual_machines,
         console=console_command(lab) if console else None,
         power=Power(cycle=power_command(lab)) if power else None,
+        alone=True,
     )
     return msgspec.structs.replace(spec, kind="ssh", ssh=ssh, labgrid=None)
 
@@ -91,13 +92,13 @@ def _options(service: Service, way: Way, drivers: Sequence[tuple[type, dict[str,
 
 def console_command(lab: LabgridSettings) -> str:
     """Prints what comes over the place's serial line."""
-    words = [sys.executable, "-m", "kbuild.hosts.lab.console", lab.coordinator, lab.place]
+    words = [sys.executable, "-P", "-m", "kbuild.hosts.lab.console", lab.coordinator, lab.place]
     return f"exec {shlex.join([*words, lab.environment or '', lab.names.console or ''])}"
 
 
 def power_command(lab: LabgridSettings) -> str:
     """Switches the place off and on."""
-    words = [sys.executable, "-m", "labgrid.remote.client", "-x", lab.coordinator, "-p", lab.place]
+    words = [sys.executable, "-P", "-m", "labgrid.remote.client", "-x", lab.coordinator, "-p", lab.place]
     words += ["-c", lab.environment] if lab.environment else []
     words += ["power", "cycle"]
     return f"exec {shlex.join([*words, *(['--name', lab.names.power] if lab.names.power else [])])}"

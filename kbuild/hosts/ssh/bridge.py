@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -26,10 +27,16 @@ from kbuild.hosts.ssh.away import back, start_console
 from kbuild.hosts.ssh.client import SSH_FAILED, Client
 from kbuild.hosts.ssh.facts import Facts
 
+LOG_LINES = 4000
+"""Of a host's log that are looked at when its connection was lost."""
 CONSOLE_S = 15.0
 """Until a word that is written to the host's log is seen on its console."""
 PUT_S = 600.0
 LAST_STEP = re.compile(rb"kvm-kbuild: step \d+ begin")
+_PIECE = re.compile(r"[A-Z]\w*#(?P<dump>\d{1,9}) Part(?P<part>\d{1,9})$")
+"""fs/pstore/platform.c, pstore_dump(): `Panic#2 Part1`."""
+LAST_DUMP = 1 << 30
+"""Where what is whole stands: a piece that is told there too is older."""
 KEPT = 2 << 20
 """Bytes of evidence that are handed on."""
 HOST_FAILED, UNCLEAR = 1, 2
@@ -49,6 +56,8 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     """A tar file with `kernel`, `agent` and `modules/`."""
     command_line: tuple[str, ...]
     """Added to the host's own."""
+    own_words: str
+    """The host's own command line: what runs now may have been booted with more."""
     fresh: bool
     """Boot also where the kernel under test runs already: it is not as it was."""
     mark: str
@@ -109,7 +118,7 @@ class Bridge:
             self._mark()
         if fresh or facts.kernel != wanted:
             say(f"{self._client.target}: boots {self._errand.release}")
-            words = [*own_words(facts), *self._errand.command_line]
+            words = [*own_words(self._errand.own_words, facts), *self._errand.command_line]
             if self._ssh.kernel == "install":
                 self._client.verb("boot_install", self._errand.release, *arguments(words))
             else:
@@ -131,10 +140,10 @@ class Bridge:
     # The console.
 
     def _mark(self) -> None:
-        """Write the mark to the host's log, and wait until its console shows it."""
+        """Write the mark to the host's log: what comes behind it is of this errand. Wait until its console shows it."""
+        self._client.verb("mark", self._errand.mark)
         if not self._ssh.console or self._seen.is_set():
             return
-        self._client.verb("mark", self._errand.mark)
         if not self._seen.wait(CONSOLE_S):
             say(f"{self._client.target}: its console does not show what its kernel writes, and is not listened to")
 
@@ -160,7 +169,7 @@ class Bridge:
         except KbuildError as error:
             return UNCLEAR, f"the connection was lost, and the host is gone: {error}"
         if facts.boot == before.boot:
-            self.hand_over(self._client.verb("log"))
+            self.hand_over(since(self._errand.mark, self._client.verb("log", str(LOG_LINES))))
             how = "the connection was lost" if status == SSH_FAILED else f"the agent ended with status {status}"
             return HOST_FAILED, f"{how}; the host is up, and still in the same boot"
         if found := self.hand_over(self._client.verb("evidence")):
@@ -175,16 +184,42 @@ class Bridge:
     def hand_over(self, text: str) -> str:
         """What the kernel said since the last step began goes to the console's line; gives where it was found."""
         files = [line.partition("=")[2].partition(":")[0] for line in text.splitlines() if line.startswith("evidence=")]
-        data = "\n".join(line for line in text.splitlines() if not line.startswith("evidence=")).encode()[-KEPT:]
+        data = "\n".join(in_order(text)).encode()[-KEPT:]
         *_, last = LAST_STEP.split(data)
         if last.strip():
             self._console.write(b"\n" + last + b"\n")
         return f"its kernel's last words are in {', '.join(files)}" if files else ""
 
 
-def own_words(facts: Facts) -> list[str]:
+def since(mark: str, text: str) -> str:
+    """The lines of a log behind the last mark; all of one that is full of what came since; else none is ours."""
+    lines = text.splitlines()
+    marked = [at for at, line in enumerate(lines) if mark in line]
+    if marked:
+        return "\n".join(lines[marked[-1] + 1 :])
+    return text if len(lines) >= LOG_LINES else ""
+
+
+def in_order(text: str) -> Iterator[str]:
+    """The lines of host.sh's evidence. EFI and ERST keep a panic in pieces, of which the first holds its end."""
+    pieces: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("evidence="):
+            pieces.append([])
+        else:
+            pieces[-1].append(line)
+
+    def place(piece: list[str]) -> tuple[int, int]:
+        found = next((match for line in piece[:3] if (match := _PIECE.match(line))), None)
+        return (int(found["dump"]), -int(found["part"])) if found else (LAST_DUMP, 0)
+
+    for piece in sorted(pieces, key=place):
+        yield from piece
+
+
+def own_words(command_line: str, facts: Facts) -> list[str]:
     """The host's own kernel command line, for another kernel: without an initrd nobody finds a file system by UUID."""
-    words = [word for word in facts["command_line"].split() if not word.startswith(("BOOT_IMAGE=", "initrd="))]
+    words = [word for word in command_line.split() if not word.startswith(("BOOT_IMAGE=", "initrd="))]
     root = f"PARTUUID={facts['root_partuuid']}" if facts["root_partuuid"] else facts["root"]
     return [f"root={root}" if word.startswith(("root=UUID=", "root=LABEL=")) and root else word for word in words]
 

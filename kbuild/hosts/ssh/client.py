@@ -22,7 +22,9 @@ AGENT = "agent"
 SCRIPT = Path(__file__).with_name("host.sh")
 CONNECT_S = 10
 ALIVE_S = 5
-"""So often the host is asked whether it is still there, where nothing else comes; it may miss three."""
+ALIVE_TIMES = 2
+"""So often the host is asked whether it is still there, where nothing else comes, and so many answers it may miss: ssh
+gives up when it should ask for the next time (clientloop.c), which has to be before the agent's silence is too long."""
 VERB_S = 60.0
 SSH_FAILED = 255
 """ssh(1): the status of an error of its own; else it is the remote command's."""
@@ -84,7 +86,7 @@ class Client:
         """A command line that runs `remote` on the host, as the user that ssh logs in."""
         options = (
             *("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}"),
-            *("-o", f"ServerAliveInterval={ALIVE_S}", "-o", "ServerAliveCountMax=3"),
+            *("-o", f"ServerAliveInterval={ALIVE_S}", "-o", f"ServerAliveCountMax={ALIVE_TIMES}"),
             # A connection that others share would outlive a boot of the host, and then hang.
             *("-o", "ControlMaster=no", "-o", "ControlPath=none"),
         )

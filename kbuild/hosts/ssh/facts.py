@@ -74,6 +74,11 @@ class Facts:
         return self["pstore"] not in ("", "(null)")
 
     @property
+    def crashed(self) -> bool:
+        """Whether its kernel has had an oops since it was booted (TAINT_DIE, include/linux/panic.h)."""
+        return self["tainted"].isdigit() and bool(int(self["tainted"]) & 1 << 7)
+
+    @property
     def modules(self) -> list[str]:
         """KVM's, as far as they are loaded."""
         return [line.split()[0] for line in self.many.get("module", []) if line.split()]

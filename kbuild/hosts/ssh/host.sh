@@ -16,6 +16,12 @@ content() { cat "$1" 2>/dev/null || true; }
 boot() { content /proc/sys/kernel/random/boot_id; }
 fail() { printf 'host.sh: %s\n' "$*" >&2; exit 1; }
 
+cpus_off() {
+    for file in /sys/devices/system/cpu/cpu*/online; do
+        if [ "$(content "$file")" = 0 ]; then basename "$(dirname "$file")"; fi
+    done
+}
+
 # One line for each process that has such a file open.
 users() {
     find /proc/[0-9]*/fd -lname "$2" 2>/dev/null | while read -r link; do
@@ -59,6 +65,8 @@ facts() {
     say flags "$(flags flags)"
     say vmx_flags "$(flags 'vmx flags')"
     say cpus "$(getconf _NPROCESSORS_ONLN)"
+    say cpus_off "$(cpus_off)"
+    say tainted "$(content /proc/sys/kernel/tainted)"
     say memory_kb "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
     say command_line "$(content /proc/cmdline)"
     say disabled "$(dmesg 2>/dev/null | grep -iE 'kvm.*disabled by bios|(VMX|SVM).*disabled.*BIOS' | head -n 1)"
@@ -249,27 +257,44 @@ reboot_now() {
 
 saved() { sed -n "s/^$1=//p" "$dir/saved" 2>/dev/null; }
 
-# The boot loader, the modules and settings as they were when the host was taken.
+# Who has lost its connection may still be at work, and keep /dev/kvm open.
+end_ours() {
+    for link in /proc/[0-9]*/exe; do
+        case $(readlink "$link" 2>/dev/null) in "$dir"/files/*) pid=${link#/proc/} && kill -KILL "${pid%/exe}" 2>/dev/null ;; esac
+    done
+}
+
+# A module as it was: with its parameters, of which some can only be given at load.
+load_as_it_was() {
+    [ -e "/sys/module/$1/initstate" ] || modprobe "$1" || return 1
+    given=$(saved parameter | while read -r name parameter value; do
+        file=/sys/module/$name/parameters/$parameter
+        if [ "$name" = "$1" ] && [ -e "$file" ] && [ "$(content "$file")" != "$value" ]; then
+            { printf %s "$value" >"$file"; } 2>/dev/null || printf '%s\n' "$parameter=$value"
+        fi
+    done)
+    # shellcheck disable=SC2086
+    if [ -n "$given" ] && rmmod "$1" 2>/dev/null; then modprobe "$1" $given; fi
+}
+
+# The boot loader, the modules, the CPUs and settings as they were when the host was taken. `stuck`: only a boot ends that.
 restore() {
     uninstall || fail "$grub: what was put there for one boot could not be taken away"
+    end_ours
+    for file in /sys/devices/system/cpu/cpu*/online; do
+        cpu=$(basename "$(dirname "$file")")
+        if [ "$(content "$file")" = 0 ] && ! saved cpus_off | grep -qw "$cpu"; then { echo 1 >"$file"; } 2>/dev/null; fi
+    done
     for _ in 1 2 3 4; do
         for name in $kvm $(under_test); do take_out "$name"; done
     done
-    for name in $(content "$dir/taken_out"); do
-        # Only what was there before: others were loaded by an order.
-        if saved loaded | grep -qw "$name"; then modprobe "$name"; fi
+    # Without files nothing of ours was ever loaded.
+    for name in $(test ! -d "$dir/files" || echo "$kvm" "$(under_test)"); do
+        if [ -e "/sys/module/$name/initstate" ]; then say stuck "$name"; fi
     done
-    saved parameter | while read -r name parameter value; do
-        file=/sys/module/$name/parameters/$parameter
-        if [ -e "$file" ] && [ "$(content "$file")" != "$value" ]; then
-            printf %s "$value" 2>/dev/null >"$file" || printf '%s %s\n' "$name" "$parameter=$value"
-        fi
-    done | sort >"$dir/again"
-    # What can only be given at load.
-    for name in kvm_intel kvm_amd kvm; do
-        given=$(sed -n "s/^$name //p" "$dir/again")
-        # shellcheck disable=SC2086
-        if [ -n "$given" ] && rmmod "$name" 2>/dev/null; then modprobe "$name" $given; fi
+    # What others need comes first. Only what was there before: others were loaded by an order.
+    for name in irqbypass kvm kvm_intel kvm_amd $(content "$dir/taken_out"); do
+        if saved loaded | grep -qw "$name"; then load_as_it_was "$name"; fi
     done
     for name in printk_devkmsg hung_task_timeout_secs; do
         value=$(saved "$name")
@@ -297,7 +322,8 @@ evidence() {
     evidence_files | while read -r file; do
         if grep -q ":${file##*:}\$" "$dir/evidence_before"; then continue; fi
         printf 'evidence=%s\n' "$file"
-        head -c 1000000 "${file%:*}"
+        # Of a long log its end counts.
+        tail -c 1000000 "${file%:*}"
         printf '\n'
     done
 }
@@ -307,7 +333,7 @@ verb=${1:-}
 case $verb in
     facts | put | restore | give_back | evidence | boot_kexec | boot_install | take | ready | mark | was) "$verb" "$@" ;;
     reboot) reboot_now ;;
-    log) dmesg --time-format raw 2>/dev/null | tail -n "${1:-400}" || dmesg | tail -n "${1:-400}" ;;
+    log) dmesg -r | tail -n "${1:-400}" ;;
     agent) exec "$dir/files/agent" --stdio --modules "$dir/files/modules" ;;
     *) fail "'$verb' is no verb of mine" ;;
 esac

@@ -12,7 +12,6 @@ from pathlib import Path
 from kbuild import log
 from kbuild.hosts.emulator import Emulator, Lines
 from kbuild.hosts.ssh.bridge import TALKING, UNCLEAR
-from kbuild.paths import PROJECT
 
 STATE = "state "
 
@@ -39,11 +38,14 @@ class SshMachine(Emulator):
         cleanup.callback(os.close, commands)
         try:
             super().__init__(
-                [sys.executable, "-m", "kbuild.hosts.ssh.bridge", errand, str(console_end), str(agent_end.fileno())],
+                # In the caller's folder: the words of a host file mean the same files as for ssh here.
+                [
+                    *(sys.executable, "-P", "-m", "kbuild.hosts.ssh.bridge"),
+                    *(errand, str(console_end), str(agent_end.fileno())),
+                ],
                 Lines(console, agent.fileno(), commands),
                 folder,
                 cleanup,
-                cwd=PROJECT,
                 pass_fds=[console_end, agent_end.fileno()],
             )
         except BaseException:
@@ -69,7 +71,11 @@ class SshMachine(Emulator):
         self._talks, self._since = talks, now
 
     def starved(self) -> float:
-        """While the host boots, or is looked for, the agent cannot answer; both have limits of their own."""
+        """While the host boots, or is looked for, the agent cannot answer."""
+        return self.excused()
+
+    def excused(self) -> float:
+        """The same: both have limits of their own."""
         return self._other_s + (0.0 if self._talks else time.monotonic() - self._since)
 
     def is_unclear(self, status: int) -> bool:
