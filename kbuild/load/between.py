@@ -9,7 +9,7 @@ import msgspec
 from kbuild.dmesg.classify import classify
 from kbuild.hosts.spec import HostSpec, cpus_of
 from kbuild.load.evidence import findings_of, log_lines, records_of, without_answer
-from kbuild.load.ledger import MAX_EVIDENCE, told
+from kbuild.load.ledger import MAX_EVIDENCE, missing, told
 from kbuild.load.protocol import Result
 from kbuild.load.request import LoadRequest
 from kbuild.load.session import Reply
@@ -28,6 +28,7 @@ def with_rest(transcript: Transcript, reply: Reply, request: LoadRequest, spec: 
     subject = (last.module or last.action) if last else transcript.order
     place = f"{transcript.order}/after"
     findings = [*findings_of(matches, records, subject, (), "after the order", reply.kept_seconds, cpus_of(spec))]
+    findings += missing(reply, "after the order", subject, place)
     if not isinstance(reply.answer, Result):
         status, what = without_answer(reply, matches)
         if status == Status.FAIL and not any(one.status == status for one in findings):

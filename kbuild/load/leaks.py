@@ -10,7 +10,7 @@ import msgspec
 from kbuild.outcome import Finding, Status, finding_id
 
 MAX_EVIDENCE = 40
-_OBJECT = re.compile(r"unreferenced object\S* 0x[0-9a-f]+ \(size (?P<size>\d{1,12})\):")
+_OBJECT = re.compile(r"unreferenced object(?: \((?:percpu|phys)\))? 0x[0-9a-f]+ \(size (?P<size>\d{1,12})\):")
 """print_unreferenced()"""
 _FRAME = re.compile(
     r"\s+(?:\[<\S+>\] )?(?:(?P<name>[\w.]{1,128})\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[(?P<module>[\w-]{1,64})[^\]]*\])?"

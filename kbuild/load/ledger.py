@@ -149,7 +149,7 @@ class Ledger:
             evidence = tuple(record.text for record in records if record.facility == 0)[-MAX_EVIDENCE:]
             cause = finding_id("load", kind, subject, place)
             findings.append(Finding(id=cause, status=result.status, message=result.reason, evidence=evidence))
-        findings = [*told(findings, subject, place), *self._missing(reply, result, subject, place)]
+        findings = [*told(findings, subject, place), *missing(reply, _what(result), subject, place)]
         reason = result.reason or next((f.message for f in findings if f.status != Status.DONE), None)
         step = msgspec.structs.replace(
             result,
@@ -256,7 +256,7 @@ class Ledger:
         self._note(matches, records)
         subject, place = step.module or step.action, f"{self.name}/{step.number}-after"
         findings = told(self._found(matches, records, subject, f"after {_what(step)}", kept), subject, place)
-        findings += self._missing(reply, step, subject, place) if reply else []
+        findings += missing(reply, _what(step), subject, place) if reply else []
         counting = [finding for finding in findings if finding.status != Status.DONE]
         self.steps[index] = msgspec.structs.replace(
             step,
@@ -266,26 +266,6 @@ class Ledger:
             reason=step.reason or next((finding.message for finding in counting), None),
         )
         self._place(findings, self.steps[index])
-
-    def _missing(self, reply: Reply, result: StepResult, subject: str, place: str) -> list[Finding]:
-        """What of the evidence did not come, or not as it was sent: where all else is well, nobody can say so."""
-        findings: list[Finding] = []
-        if reply.lost:
-            message = (
-                f"{_what(result)}: {reply.lost} records of the kernel's log were lost: what they said is not judged"
-            )
-            findings.append(
-                Finding(id=finding_id("load", "log-lost", subject, place), status=Status.ERROR, message=message)
-            )
-        if reply.broken:
-            count = len(reply.broken) + reply.broken_more
-            message = f"{_what(result)}: {count} lines of the agent came broken: {reply.broken[0].why}"
-            raw = tuple(repr(broken.raw[:MAX_RAW]) for broken in reply.broken)
-            # A guest that went in the middle of a line has said nothing more that could be missing.
-            status = Status.ERROR if reply.end is None else Status.DONE
-            name = finding_id("load", "broken-line", subject, place)
-            findings.append(Finding(id=name, status=status, message=message, evidence=raw))
-        return findings
 
     def _note(self, matches: Sequence[Match], records: Sequence[Record]) -> dict[str, str]:
         """Remember what the log said; gives the signatures of these matches, each with its first line."""
@@ -319,6 +299,25 @@ class Ledger:
             )
             for finding in findings
         ]
+
+
+def missing(reply: Reply, what: str, subject: str, place: str) -> list[Finding]:
+    """What of the evidence did not come, or not as it was sent: where all else is well, nobody can say so."""
+    findings: list[Finding] = []
+    if reply.lost:
+        message = f"{what}: {reply.lost} records of the kernel's log were lost: what they said is not judged"
+        findings.append(
+            Finding(id=finding_id("load", "log-lost", subject, place), status=Status.ERROR, message=message)
+        )
+    if reply.broken:
+        count = len(reply.broken) + reply.broken_more
+        message = f"{what}: {count} lines of the agent came broken: {reply.broken[0].why}"
+        raw = tuple(repr(broken.raw[:MAX_RAW]) for broken in reply.broken)
+        # A guest that went in the middle of a line has said nothing more that could be missing.
+        status = Status.ERROR if reply.end is None else Status.DONE
+        name = finding_id("load", "broken-line", subject, place)
+        findings.append(Finding(id=name, status=status, message=message, evidence=raw))
+    return findings
 
 
 def told(findings: Sequence[Finding], subject: str, place: str) -> list[Finding]:

@@ -37,7 +37,7 @@ class Growth:
 def growth(samples: Sequence[int]) -> Growth | None:
     """How a row grows; None where it does not, or where nobody can be sure that it does."""
     count = len(samples)
-    if count < MIN_SAMPLES or samples[0] >= samples[-1]:
+    if count < MIN_SAMPLES:
         return None
     slopes = sorted((samples[j] - samples[i]) / (j - i) for i, j in itertools.combinations(range(count), 2))
     ties = Counter(samples).values()

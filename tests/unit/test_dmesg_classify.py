@@ -257,6 +257,50 @@ def test_the_form_of_7_2() -> None:
     assert found[0].functions == ("kvm_x86_vendor_init", "svm_init")
 
 
+def test_a_report_of_kasan_is_named_by_where_the_access_was() -> None:
+    """mm/kasan/report.c: the stack begins with who found it out."""
+    log = lines(
+        "==================================================================",
+        "BUG: KASAN: slab-use-after-free in kvm_exit+0x1b/0x40 [kvm]",
+        "Read of size 8 at addr ffff888003a1c0c0 by task init/15",
+        "",
+        "Call Trace:",
+        " <TASK>",
+        " dump_stack_lvl+0x53/0x70",
+        " print_report+0xce/0x620",
+        " kasan_report+0xce/0x100",
+        " kvm_exit+0x1b/0x40 [kvm]",
+        " svm_exit+0x1e/0x30 [kvm_amd]",
+        " </TASK>",
+        "==================================================================",
+    )
+    (match,) = run(log, "6.12")
+    assert match.title == "KASAN: slab-use-after-free in kvm_exit"
+    assert match.functions == ("kvm_exit", "svm_exit")
+
+
+def test_a_report_of_ubsan_in_both_forms_and_what_follows_counts() -> None:
+    """lib/ubsan.c, ubsan_prologue() and ubsan_epilogue(): framed by lines, later like a WARN. Nothing is killed."""
+    stack = ("CPU: 0 PID: 15 Comm: init", "Call Trace:", " <TASK>", " kvm_init+0x1b/0x40 [kvm]", " </TASK>")
+    said = "UBSAN: array-index-out-of-bounds in arch/x86/kvm/x86.c:1234:5"
+    more = "kobject_add_internal failed for kvm with -EEXIST, don't try to register things with the same name."
+    frame = "=" * 80
+    for kernel, begin, end in (
+        ("6.1", frame, frame),
+        ("6.12", "------------[ cut here ]------------", "---[ end trace ]---"),
+    ):
+        log = lines(begin, said, "index 3 is out of range for type 'int [2]'", *stack, end, more, level=3)
+        found = counting(run(log, kernel))
+        assert found[0].title == "UBSAN: array-index-out-of-bounds in arch/x86/kvm/x86.c", kernel
+        assert len(found) == 2, kernel
+        assert not any(m.follower or m.truncated for m in found)
+
+
+def test_lockdep_s_word_on_wait_contexts_is_no_silence() -> None:
+    log = lines("[ BUG: Invalid wait context ]", "6.12.0 Not tainted", "Call Trace:", " </TASK>", level=4)
+    assert [m.signature for m in counting(run(log, "6.12"))] == ["wait-context"]
+
+
 def test_a_leak_that_goes_over_into_a_warning_is_two_whole_reports() -> None:
     """From 6.13 on the report of the objects has no stack of its own (mm/slub.c, __slab_err())."""
     log = lines(

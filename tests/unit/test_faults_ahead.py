@@ -114,6 +114,7 @@ def test_the_last_result_of_all_may_be_the_damaged_one() -> None:
 
 
 def test_records_that_were_lost_are_missing_in_their_part() -> None:
-    found = split(whole(*failed(0), *failed(1), lost=3, lost_in={6}), 1, 2)
+    found = split(whole(*failed(0), *failed(1), *failed(2), lost=3, lost_in={6}), 1, 3)
     assert [reply.lost for _, reply in found[1]] == [0, 0, 0, 0]
     assert [reply.lost for _, reply in found[2]] == [1, 0, 0, 0]
+    assert [*found] == [1, 2], "nothing is read of a log behind a flood: the others are done again"

@@ -126,6 +126,12 @@ def test_what_comes_between_two_orders_is_the_first_one_s() -> None:
         assert BEFORE.findings == []
 
 
+def test_what_was_lost_between_two_orders_is_no_pass() -> None:
+    for reply in (Reply(9, DONE, lost=7), Reply(9, DONE, broken=[Broken(b"x", "cut")])):
+        more = with_rest(BEFORE, reply, REQUEST, SPEC)
+        assert (more.status, [one.status for one in more.findings]) == (Status.ERROR, [Status.ERROR])
+
+
 def test_nothing_between_two_orders_changes_nothing() -> None:
     for reply in (
         Reply(9, DONE),

@@ -39,6 +39,16 @@ unreferenced object 0xffff888003a1c0c0 (size 8):
     __kmalloc_noprof+0x2a1/0x360
     do_one_initcall+0x4a/0x170
 """.splitlines()
+# The same of memory that each CPU has.
+PERCPU = """\
+unreferenced object (percpu) 0x607b97e9cab8 (size 16):
+  comm "init", pid 23, jiffies 4294669012
+  hex dump (first 16 bytes on cpu 0):
+    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................
+  backtrace (crc 0):
+    pcpu_alloc_noprof+0x4c6/0x800
+    kvm_take+0x12/0x40 [kvm]
+""".splitlines()
 
 
 def place(address: int) -> list[tuple[str, str]]:
@@ -62,6 +72,11 @@ def test_what_a_module_that_is_there_lost_is_its_innermost_functions() -> None:
     assert [(leak.function, leak.module) for leak in leaks] == [("kvm_take", "kvm"), (None, None)]
     (finding,) = findings_of_leaks(leaks, "o")
     assert (finding.id, finding.module) == ("load:leak:kvm/kvm_take:o", "kvm")
+
+
+def test_memory_of_each_cpu_can_be_lost_too() -> None:
+    assert [(leak.size, leak.function, leak.module) for leak in read_leaks(PERCPU, place)] == [(16, "kvm_take", "kvm")]
+    assert len(read_leaks([*NEW, *PERCPU], place)) == 3, "it is no evidence of the one before"
 
 
 def test_a_module_whose_place_nobody_knows_is_told_all_the_same() -> None:

@@ -29,6 +29,13 @@ def test_a_page_each_time_is_found_under_scatter() -> None:
         assert 0 < found.at_least <= found.slope
 
 
+@pytest.mark.parametrize("at", [0, -1])
+def test_one_odd_sample_hides_no_growth(at: int) -> None:
+    samples = [100 + cycle for cycle in range(30)]
+    samples[at] = 200 if at == 0 else 100
+    assert growth(samples) is not None
+
+
 @pytest.mark.parametrize(
     "samples",
     [

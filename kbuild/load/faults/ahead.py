@@ -38,7 +38,12 @@ def split(whole: Reply, first: int, last: int) -> dict[int, Ahead]:
     ended = isinstance(whole.answer, Result)
     last_part = max(results, default=0)
     at = 0
-    while at == 0 or (_goes_on(found[first + at - 1]) and at * len(PARTS) < last_part + (not ended)):
+    # Behind a flood of the log nothing was read of it any more: the others are done again.
+    while at == 0 or (
+        _goes_on(found[first + at - 1])
+        and at * len(PARTS) < last_part + (not ended)
+        and not any(part <= at * len(PARTS) for part in whole.lost_in)
+    ):
         if first + at > last:
             # It ended behind all points: whoever looks at the host next gets to know.
             found[last].append((Verb.STATE, _unfinished(whole, [])))
