@@ -74,9 +74,11 @@ def _run(work: Callable[[], int], interrupted: str = "interrupted") -> NoReturn:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    # A service manager or CI that ends us must not leave emulators and half a record behind either.
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, stop)
+    # A service manager or CI that ends us must not leave emulators and half a record behind either. Under nohup(1) a
+    # logout is no reason to end.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, stop)
     try:
         # What names no file is what we print: every file of ours is named where it is written.
         with os_errors("the output cannot be written"):

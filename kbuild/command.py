@@ -30,7 +30,10 @@ KEEP_LINES = 200_000
 
 HOST_FAILED = re.compile(
     r"No space left on device|Disk quota exceeded|Read-only file system|internal compiler error: Killed"
-    r"|Cannot allocate memory|virtual memory exhausted|: command not found|Input/output error"
+    r"|Killed signal terminated program|out of memory allocating"
+    r"|Cannot allocate memory|virtual memory exhausted|Input/output error"
+    # A program that is missing, by bash and by dash; and what make says of one that was killed, or is missing.
+    r"|: command not found|: \d+: \S+: not found$|\*\*\* \[[^]]*\] (?:Killed|Error 137|Error 127)\b"
     # Of a full disk: scripts/basic/fixdep.c of the kernel, and xorriso.
     r"|fixdep: not all data was written|exceeds free space on media"
 )

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from kbuild.command import HOST_FAILED
 from kbuild.outcome import Finding, Status, finding_id
 
 _COMPILER = re.compile(
@@ -87,6 +90,26 @@ _NO_KERNEL = re.compile(
 """What modpost says where it was not told what the kernel exports (scripts/mod/modpost.c, check_exports())."""
 
 
+def machines_fault(lines: Iterable[str]) -> str | None:
+    """The first line that blames the machine; None: none does. Source that a compiler shows is not its own word."""
+    return next((line for line in lines if HOST_FAILED.search(line) and not _CONTEXT.match(line)), None)
+
+
+def warning_status(tool: str, file: str | None, counting: Sequence[str]) -> Status:
+    """How a warning counts: of modpost, which looks at the modules, each does; else below one of these folders."""
+    return Status.FAIL if tool == "modpost" or (file or "").startswith(tuple(counting)) else Status.DONE
+
+
+def counted_anew(findings: Iterable[Finding], counting: Sequence[str]) -> tuple[Finding, ...]:
+    """The findings of an earlier build, with the warnings as they count now."""
+    return tuple(
+        msgspec.structs.replace(one, status=warning_status("compiler", one.file, counting))
+        if one.id.startswith("build:warning:") and one.file is not None
+        else one
+        for one in findings
+    )
+
+
 def to_findings(
     diagnostics: Sequence[Diagnostic], *, failed: bool, counting: Sequence[str], whole: bool = True
 ) -> list[Finding]:
@@ -102,9 +125,7 @@ def to_findings(
     for one in diagnostics:
         if one.kind != "warning":
             continue
-        # modpost looks at modules, and the modules are what is being judged.
-        counts = one.tool == "modpost" or (one.file or "").startswith(tuple(counting))
-        findings.append(_finding(one, Status.FAIL if counts else Status.DONE))
+        findings.append(_finding(one, warning_status(one.tool, one.file, counting)))
     if failed and not whole:
         errors = [one for one in diagnostics if one.kind == "error"]
         said = [one for one in errors if one.tool != "make"]

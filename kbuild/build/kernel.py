@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,10 @@ import msgspec
 
 from kbuild import log
 from kbuild.build.artifacts import Built, artifacts_in_use, is_whole, put
-from kbuild.build.diagnostics import read_diagnostics, to_findings
+from kbuild.build.diagnostics import counted_anew, machines_fault, read_diagnostics, to_findings
 from kbuild.build.make import MakeResult, Progress, run_make
 from kbuild.build.reproduce import describe
 from kbuild.build.request import KERNEL, BuildRequest
-from kbuild.command import HOST_FAILED
 from kbuild.configure.tree import waiting_lock
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
@@ -76,7 +76,7 @@ def find_built(request: BuildRequest) -> BuildResult | None:
     for built in remembered(request.objects):
         if built.tree == request.tree.identity and all(map(is_whole, built.files.values())):
             _use(request.objects, built)
-            return BuildResult(built, built.findings, True, 0.0)
+            return BuildResult(built, counted_anew(built.findings, request.warnings_count), True, 0.0)
     return None
 
 
@@ -167,7 +167,7 @@ def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_fi
     counting = request.warnings_count
     findings = tuple(to_findings(diagnostics, failed=failed, counting=counting, whole=request.whole))
     if made.status:
-        blame = next((line for line in made.messages if HOST_FAILED.search(line)), None)
+        blame = machines_fault(made.messages)
         if blame or made.status > 128:
             why = (blame or f"make ended with status {made.status}").strip()
             raise HarnessError(f"the build in {request.objects} did not end: {why}; see {log_file}")
@@ -227,5 +227,15 @@ def _remember(objects: Path) -> _Memory:
 
 
 def _is_there(objects: Path, unit: str) -> bool:
-    """Whether what a message came with is still part of the build; not all names of Kbuild are files."""
-    return not unit.endswith(".o") or (objects / unit).exists()
+    """Whether what a message came with is still part of the build; not all names of Kbuild are files.
+
+    An object stays when its source has left the tree: what it was made of is said beside it.
+    """
+    if not unit.endswith(".o"):
+        return True
+    try:
+        made = (objects / unit).with_name(f".{Path(unit).name}.cmd").read_text("utf-8", "replace")
+    except OSError:
+        return (objects / unit).exists()
+    source = re.search(r"^source_\S+ := (\S+)$", made, re.MULTILINE)
+    return (objects / unit).exists() and (source is None or (objects / source[1]).exists())

@@ -8,6 +8,7 @@ import os
 import posixpath
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,11 @@ import msgspec
 
 from kbuild import command, log
 from kbuild.build.artifacts import artifact, is_whole, put
-from kbuild.build.diagnostics import read_diagnostics
+from kbuild.build.diagnostics import machines_fault, read_diagnostics
 from kbuild.build.make import call
 from kbuild.build.request import BuildRequest
 from kbuild.errors import HarnessError, UserError, os_errors
-from kbuild.paths import make_folder, write_atomically
+from kbuild.paths import make_folder, require_room, write_atomically
 
 TESTS = "tools/testing/selftests/kvm"
 _PLACES = ("", "x86/", "x86_64/")
@@ -29,6 +30,8 @@ _INPUTS = (TESTS, "tools/testing/selftests/rseq", "tools/include", "tools/arch/x
 """Folders of what the programs are made of; headers of the selftests themselves and of the kernel besides."""
 NOT_COMPILED = "it does not compile: "
 """How the reason begins why there is no program."""
+ROOM_MB = 16
+"""With less, a program that was cut off looks like a defect to the next one."""
 _STATE = "programs.json"
 _ELF = b"\x7fELF"
 _INTERPRETER = 3
@@ -131,7 +134,11 @@ def _programs(state: _State, asked: Collection[str]) -> Programs:
 
 
 def _build(request: BuildRequest, asked: Collection[str], home: Path, log_file: Path) -> _State:
-    _make(request, call(request.tree.source, request.objects, request.variables, ("headers",), _jobs()), log_file)
+    headers = call(request.tree.source, request.objects, request.variables, ("headers",), _jobs())
+    status, said = _make(request, headers, log_file)
+    if status:
+        last = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
+        return _State(request.tree.identity, sorted(asked), {}, dict.fromkeys(asked, f"make headers failed: {last}"))
     # In 6.1 their Makefile knows no dependence on headers: in a folder of other bytes nothing is up to date.
     folder = make_folder(home) / _digest(request)
     for other in home.iterdir():
@@ -141,17 +148,21 @@ def _build(request: BuildRequest, asked: Collection[str], home: Path, log_file: 
     there = _there(request, folder)
     chosen = {name: there[name] for one in asked for name in fnmatch.filter(there, one)}
     how = ("-k", f"-j{_jobs()}", "-Otarget", *(str(folder / place) for place in chosen.values()))
-    said = _make(request, [*_argv(request, folder), *how], log_file) if chosen else []
+    _, said = _make(request, [*_argv(request, folder), *how], log_file) if chosen else (0, [])
     programs = {name: put(folder / place) for name, place in chosen.items() if (folder / place).is_file()}
     none = f"the tree's {TESTS} has no such test for x86"
     absent = {one: none for one in asked if not fnmatch.filter(there, one)}
     if failed := [name for name in chosen if name not in programs]:
-        errors = [one for one in read_diagnostics(said, request.tree.source) if one.kind == "error"]
+        errors = [
+            one
+            for one in read_diagnostics(said, request.tree.source)
+            if one.kind == "error" and one.tool in ("compiler", "linker")
+        ]
         if not errors:
             raise HarnessError(f"{failed[0]} was not built, and make named no error; see {log_file}")
         for name in failed:
             own = next((one for one in errors if one.file and Path(one.file).stem == name), errors[0])
-            absent[name] = f"{NOT_COMPILED}{own.file}:{own.line}: {own.text}"
+            absent[name] = f"{NOT_COMPILED}{own.file}{f':{own.line}' if own.line else ''}: {own.text}"
     return _State(request.tree.identity, sorted(asked), programs, absent)
 
 
@@ -178,10 +189,17 @@ def _argv(request: BuildRequest, folder: Path) -> list[str]:
     return ["make", "-C", str(request.tree.source / TESTS), *(f"{name}={value}" for name, value in variables.items())]
 
 
-def _make(request: BuildRequest, argv: Sequence[str], log_file: Path) -> list[str]:
+def _make(request: BuildRequest, argv: Sequence[str], log_file: Path) -> tuple[int, list[str]]:
+    """Status and output. Raises HarnessError where it was the machine that failed: of the tests that says nothing."""
     lines: list[str] = []
-    command.run(argv, env=request.environment, on_line=lines.append, log_file=log_file, check=False)
-    return lines
+    done = command.run(argv, env=request.environment, on_line=lines.append, log_file=log_file, check=False)
+    if done.status:
+        if (blame := machines_fault(lines)) or done.status > 128:
+            why = (blame or f"make ended with status {done.status}").strip()
+            raise HarnessError(f"the selftests could not be built: {why}; see {log_file}")
+        for place in (request.objects, Path(tempfile.gettempdir())):
+            require_room(place, ROOM_MB, f"a build of selftests (that failed; see {log_file})")
+    return done.status, lines
 
 
 def _jobs() -> int:

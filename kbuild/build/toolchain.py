@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild import command
+from kbuild.configure.kconfig import NOT_THE_USERS
 from kbuild.errors import HarnessError
 
 DEVNULL = Path(os.devnull)
@@ -99,6 +100,9 @@ def make_environment(slot: Path) -> dict[str, str]:
     return {
         "LC_ALL": "C",
         "MAKEFLAGS": "",
+        **NOT_THE_USERS,
+        # Makefile takes it for what is to be built, whatever `.config` says.
+        "KCONFIG_CONFIG": ".config",
         "CCACHE_BASEDIR": str(slot),
         "CCACHE_NOHASHDIR": "1",
     }

@@ -6,23 +6,30 @@ import ast
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from kbuild import command
 from kbuild.errors import HarnessError, UserError
 
+MAX_NEW_BYTES = 16 << 20
+"""Of a new file that is part of what a checkout has over its commit."""
 _ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 """Set while git runs a hook, and then about the hook's repository: a gate may well be one."""
 
 
-def call(*arguments: str | Path, **options: Any) -> command.Completed:
-    """Run git in the repository that the arguments name, whatever the environment says of another; as command.run()."""
+def call(*arguments: str | Path, settings: Mapping[str, str] | None = None, **options: Any) -> command.Completed:
+    """Run git in the repository that the arguments name, whatever the environment says of another; as command.run().
+
+    `settings`: of these variables, what we want of them ourselves.
+    """
     if error := command.missing(["git"]):
         raise error
-    return command.run(["env", *(f"--unset={name}" for name in _ELSEWHERE), "git", *arguments], **options)
+    ours = [f"{name}={value}" for name, value in (settings or {}).items()]
+    return command.run(["env", *(f"--unset={name}" for name in _ELSEWHERE), *ours, "git", *arguments], **options)
 
 
 def unquote(name: str) -> str:
@@ -30,24 +37,76 @@ def unquote(name: str) -> str:
     return os.fsdecode(ast.literal_eval(f"b{name}")) if name.startswith('"') else name
 
 
-def _run(folder: Path, *arguments: str, on_line: Callable[[str], None] | None = None) -> None:
+def _run(
+    folder: Path,
+    *arguments: str,
+    on_line: Callable[[str], None] | None = None,
+    ours: Mapping[str, str] | None = None,
+) -> None:
     # No fsmonitor: a program that the repository's configuration names is not ours to start.
     # No optional locks, no refresh by diff: the user's index is not written behind his back.
     # File names with unusual bytes in quotes, whatever the user likes to read.
     settings = ["-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false", "-c", "core.quotePath=true"]
-    done = call("-C", folder, *settings, *arguments, env={"GIT_OPTIONAL_LOCKS": "0"}, check=False, on_line=on_line)
+    done = call(
+        "-C",
+        folder,
+        *settings,
+        *arguments,
+        settings=ours,
+        env={"GIT_OPTIONAL_LOCKS": "0"},
+        check=False,
+        on_line=on_line,
+    )
     if done.status:
         raise UserError(f"{folder}: git {arguments[0]}: {(done.output.strip().splitlines() or ['failed'])[0]}")
 
 
-def diff(folder: Path) -> bytes:
-    """What a checkout has over its commit, byte for byte: it may not be text."""
+def diff(folder: Path, without: Set[str] = frozenset()) -> bytes:
+    """What a checkout has over its commit, byte for byte, for it may not be text.
+
+    With new files that git does not ignore, but for those `without`, and for what is larger than any source.
+    """
     with tempfile.TemporaryDirectory(prefix="kvm-kbuild-") as temporary:
         file = Path(temporary) / "diff"
+        with_new = _index_with_new(folder, without, Path(temporary))
         # In git's own format, whatever the user likes to read.
         style = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
-        _run(folder, "diff", "--binary", *style, f"--output={file}", "HEAD")
+        _run(folder, "diff", "--binary", *style, f"--output={file}", "HEAD", ours=with_new)
         return file.read_bytes()
+
+
+def _index_with_new(folder: Path, without: Set[str], temporary: Path) -> dict[str, str]:
+    """Settings for an index of ours, which knows the checkout's new files; the user's repository is only read."""
+    lines: list[str] = []
+    _run(folder, "ls-files", "--others", "--exclude-standard", on_line=lines.append)
+    new = [name for line in lines if (name := unquote(line)) not in without and _is_source(folder / name)]
+    if not new:
+        return {}
+    there = [
+        Path(folder, call("-C", folder, "rev-parse", "--git-path", one).output.strip()) for one in ("index", "objects")
+    ]
+    index, objects = temporary / "index", temporary / "objects"
+    shutil.copyfile(there[0], index)
+    objects.mkdir()
+    ours = {
+        "GIT_INDEX_FILE": str(index),
+        "GIT_OBJECT_DIRECTORY": str(objects),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(there[1]),
+    }
+    names = temporary / "names"
+    names.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in new))
+    add = ("add", "--intent-to-add", f"--pathspec-from-file={names}", "--pathspec-file-nul")
+    _run(folder, "--literal-pathspecs", *add, ours=ours)
+    return ours
+
+
+def _is_source(path: Path) -> bool:
+    """Of a new file. A folder that is told as one holds a repository of its own."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return not stat.S_ISDIR(status.st_mode) and status.st_size <= MAX_NEW_BYTES
 
 
 def refuse_changes(folder: Path, patches: Set[str]) -> None:
@@ -105,10 +164,27 @@ def check_out(repository: Path, commit: str, target: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         call("clone", "--quiet", "--shared", "--no-checkout", repository, new, timeout=600)
         new.rename(target)
+    if call("-C", target, "cat-file", "-e", f"{commit}^{{commit}}", check=False).status:
+        # Of a shallow repository a clone borrows nothing: it has what was there when it was made.
+        call(
+            "-C",
+            target,
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--update-shallow",
+            repository,
+            commit,
+            check=False,
+            timeout=600,
+        )
     # A link to a file, as patched trees have them, changes its ctime: git would take it for another and write it anew.
     settings = ["-c", "advice.detachedHead=false", "-c", "core.trustctime=false"]
     checkout = ("checkout", "--quiet", "--force", "--detach", commit)
     done = call("-C", target, *settings, *checkout, check=False, timeout=600)
     if done.status:
-        raise HarnessError(f"{commit[:12]} of {repository} cannot be checked out: {done.output.strip()[-200:]}")
+        said = done.output.strip()[-200:]
+        lacks = "unable to read" in said or "not a tree" in said or "missing blob" in said
+        why = f"; if it is a partial clone: git -C {repository} fetch --refetch --no-filter" if lacks else ""
+        raise HarnessError(f"{commit[:12]} of {repository} cannot be checked out: {said}{why}")
     call("-C", target, "clean", "-qffdx")

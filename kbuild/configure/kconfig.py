@@ -22,6 +22,8 @@ from kbuild.errors import HarnessError, UserError
 TIMEOUT_S = 300.0
 """For make, and for the worker: both take 2 to 4 s on an idle machine; more than this is a hang."""
 
+NOT_THE_USERS = dict.fromkeys(("LLVM", "LLVM_IAS", "KCPPFLAGS", "KAFLAGS", "KBUILD_VERBOSE", "KBUILD_EXTRA_WARN"), "")
+"""Variables that Kbuild takes from the environment, as if they were not there."""
 _PROBE = '$(shell,env -0 > "$KBUILD_CONFIGURE_ENVIRONMENT")\n'
 
 
@@ -72,7 +74,7 @@ def run_make(argv: list[str], env: Mapping[str, str]) -> str:
     """Run a configuration target; its output. Raises HarnessError with the line that says what is wrong."""
     # A MAKEFLAGS from outside (this tool under another make) would hand us that one's options and job server. Kconfig
     # asks the compiler what it can do; a ccache that finds its disk full would answer for it that it can nothing.
-    settings = {"MAKEFLAGS": "", "CCACHE_DISABLE": "1"}
+    settings = {"MAKEFLAGS": "", "CCACHE_DISABLE": "1", **NOT_THE_USERS}
     done = command.run(argv, env={**settings, **env}, timeout=TIMEOUT_S, check=False)
     if done.status:
         raise MakeError(argv, done.status, done.output)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -66,14 +67,25 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
     place = ""
     prefix = f"{source}/"
     try:
+        wanted = sorted(paths)
+        # What is gone goes first: a folder may stand where a file or link stood, and the other way round.
+        for path in (old.keys() or _files(target)) - set(wanted):
+            place = path
+            manifest_path.unlink(missing_ok=True)
+            _remove(target, path)
+        links: tuple[str, ...] = ()
         # Each line here is done 80,000 times, mostly for files that have not changed: plain strings, no Path.
-        for path in sorted(paths):
+        for path in wanted:
             place = path
             try:
                 status = os.lstat(prefix + path)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # deleted in the checkout, still in git's index
             mode = status.st_mode
+            if links and path.startswith(links):
+                continue  # so too: a link stands for its folder
+            if stat.S_ISLNK(mode) and Path(prefix + path).is_dir():
+                links += (f"{path}/",)
             known = old.get(path)
             if known and known.mtime_ns == status.st_mtime_ns and known.size == status.st_size and known.mode == mode:
                 new[path] = known
@@ -82,7 +94,7 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
                 continue  # a git submodule: the kernel has none
             parent = os.path.dirname(path)
             if parent not in made:
-                (target / parent).mkdir(parents=True, exist_ok=True)
+                _make_parents(target, parent)
                 made.add(parent)
             # A copy that stops half-way, however that comes, has no manifest: then everything is compared anew.
             manifest_path.unlink(missing_ok=True)
@@ -91,7 +103,7 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
         for path in (old.keys() or _files(target)) - new.keys():
             place = path
             manifest_path.unlink(missing_ok=True)
-            (target / path).unlink(missing_ok=True)
+            _remove(target, path)
     except OSError as error:
         raise HarnessError(f"{source / place}: cannot be copied to {target}: {error.strerror}") from None
     if new != old:
@@ -116,8 +128,32 @@ def _files(folder: Path) -> set[str]:
     return found
 
 
+def _make_parents(target: Path, parent: str) -> None:
+    """Make a folder in the copy, and never go through a link there."""
+    place = target
+    for name in Path(parent).parts:
+        place /= name
+        if place.is_symlink() or place.is_file():
+            place.unlink()
+        place.mkdir(exist_ok=True)
+
+
+def _remove(target: Path, path: str) -> None:
+    """Remove a file or link from the copy, unless something of another kind has taken its place, or its folder's."""
+    place = target
+    for name in Path(path).parts[:-1]:
+        place /= name
+        if place.is_symlink() or not place.is_dir():
+            return
+    place = target / path
+    if place.is_symlink() or not place.is_dir():
+        place.unlink(missing_ok=True)
+
+
 def _copy(origin: Path, target: Path, mode: int) -> str:
     """Copy one file or symbolic link; a content that is there already keeps the copy's time."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
     if stat.S_ISLNK(mode):
         link = str(origin.readlink())
         target.unlink(missing_ok=True)

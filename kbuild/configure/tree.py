@@ -132,7 +132,7 @@ def _copied(asked: str, folder: Path, slot: Path, without: Set[str]) -> Tree:
     commit = patch = None
     if checkout:
         commit = git.commit_of(folder, "HEAD")
-        patch = git.diff(folder) or None
+        patch = git.diff(folder, without) or None
     return Tree(asked, source, slot, kernel_version(source), f"contents {digest}", commit, patch)
 
 

@@ -53,6 +53,7 @@ class Judging:
             raise UserError(
                 f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
             )
+        _refuse_contradictions(request)
         profile = profile_of(request)
         policy = read_policy(profile, request.baseline) if request.task == "gate" else None
         self.run = Run(request.task, request.command)
@@ -118,6 +119,17 @@ class Judging:
                 self.run.fail(error)
                 if isinstance(error, UserError):
                     raise
+
+
+def _refuse_contradictions(request: GateRequest) -> None:
+    """Sources that exclude each other: one of them would be left out without a word."""
+    if request.package and (request.modules or request.kernel):
+        other = f"--modules {request.modules}" if request.modules else f"--kernel {request.kernel}"
+        raise UserError(f"--package {request.package} and {other}: give one of them")
+    if request.kernel and not request.modules:
+        raise UserError(f"--kernel {request.kernel}: give --modules DIR as well, with the modules that belong to it")
+    if request.rev and (request.package or request.modules):
+        raise UserError(f"--rev {request.rev}: {request.package or request.modules} is built already: give a tree")
 
 
 def _peak_memory_kb() -> int:

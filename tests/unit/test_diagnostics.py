@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kbuild.build.diagnostics import read_diagnostics, to_findings
+from kbuild.build.diagnostics import counted_anew, machines_fault, read_diagnostics, to_findings
 from kbuild.outcome import Status
 
 COUNTING = ("arch/x86/kvm/", "virt/")
@@ -86,6 +86,35 @@ def test_section_mismatches_are_told_by_module_and_not_by_their_sum(tmp_path: Pa
     (finding,) = to_findings(read_diagnostics(lines, tmp_path), failed=True, counting=COUNTING)
     assert (finding.status, finding.module) == (Status.FAIL, "kvm")
     assert finding.message == f"modpost: kvm: {where}"
+
+
+@pytest.mark.parametrize(
+    ("line", "machine"),
+    [
+        ("gcc: fatal error: Killed signal terminated program cc1", True),
+        ("cc1: out of memory allocating 65536 bytes after a total of 1 bytes", True),
+        ("/bin/sh: 1: zstd: not found", True),
+        ("bash: line 1: zstd: command not found", True),
+        ("make[3]: *** [../src/scripts/Makefile.build:250: arch/x86/kvm/x86.o] Killed", True),
+        ("make[1]: *** [../src/Makefile:1250: vmlinux] Error 137", True),
+        ("make[3]: *** [../src/scripts/Makefile.build:250: arch/x86/kvm/x86.o] Error 1", False),
+        ("../src/arch/x86/kvm/x86.c:3:1: fatal error: foo.h: No such file or directory", False),
+        ('   12 |         pr_err("Cannot allocate memory\\n", undefined);', False),
+    ],
+)
+def test_a_machine_that_failed_is_told_from_source_that_speaks_of_it(line: str, machine: bool) -> None:
+    assert (machines_fault(["  CC  x.o", line]) == line) == machine
+
+
+def test_an_earlier_build_counts_as_is_asked_now(tmp_path: Path) -> None:
+    lines = ["../src/drivers/iommu/x.c:3:1: warning: unused variable 'y' [-Wunused-variable]"]
+    lines += ["WARNING: modpost: vmlinux.o: section mismatch in reference: a (section: .text) -> b (section: .init)"]
+    found = read_diagnostics(lines, tmp_path)
+    for before, now, expected in (((), ("drivers/iommu/",), Status.FAIL), (("drivers/",), (), Status.DONE)):
+        findings = to_findings(found, failed=False, counting=before)
+        again = counted_anew(findings, now)
+        assert [one.status for one in again] == [expected, Status.FAIL]
+        assert [*again] == to_findings(found, failed=False, counting=now)
 
 
 def test_id_does_not_move_with_line_numbers(tmp_path: Path) -> None:

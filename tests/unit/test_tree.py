@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_checkout_is_not_touched(checkout: Path) -> None:
         assert not (tree.source / "arch/x86/kvm/x86.o").exists()
         assert tree.patch
         assert b"+int changed;\n" in tree.patch
+        assert b"b/arch/x86/kvm/new.c\n@@ -0,0 +1 @@\n+int fresh;\n" in tree.patch, "what it was built from is whole"
     with open_tree(str(checkout), "HEAD") as tree:
         assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int x;\n"
     assert snapshot(checkout) == before
@@ -93,6 +95,49 @@ def test_deleted_files_go_and_identity_follows_contents(folder: Path) -> None:
     with open_tree(str(folder)) as tree:
         assert not (tree.source / "arch/x86/kvm/extra.c").exists()
         assert tree.identity == without
+
+
+def test_what_has_become_of_another_kind_is_copied_as_it_is(folder: Path) -> None:
+    """A file, a folder and a link in each other's place; never is anything written through a link."""
+    place, real = folder / "x", folder / "real"
+    real.mkdir()
+    (real / "f").write_text("of real\n")
+
+    def as_folder() -> None:
+        place.mkdir()
+        (place / "f").write_text("of x\n")
+
+    def contents(tree: Path) -> dict[str, object]:
+        return {path: told[1:] for path, told in snapshot(tree).items()}
+
+    makers: dict[str, Callable[[], object]] = {
+        "file": lambda: place.write_text("a file\n"),
+        "folder": as_folder,
+        "link": lambda: place.symlink_to("real"),
+    }
+    for first in makers:
+        for then in makers:
+            for kind in (first, then):
+                makers[kind]()
+                with open_tree(str(folder)) as tree:
+                    assert contents(tree.source) == contents(folder), (first, then, kind)
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink()
+
+
+def test_a_shallow_checkout_goes_on_after_a_fetch(checkout: Path, tmp_path: Path) -> None:
+    """Of one a clone borrows nothing: it has the objects of its first day."""
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{checkout}", str(shallow))
+    with open_tree(str(shallow), "HEAD") as tree:
+        assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int x;\n"
+    (checkout / "arch/x86/kvm/x86.c").write_text("int later;\n")
+    git(checkout, "commit", "--quiet", "--all", "--message=later")
+    git(shallow, "fetch", "--quiet", "--depth=1", "origin")
+    with open_tree(str(shallow), "FETCH_HEAD") as tree:
+        assert (tree.source / "arch/x86/kvm/x86.c").read_text() == "int later;\n"
 
 
 def test_rev_is_that_commit(checkout: Path) -> None:
