@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from operator import itemgetter
 from typing import Any
 
@@ -33,6 +33,8 @@ TRAMPOLINE = "__SCT__"
 PROBES = "__traceiter_"
 """Runs whatever listens to a tracepoint (include/linux/tracepoint.h): of no concern to who calls it."""
 MAX_COPY = 1 << 16
+MAX_CHOICES = 16
+"""Values that one may be of which a function of the kernel runs it."""
 GIVEN = {
     **dict.fromkeys(("smp_call_function_single", "smp_call_function_many", "smp_call_function_any"), (1, 2)),
     **dict.fromkeys(("on_each_cpu_cond_mask", "smp_call_on_cpu", "work_on_cpu"), (1, 2)),
@@ -40,6 +42,16 @@ GIVEN = {
 }
 """Functions of the kernel that run a function (include/linux/smp.h, workqueue.h, stop_machine.h, kthread.h): which of
 their arguments is it, and which one it is given as its first. They do not look at that one themselves."""
+ONCE = frozenset(
+    {
+        *("smp_call_function_single", "smp_call_function_any", "smp_call_on_cpu", "work_on_cpu"),
+        *("kthread_create_on_node", "cpu_emergency_register_virt_callback", "cpu_emergency_unregister_virt_callback"),
+        *("set_hv_tscchange_cb", "kvm_set_posted_intr_wakeup_handler", "amd_iommu_register_ga_log_notifier"),
+    }
+)
+"""Functions of the kernel that run what they are given once at most, or keep it for later (kernel/smp.c, workqueue.c,
+kthread.c; arch/x86/kernel/reboot.c and irq.c, arch/x86/hyperv/hv_init.c, drivers/iommu/amd/iommu.c). Any other one may
+do so as often as it likes: on each CPU, say."""
 _NONE = (None,) * 16
 LOST = (RCX, RDX, RSI, RDI, R8, R9, R10, R11)
 """Registers that a function need not keep, besides its result's."""
@@ -240,7 +252,11 @@ class Calls:
     def any_other(self, state: State, call: Call, caller: OnStack) -> None:
         """Do what a function of the kernel may do of which nothing is known."""
         assert call.name is not None
-        passed_on = GIVEN.get(call.name.symbol, (None, None))[1]
+        function, passed_on = GIVEN.get(call.name.symbol, (None, None))
+        if function is not None:
+            found, all_known = self._functions(state, call.arguments[function])
+            if not found or not all_known or call.arguments[function] not in found:
+                passed_on = None  # a function of the kernel's may look at it, and write to it
         # What is written down for one of `pv_ops` to do is what it does, wherever the kernel runs.
         if call.behind is None or not self._shapes.only_computes(call.site):
             for place, argument in enumerate(call.arguments):
@@ -263,32 +279,68 @@ class Calls:
         for number in ARGUMENTS:
             state.registers[number] = self._machine.unknown(8, "argument")
 
-    def callbacks(self, state: State, call: Call) -> Iterator[tuple[Call, State]]:
-        """Functions of modules that the kernel was given, and may run before it returns: their calls and states."""
+    def functions(self, state: State, call: Call) -> tuple[dict[int, int], bool]:
+        """Functions of modules that the kernel is given with a call, and may run before it returns: each with the place
+        of the argument; and whether one that is given to be run may be another one."""
         assert call.name is not None
         known = GIVEN.get(call.name.symbol)
-        seen: set[int] = set()
+        given: dict[int, int] = {}
+        unsure = False
         for place, argument in enumerate(call.arguments):
-            if isinstance(argument, int) and argument not in seen and self._program.is_code(argument):
-                seen.add(argument)
-                called = state.copy()
-                self.given_anything(called)
-                if known and known[0] == place:
-                    called.registers[RDI] = call.arguments[known[1]]
-                name = self._program.name(argument)
-                given = tuple(called.registers[number] for number in ARGUMENTS)
-                yield Call(call.site, argument, name, given, call.depth + 1, given_to=call), called
+            found, all_known = self._functions(state, argument)
+            for function in found:
+                given.setdefault(function, place)
+            unsure = unsure or (known is not None and known[0] == place and not all_known)
+        return given, unsure
+
+    def _functions(self, state: State, value: Value | None) -> tuple[list[int], bool]:
+        """Functions of modules that a value may be, and whether it is known what else it may be."""
+        found: dict[int, None] = {}
+        waiting, all_known = [value], True
+        for _ in range(MAX_CHOICES):
+            if not waiting:
+                break
+            one = waiting.pop()
+            if isinstance(one, int):
+                if self._program.is_code(one):
+                    found[one] = None
+                continue
+            ranges = state.ranges(one) if one is not None else ()
+            either = self._machine.symbols.parts.get(one[0]) if one is not None and one[1:] == (0, 8) else None
+            if ranges and len(ranges) <= MAX_CHOICES and all(low == high for low, high in ranges):
+                waiting += [low for low, _ in ranges]
+            elif either is not None:
+                waiting += either
+            else:
+                all_known = False
+        return [*found], all_known and not waiting
+
+    def given(self, state: State, call: Call, function: int, place: int) -> tuple[Call, State]:
+        """The call of such a function by the kernel, and the state in which it begins."""
+        assert call.name is not None
+        known = GIVEN.get(call.name.symbol)
+        called = state.copy()
+        self.given_anything(called)
+        if known and known[0] == place:
+            called.registers[RDI] = call.arguments[known[1]]
+        given = tuple(called.registers[number] for number in ARGUMENTS)
+        name = self._program.name(function)
+        return Call(call.site, function, name, given, call.depth + 1, given_to=call), called
 
     def _copy(self, state: State, arguments: tuple[Value | None, ...]) -> bool:
         target, source, count = arguments[:3]
         if not isinstance(target, int) or not isinstance(source, int) or not isinstance(count, int) or count > MAX_COPY:
             return False
         done = 0
+        pieces: list[tuple[int, int, Value]] = []
         while done < count:
             size = next(size for size in (8, 4, 2, 1) if size <= count - done)
-            self._machine.store(state, target + done, size, self._machine.load(state, source + done, size))
+            pieces.append((done, size, self._machine.load(state, source + done, size)))
             self._machine.repeated += 1
             done += size
+        # Both may overlap: nothing is written before all is read.
+        for at, size, value in pieces:
+            self._machine.store(state, target + at, size, value)
         state.registers[RAX] = target
         return True
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget
-from kbuild.elf.code.calls import LOST, Call, Calls
+from kbuild.elf.code.calls import GIVEN, LOST, ONCE, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
     CALL,
@@ -361,13 +361,52 @@ class Flow:
             return []
         if self.calls_to.known(state, call):
             return self._observer.returned(state, call)
-        states = [state]
-        for inner, called in self.calls_to.callbacks(state, call):
-            assert inner.target is not None
-            if not frame.runs(inner.target):
-                states += self._enter(inner, called, frame)
         returned: list[State] = []
-        for one in states:
+        for one in self._after_callbacks(call, state, frame):
             self.calls_to.any_other(one, call, frame)
             returned += self._observer.returned(one, call)
         return returned
+
+    def _after_callbacks(self, call: Call, state: State, frame: Frame) -> list[State]:
+        """The states behind what the kernel may run of the functions that it was given: none, or any of them, in any
+        order and, but for some, as often as it likes."""
+        given, unsure = self.calls_to.functions(state, call)
+        if unsure:
+            self.trouble.unresolved[call.site] += 1
+        assert call.name is not None
+        again, runs = call.name.symbol not in ONCE, GIVEN.get(call.name.symbol, (None,))[0]
+        running = [function for function in given if frame.runs(function)]
+        # Its address may only have been left there in a register, unless it is known to be what is run.
+        if any(given[function] == runs for function in running) or (given and frame.depth >= MAX_DEPTH):
+            self.trouble.recursive[call.site] += 1
+            unsure, given = True, {}
+        for function in running:
+            given.pop(function, None)
+        if unsure:
+            self._observer.lost(state, call.site)
+            self.calls_to.unknown(state, ("unresolved", call.site))
+        states, waiting = [state], [state]
+        # By what was seen on the way: what stands for all that came of it so far.
+        whole = {state.marks: (state.copy(), 0)} if given else {}
+        while waiting and given:
+            before = waiting.pop()
+            for function, place in given.items():
+                inner, called = self.calls_to.given(before, call, function, place)
+                for one in self._enter(inner, called, frame):
+                    # Of its caller's registers the kernel keeps all that it has to, and the others are lost behind it.
+                    one.registers, one.kept, one.flags = state.registers[:], state.kept, state.flags
+                    other, rounds = whole.get(one.marks, (None, 0))
+                    if other is not None:
+                        if self._joiner.covers(other, one):
+                            continue
+                        if rounds >= MAX_ROUNDS:
+                            self.trouble.cut[call.site] += 1
+                            continue
+                        at = one.at
+                        one = self._joiner.join(other.copy(), one, ALL_USED, widen=True)
+                        one.at = at
+                    whole[one.marks] = one.copy(), rounds + 1
+                    states.append(one)
+                    if again:
+                        waiting.append(one.copy())
+        return states

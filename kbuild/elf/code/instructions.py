@@ -438,27 +438,65 @@ def _leave_for_others(machine: Machine, state: State, _op: Op) -> None:
     state.flags = None
 
 
-def _bit_test(machine: Machine, state: State, op: Op) -> None:
+def _bit_place(machine: Machine, state: State, op: Op) -> tuple[Value | None, int | None]:
+    """Of a bit in memory the address of its word, and the bit there; None: not known. Of one in a register, the bit.
+
+    A number in a register leads out of the word, in either direction; one in the instruction does not.
+    """
     target, number = op.operands
+    width = 8 * target.size
+    bit = machine.get(state, number, number.size or 1)
+    if target.kind == REGISTER or number.kind == NUMBER:
+        return None, bit % width if isinstance(bit, int) else None
+    address = machine.offset(state, target)
+    if not isinstance(bit, int):
+        if state.ranges(bit)[-1][1] < width:
+            return address, None
+        return machine.add(machine.unknown(8, "bit number"), address, 8), None
+    far = bit - (1 << 8 * number.size) if bit & SIGN[number.size] else bit
+    return machine.add(address, far // width * target.size & MASK[8], 8), bit % width
+
+
+def _bit_test(machine: Machine, state: State, op: Op) -> None:
+    target = op.operands[0]
     size = target.size
-    bit = machine.get(state, number, 1)
+    place, bit = _bit_place(machine, state, op)
     state.flags = None
-    if isinstance(bit, int) and (target.kind == REGISTER or bit < 8 * size):
-        state.flags = ("bit", machine.get(state, target, size), 1 << bit % (8 * size), size)
+    if place is None:
+        word: Value | None = machine.get(state, target, size)
+    elif target.segment:
+        machine.get(state, target, size)
+        word = machine.unknown(size, "segment")
+    else:
+        word = machine.load(state, place, size)
+    if bit is not None and word is not None:
+        state.flags = ("bit", word, 1 << bit, size)
 
 
 def _bit_change(name: str, change: Callable[[int, int], int]) -> Handler:
     def handler(machine: Machine, state: State, op: Op) -> None:
-        target, number = op.operands
+        target = op.operands[0]
         size = target.size
-        bit = machine.get(state, number, 1)
-        if not isinstance(bit, int) or (target.kind != REGISTER and bit >= 8 * size):
+        place, bit = _bit_place(machine, state, op)
+        if target.segment or (place is None and bit is None):
             machine.clobber(state, op)
             return
-        old, mask = machine.get(state, target, size), 1 << bit % (8 * size)
+        if bit is None:
+            assert place is not None
+            machine.load(state, place, size)
+            if isinstance(place, int):
+                machine.store(state, place, size, machine.unknown(size, str(op.raw)))
+            else:
+                machine.forget_reached(state, place)
+            state.flags = None
+            return
+        old, mask = machine.get(state, target, size) if place is None else machine.load(state, place, size), 1 << bit
         other = mask if name != "and" else MASK[size] - mask
         value = change(old, other) if isinstance(old, int) else machine.derived(size, name, old, other, size)
-        machine.put(state, target, value)
+        if place is None:
+            machine.put(state, target, value)
+        else:
+            machine.store(state, place, size, value)
         state.flags = ("bit", old, mask, size)
 
     return handler
@@ -528,6 +566,9 @@ def _nothing(_machine: Machine, _state: State, _op: Op) -> None:
 
 def _string(machine: Machine, state: State, op: Op) -> None:
     """`rep stos` and `rep movs`: step by step where it is known how often and where to."""
+    if not op.raw.is_string_instruction:
+        machine.clobber(state, op)  # MOVSD is also what moves a number between SSE registers and memory
+        return
     size, moves = _STRINGS[op.mnemonic]
     count = machine.register(state, RCX) if op.raw.has_rep_prefix else 1
     target, source = machine.register(state, RDI), machine.register(state, RSI)

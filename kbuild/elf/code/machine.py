@@ -45,6 +45,8 @@ from kbuild.elf.code.values import (
 
 Access = Callable[[State, str, int, int], None]
 """Told of a read, a store, or that somebody else may have done either (`lent`), from an address to before another."""
+OWN = "own "
+"""Before these words: of what each CPU has for itself, of which the address tells which object it is."""
 MAX_WRITTEN = 4096
 """Bytes of an instruction that does not say how many it writes: `xsave`."""
 MAX_OPEN = 256
@@ -406,6 +408,7 @@ class Machine:
         if operand.kind == MEMORY:
             size = operand.size or size
             if operand.segment and size in MASK and isinstance(at := self.offset(state, operand), int):
+                self._tell(state, f"{OWN}read", at, at + size)
                 return self.derived(size, "memory", at, size, ("segment", state.epoch))
             return self.load(state, self.address(state, operand), size)
         return self.unknown(size, "operand")
@@ -427,6 +430,8 @@ class Machine:
                     self._low[merged[0]] = (size, value)
                 state.registers[operand.number] = merged
         elif operand.kind == MEMORY:
+            if operand.segment and isinstance(at := self.offset(state, operand), int):
+                self._tell(state, f"{OWN}store", at, at + operand.size)
             self.store(state, self.address(state, operand), operand.size, value)
 
     # Conditions.
@@ -535,8 +540,8 @@ class Machine:
                 # An argument has been put there, if unknown: None would say that there is none.
                 state.registers[found[0]] = self.unknown(8, str(op.raw)) if found[0] in ARGUMENTS else None
         for operand in op.operands:
-            if operand.kind == MEMORY and isinstance(address := self.address(state, operand), int):
-                self._tell(state, "read", address, address + max(operand.size, 1))
+            if operand.kind == MEMORY and isinstance(address := self.offset(state, operand), int):
+                self._tell(state, f"{OWN if operand.segment else ''}read", address, address + max(operand.size, 1))
         if any(used.access in _WRITES for used in info.used_memory()):
             self._clobber_memory(state, op)
         if op.raw.rflags_modified:
@@ -546,6 +551,10 @@ class Machine:
         target = next((operand for operand in op.operands if operand.kind == MEMORY), None)
         address = self.address(state, target) if target is not None else self.register(state, RDI)
         if address is None:
+            assert target is not None
+            if isinstance(at := self.offset(state, target), int):
+                self._tell(state, f"{OWN}store", at, at + max(target.size, 1))
+            state.epoch = self.symbols.new("epoch")
             return
         if target is not None and target.size in MASK:
             self.store(state, address, target.size, self.unknown(target.size, str(op.raw)))

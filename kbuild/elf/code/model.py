@@ -9,6 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 from kbuild.elf.code.values import MASK, SIGN, Ranges, Symbols, Unknown, Value, is_within, rotated, satisfying
@@ -21,6 +22,8 @@ Repair = tuple[Changes, list[int]]
 MAX_REPAIRS = 200
 LASTS = 4
 """Repairs that the next ones leave as they are, where they can."""
+MAX_COMPUTED = 2_000_000
+"""Unknowns that are computed for all ways of a rule: some seconds."""
 MAX_CHANGES = 512
 """That are tried for one repair."""
 
@@ -44,9 +47,22 @@ class Lost(Exception):  # noqa: N818 (no error: an answer)
     """A condition hangs on something of which the analysis does not know how it came to be."""
 
 
-def satisfiable(conditions: Sequence[Condition], symbols: Symbols) -> str | None:
-    """None: there is a model. Otherwise why none is known."""
-    model = _Model(symbols, conditions)
+@dataclass
+class Effort:
+    """What has been computed to find models, which files can make too much."""
+
+    computed: int = 0
+
+    def more(self) -> None:
+        """One more unknown. Raises Lost where it is too much."""
+        self.computed += 1
+        if self.computed > MAX_COMPUTED:
+            raise Lost("none was found in time")
+
+
+def satisfiable(conditions: Sequence[Condition], symbols: Symbols, effort: Effort | None = None) -> str | None:
+    """None: there is a model. Otherwise why none is known. `effort`: of several calls together."""
+    model = _Model(symbols, conditions, effort or Effort())
     try:
         wrong = model.violated(range(len(conditions)))
         latest: deque[frozenset[int]] = deque(maxlen=LASTS)
@@ -78,7 +94,8 @@ def _repair(model: _Model, condition: Condition, wrong: Sequence[int], latest: A
 
 
 class _Model:
-    def __init__(self, symbols: Symbols, conditions: Sequence[Condition]) -> None:
+    def __init__(self, symbols: Symbols, conditions: Sequence[Condition], effort: Effort) -> None:
+        self._effort = effort
         self._symbols = symbols
         self._conditions = conditions
         self._numbers: dict[object, int] = {}
@@ -195,6 +212,7 @@ class _Model:
         return found
 
     def _compute(self, symbol: int) -> int:
+        self._effort.more()
         # Whatever the machine wrote down there: a tuple of a word, values and numbers.
         origin: Any = self._symbols.origin[symbol]
         match origin:

@@ -34,6 +34,10 @@ class Running(Protocol):
     def parent(self) -> Running | None:
         """Its caller; None: the kernel."""
 
+    @property
+    def kernel(self) -> object | None:
+        """The call of the kernel that runs it; None: it is called by code."""
+
 
 class _Field:
     """Distances of nodes from some, within a function and those that it calls."""
@@ -77,9 +81,17 @@ class Nearness:
         """From a place in a function that is being run, as far as is known."""
         return min(self._at(self._goals, node), self._out(node, frame))
 
-    def enters(self, entry: int, marks: Marks) -> bool:
-        """Whether a function leads to what is looked for, without returning."""
-        return (entry, marks) in self._goals.nearest
+    def enters(self, entry: int, marks: Marks, *, again: bool) -> bool:
+        """Whether a function leads to what is looked for, without returning; with `again`, perhaps by one that the
+        kernel runs behind it."""
+        if (entry, marks) in self._goals.nearest:
+            return True
+        return again and any(self._next(end) < FAR for end in self._ends.get(entry, ()))
+
+    def _next(self, end: Node) -> int:
+        """From the end of a function that the kernel has run on, by another one that it runs then."""
+        there = (node for node in self._returns.get(end, ()) if node[0] in self._functions)
+        return min((self._at(self._goals, node) for node in there), default=FAR)
 
     def _at(self, field: _Field, node: Node) -> int:
         found = field.exactly.get(node)
@@ -111,6 +123,8 @@ class Nearness:
                 found = min((self._on(node, frame.parent) for node in places), default=FAR)
             else:
                 found = min((self.far(node, frame.parent) for node in places), default=FAR)
+            if frame.kernel is not None:
+                found = min(found, self._next(end))
             self._onwards[key] = found
         return found
 
@@ -160,7 +174,9 @@ class Nearness:
             if far is None:
                 continue
             for caller in self._edges.get(entry, ()):
-                if caller[0] > 0 and (to[0] < 0 or self._goes_on(caller[0]) == to[0]):
+                # The kernel may have run another function behind it, which was called there as well.
+                goes_on = to[0] < 0 or self._goes_on(caller[0]) == to[0] or caller in self._edges.get(to, ())
+                if caller[0] > 0 and goes_on:
                     yield far + 2, caller
 
     def _goes_on(self, address: int) -> int | None:

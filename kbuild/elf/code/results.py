@@ -8,6 +8,7 @@ a register holds need not be known: that saves an unknown, and all that would be
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from iced_x86 import Mnemonic, Register
@@ -65,6 +66,34 @@ _AS_NAMED = frozenset(
 """As `_AS_WRITTEN`, and so is what they write."""
 
 
+def live_before(effects: Mapping[int, tuple[int, int]], follow: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """Of each block the bits that are read in it or behind it before they are written; `effects`: what it reads, and
+    what it writes. Each is looked at again only where one behind it has changed: files are untrusted."""
+    live = dict.fromkeys(effects, 0)
+    leads: dict[int, list[int]] = {}
+    for address in effects:
+        for one in follow.get(address, ()):
+            if one in effects:
+                leads.setdefault(one, []).append(address)
+    waiting = deque(effects)
+    there = set(effects)
+    while waiting:
+        address = waiting.popleft()
+        there.discard(address)
+        reads, writes = effects[address]
+        behind = 0
+        for one in follow.get(address, ()):
+            behind |= live.get(one, 0)
+        now = reads | behind & ~writes
+        if now != live[address]:
+            live[address] = now
+            for before in leads.get(address, ()):
+                if before not in there:
+                    there.add(before)
+                    waiting.append(before)
+    return live
+
+
 def thunk_register(symbol: str) -> int | None:
     """The register that an indirect thunk calls through, or jumps; None: it is no such thunk."""
     if not symbol.startswith(INDIRECT_THUNKS):
@@ -88,17 +117,7 @@ def results_of(
         effects[address] = (_ANY << _USED, 0)
         if block is not None:
             effects[address] = _effect(code, block, follow[address], registers)
-    live = dict.fromkeys(blocks, 0)
-    changes = True
-    while changes:
-        changes = False
-        for address, (reads, writes) in effects.items():
-            behind = 0
-            for one in follow[address]:
-                behind |= live[one]
-            now = reads | behind & ~writes
-            if now != live[address]:
-                live[address], changes = now, True
+    live = live_before(effects, follow)
     every = sorted(registers)
     named: dict[int, tuple[int, ...]] = {}
     results = {

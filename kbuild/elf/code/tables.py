@@ -18,6 +18,8 @@ FIXUP_REGISTER = 8
 """Bits behind the type (arch/x86/include/asm/extable_fixup_types.h); of a type that sets none it is 0, RAX."""
 BUGFLAG_WARNING = 1
 """include/linux/bug.h"""
+TERSE_BUG = 8
+"""Bytes of struct bug_entry that has an address and flags alone (include/asm-generic/bug.h)."""
 FEATURE_ALWAYS = 3 * 32 + 21
 """arch/x86/include/asm/cpufeatures.h: every CPU has it."""
 SHORT_ALTERNATIVE = 12
@@ -91,7 +93,9 @@ def read_tables(program: Program, linked: Linked) -> Tables:
         if replaced:
             tables.ends[replacement + replaced] = site + length
     for at, entry in _entries(program, linked, "__bug_table", 6):
-        place, flags = struct.unpack_from("<i", entry)[0], struct.unpack("<H", entry[-2:])[0]
+        place = struct.unpack_from("<i", entry)[0]
+        # Behind file and line; without these (no CONFIG_DEBUG_BUGVERBOSE) behind the address, and padding follows.
+        flags = struct.unpack_from("<H", entry, 4 if len(entry) == TERSE_BUG else len(entry) - 2)[0]
         tables.goes_on[(at + place) & ADDRESS] = bool(flags & BUGFLAG_WARNING)
     for at, entry in _entries(program, linked, "__ex_table", 12, places=2):
         place, fixup, how = struct.unpack_from("<iiI", entry)

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from iced_x86 import Mnemonic
 
-from kbuild.elf.code.calls import LOST, Call, Calls
+from kbuild.elf.code.calls import LOST, ONCE, Call, Calls
 from kbuild.elf.code.decode import (
     BRANCH,
     CALL,
@@ -38,6 +38,8 @@ from kbuild.elf.code.values import MASK, Ranges, Unknown, Value
 MAX_STEPS = 60_000
 """Instructions of all tries."""
 MAX_TRIES = 4000
+MAX_CALLBACKS = 3
+"""Functions that one call of the kernel runs on a way, one after the other."""
 MAX_WAITING = 500
 """Places where another way could be taken."""
 LATEST = 8
@@ -86,6 +88,8 @@ class Frame:
     """All registers, as they were then."""
     watched: bool = False
     """The observer is told of its blocks."""
+    before: int = 0
+    """Functions that the same call of the kernel has run before this one."""
 
     @property
     def site(self) -> int:
@@ -135,6 +139,8 @@ class Walk:
         self.steps = 0
         self.frame: Frame | None = None
         """The function that is being run."""
+        self.op: Op | None = None
+        """The instruction that is being done."""
 
     def ways(
         self, entry: int, state: State, edges: Mapping[Node, Collection[Node]], goals: Collection[Node]
@@ -210,7 +216,7 @@ class Walk:
             if begins:
                 place.trail = Step("begin", place.address, back=place.trail, name=begins)
         for index in range(place.index, len(block.ops)):
-            op = block.ops[index]
+            op = self.op = block.ops[index]
             place.index = index
             self.steps += 1 + self._machine.repeated
             self._machine.repeated = 0
@@ -372,14 +378,22 @@ class Walk:
         if call.name.symbol in NO_RETURN:
             return None
         if not self._calls.known(state, call):
-            for inner, called in self._calls.callbacks(state, call):
-                assert inner.target is not None
-                if self._near.enters(inner.target, state.marks) and place.frame.depth < MAX_DEPTH:
-                    frame = self._frame(called, inner.target, then, inner, place.frame, call)
-                    trail = Step("call", call.site, inner, back=place.trail)
-                    self._fork([_Place(called, frame, inner.target, 0, trail)])
+            self._callbacks(call, then, place, place.frame, 0)
             self._calls.any_other(state, call, place.frame)
         return self._returned(self._observer.returned(state, call), then, place)
+
+    def _callbacks(self, call: Call, then: int, place: _Place, caller: Frame, before: int) -> None:
+        """Ways on which the kernel runs a function that it was given; `before`: how many it has run already."""
+        assert call.name is not None
+        left = (1 if call.name.symbol in ONCE else MAX_CALLBACKS) - before
+        if not left or caller.depth >= MAX_DEPTH:
+            return
+        for function, at in self._calls.functions(place.state, call)[0].items():
+            if self._near.enters(function, place.state.marks, again=left > 1):
+                inner, called = self._calls.given(place.state, call, function, at)
+                frame = replace(self._frame(called, function, then, inner, caller, call), before=before)
+                trail = Step("call", call.site, inner, back=place.trail)
+                self._fork([_Place(called, frame, function, 0, trail)])
 
     def _return(self, place: _Place) -> _Place | None:
         """The function that is being run is at its end."""
@@ -392,10 +406,12 @@ class Walk:
             return None
         assert frame.call is not None
         place.trail = Step("return", frame.call.site, frame.call, back=place.trail)
-        place.frame = self.frame = frame.parent
-        if frame.kernel is not None:
-            self._calls.any_other(state, frame.kernel, frame.parent)
+        place.frame = self.frame = self._machine.frame = frame.parent
         states = self._observer.returned(state, frame.call)
+        if frame.kernel is not None:
+            for one in states:
+                self._callbacks(frame.kernel, frame.then, replace(place, state=one), frame.parent, frame.before + 1)
+                self._calls.any_other(one, frame.kernel, frame.parent)
         return self._returned(states, frame.then, place)
 
     def _returned(self, states: list[State], then: int, place: _Place) -> _Place | None:

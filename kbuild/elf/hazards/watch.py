@@ -15,6 +15,7 @@ from kbuild.elf.code.calls import NOTHING, Call
 from kbuild.elf.code.decode import MEMORY, RAX
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.link import KERNEL, Program
+from kbuild.elf.code.machine import OWN
 from kbuild.elf.code.runs import Question
 from kbuild.elf.code.state import State
 from kbuild.elf.code.values import MASK, Value, is_within
@@ -84,7 +85,8 @@ class Watch(Question):
     # What happens.
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
-        if what == "lent" or not self._writable(start):
+        # Of what each CPU has for itself no other one reads what is not written yet.
+        if what == "lent" or what.startswith(OWN) or not self._writable(start):
             return
         one = self._access(state, start, end)
         if what == "read":

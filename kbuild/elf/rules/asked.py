@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kbuild.elf.code.decode import RAX
+from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.state import Node, State
-from kbuild.elf.code.values import is_errno
+from kbuild.elf.code.values import Ranges, intersection
 from kbuild.elf.rules.events import Matches
 from kbuild.elf.rules.passing import ACTIVE, HAPPENED, HERE, Bodies, Passing
 from kbuild.elf.rules.spec import OrderRule
@@ -87,10 +88,14 @@ def may_be_zero(state: State) -> bool:
     return value is None or any(low == 0 for low, _ in state.ranges(value))
 
 
-def returns(state: State, how: str) -> bool:
-    """Whether a function that has returned may have done so: with `success` (0), or an `error`."""
-    value = state.registers[RAX]
-    ranges = state.ranges(value) if value is not None else ()
-    if how == "error":
-        return ranges != ((0, 0),)
-    return not is_errno(ranges)
+_RETURNS: dict[str, Ranges] = {"success": ((0, 0),), "error": ((1 << 31, (1 << 32) - 1),)}
+"""What an int is then; of a pointer to an error, its lower half."""
+
+
+def returns(state: State, machine: Machine, how: str) -> bool:
+    """Whether a function that has returned may have done so: with `success` (0), or an `error`. Then it is taken to."""
+    value = machine.part(machine.register(state, RAX), 4)
+    inside = intersection(state.ranges(value), _RETURNS[how])
+    if inside and not isinstance(value, int):
+        state.learn(value, inside)
+    return bool(inside)

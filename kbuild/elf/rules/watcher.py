@@ -11,11 +11,11 @@ from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import RAX
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.inlined import Part
-from kbuild.elf.code.machine import Machine
+from kbuild.elf.code.machine import OWN, Machine
 from kbuild.elf.code.runs import Question, Runs
 from kbuild.elf.code.state import State
 from kbuild.elf.rules.asked import Asked, marked, remark, returns
-from kbuild.elf.rules.events import given, split
+from kbuild.elf.rules.events import Matches, given, split
 from kbuild.elf.rules.passing import ACTIVE, BROKEN, HAPPENED, MAYBE, Passing, is_entered, told, waiting
 
 
@@ -44,6 +44,7 @@ class Watcher(Question):
         self._reach = list(itertools.accumulate((end for (_, end), _ in self._objects), max))
         """How far any of the objects up to each of these goes."""
         self._machine: Machine | None = None
+        self._flow: Flow | None = None
         self._passing = [(one, one.passing) for one in asked if one.passing is not None]
         self._bodies = 0
         for _, passing in self._passing:
@@ -56,7 +57,7 @@ class Watcher(Question):
         """By their last instructions."""
 
     def begin(self, flow: Flow, first_mark: int) -> None:
-        self._machine = flow.machine
+        self._machine, self._flow = flow.machine, flow
         for number, one in enumerate(self._asked):
             one.begin(first_mark + number)
 
@@ -206,7 +207,7 @@ class Watcher(Question):
                     remark(state, one.index, passing.back(state.marks[one.index], part))
         states = [state]
         for one in self._about(call):
-            if one.within is not None and one.within.calls(call):
+            if one.within is not None and one.within.calls(call) and not self._is_within(one.within):
                 for each in states:
                     marked(each, one.index, clear=ACTIVE)
             if one.first is None or not one.first.calls(call):
@@ -223,6 +224,18 @@ class Watcher(Question):
             states = parted
         return states
 
+    def _is_within(self, within: Matches) -> bool:
+        """Whether another call that it is about is still active, of those that led here."""
+        frame = self._machine.frame if self._machine is not None else None
+        while frame is not None and frame.entry not in within.functions:
+            frame = frame.parent
+        return frame is not None
+
+    def _site(self, state: State) -> int:
+        """The instruction that is being done."""
+        op = self._flow.op if self._flow is not None else None
+        return op.ip if op is not None else state.at[0]
+
     def lost(self, state: State, site: int) -> None:
         self._calling(state, site, None)
         for one in self._asked:
@@ -231,6 +244,7 @@ class Watcher(Question):
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         """An object that a rule is about was read or written, or may have been."""
+        what = what.removeprefix(OWN)
         number = bisect.bisect_left(self._starts, end)
         about: dict[int, Asked] = {}
         while number and self._reach[number - 1] > start:  # nearly never: most accesses are to other objects
@@ -242,9 +256,9 @@ class Watcher(Question):
             then, first = one.then, one.first
             if then.covers(start, end):
                 if what == then.event.kind:
-                    self._came(one, state, True, state.at[0], "access")
+                    self._came(one, state, True, self._site(state), "access")
                 elif what == "lent":
-                    self._came(one, state, None, state.at[0], "access")
+                    self._came(one, state, None, self._site(state), "access")
             if first is not None and what == first.event.kind and first.covers(start, end):
                 marked(state, one.index, set_=HAPPENED)
 
@@ -253,5 +267,8 @@ class Watcher(Question):
         for state in states:
             self._left(state, -state.at[0])
             for one in self._asked:
-                if one.rule.paths != "all" and state.marks[one.index] & BROKEN and returns(state, one.rule.paths):
+                if one.rule.paths == "all" or not state.marks[one.index] & BROKEN:
+                    continue
+                assert self._machine is not None
+                if returns(state.copy(), self._machine, one.rule.paths):
                     one.broken[state.at] += 1

@@ -8,7 +8,7 @@ from typing import Literal
 
 from kbuild.elf.code.calls import Call
 from kbuild.elf.code.flow import Flow
-from kbuild.elf.code.model import satisfiable
+from kbuild.elf.code.model import Effort, satisfiable
 from kbuild.elf.code.runs import Run, Runs
 from kbuild.elf.code.state import State
 from kbuild.elf.code.walk import Found, Futile, Step, Walk
@@ -27,7 +27,7 @@ class Witness:
 
     steps: tuple[Step, ...]
     end: int
-    """The place of `then`: of the call's instruction, or of the block with the access."""
+    """The place of `then`: of the call's instruction, or of that with the access."""
     called: str = ""
     """Which function it was, where `then` is a call."""
     inlined: bool = False
@@ -44,6 +44,8 @@ class _Seeker(Watcher):
         super().__init__(runs, [each.anew() for each in asked])
         self._one = one
         self._machine = flow.machine
+        self.walk: Walk | None = None
+        """The way that is gone along."""
         self._callee = ""
         self._is_inlined = False
         self.site = 0
@@ -84,8 +86,14 @@ class _Seeker(Watcher):
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         super().accessed(state, what, start, end)
+        first = self._one.first
+        if what == "lent" and first is not None and first.event.kind != "call" and first.covers(start, end):
+            raise Futile  # it may have been it: such a way shows nothing
         if self._is_futile(state):
             raise Futile
+
+    def _site(self, state: State) -> int:
+        return self.walk.op.ip if self.walk is not None and self.walk.op is not None else state.at[0]
 
     def _is_futile(self, state: State) -> bool:
         """Once `first` has happened, or may have, nothing can be broken any more that was not, but for a `within`."""
@@ -94,7 +102,8 @@ class _Seeker(Watcher):
 
     def ended_one(self, state: State) -> None:
         """The entry's function has returned."""
-        if state.marks[self._one.index] & BROKEN and returns(state, self._one.rule.paths):
+        assert self._machine is not None
+        if state.marks[self._one.index] & BROKEN and returns(state, self._machine, self._one.rule.paths):
             raise Found
 
 
@@ -103,12 +112,14 @@ def find_witness(one: Asked, asked: Sequence[Asked], runs: Runs, run: Run) -> tu
     flow = run.flow
     seeker = _Seeker(one, asked, runs, flow)
     walk = Walk(runs.code, runs.shapes, flow.calls_to, flow.machine, seeker)
+    seeker.walk = walk
+    effort = Effort()
     extent = seeker.extent()
     if extent is not None:
         flow.machine.watch(*extent, seeker.accessed)
     why = "none was found in time"
     for number, (state, trail) in enumerate(walk.ways(run.address, run.start, flow.edges, one.broken.keys())):
-        contradiction = satisfiable([*state.known.items()], flow.symbols)
+        contradiction = satisfiable([*state.known.items()], flow.symbols, effort)
         if contradiction is None:
             steps = tuple(trail.all() if trail is not None else ())
             return Witness(steps, seeker.site, seeker.called, seeker.inlined), ""

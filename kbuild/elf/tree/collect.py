@@ -10,6 +10,7 @@ from kbuild.elf.code.calls import Call
 from kbuild.elf.code.decode import INDIRECT_CALL, INDIRECT_JUMP, TARGET, Code
 from kbuild.elf.code.flow import Flow
 from kbuild.elf.code.link import Program
+from kbuild.elf.code.machine import OWN
 from kbuild.elf.code.results import thunk_register
 from kbuild.elf.code.runs import Question
 from kbuild.elf.code.state import State
@@ -93,6 +94,7 @@ class Collector(Question):
             self._chain.append(seen)
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:  # noqa: ARG002
+        what = what.removeprefix(OWN)
         for rule, which, matches in self._accesses:
             if what == matches.event.kind and matches.covers(start, end):
                 self._running().events[rule, which, str(matches)] = None

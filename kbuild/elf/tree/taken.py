@@ -12,6 +12,7 @@ from iced_x86 import InstructionInfoFactory, OpAccess
 
 from kbuild.elf.code.decode import ARGUMENTS, NEXT, Code, Op, register
 from kbuild.elf.code.graph import Shapes
+from kbuild.elf.code.results import live_before
 
 ALL = (1 << len(ARGUMENTS)) - 1
 """A bit for each argument register, in their order."""
@@ -51,20 +52,8 @@ class Taken:
     def _live(self, function: int) -> int:
         shape = self._shapes.of(function)
         effects = {block: self._effect(block) for block in shape.order}
-        live = dict.fromkeys(effects, 0)
         backwards = sorted(effects, key=lambda block: -shape.order[block])
-        changes = True
-        while changes:
-            changes = False
-            for block in backwards:
-                reads, writes = effects[block]
-                behind = 0
-                for following in shape.follow.get(block, ()):
-                    behind |= live.get(following, 0)
-                now = reads | behind & ~writes
-                if now != live[block]:
-                    live[block], changes = now, True
-        return live.get(function, 0)
+        return live_before({block: effects[block] for block in backwards}, shape.follow).get(function, 0)
 
     def _effect(self, address: int) -> tuple[int, int]:
         """What a block reads of what it finds, and what it does not leave."""

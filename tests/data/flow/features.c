@@ -513,3 +513,163 @@ used int breaks_choice_without_branch(void)
 		then();
 	return 0;
 }
+
+/* The kernel runs what it is given on each CPU: one after the other, in any order. */
+void on_each_cpu(void (*func)(void *), void *info, int wait);
+int __cpuhp_setup_state(int state, const char *name, int invoke, int (*startup)(unsigned int),
+			int (*teardown)(unsigned int), int multi);
+
+static void calls_then(void *info)
+{
+	then();
+}
+
+static void calls_nothing(void *info)
+{
+}
+
+used int breaks_given_one_of_two(void)
+{
+	on_each_cpu(something() ? calls_then : calls_nothing, 0, 1);
+	first();
+	then();
+	return 0;
+}
+
+used int holds_given_one_of_two(void)
+{
+	first();
+	on_each_cpu(something() ? calls_then : calls_nothing, 0, 1);
+	return 0;
+}
+
+static int lent_enabled, lent_runs;
+
+static int lent_on(unsigned int cpu)
+{
+	lent_enabled = 1;
+	return 0;
+}
+
+static int lent_off(unsigned int cpu)
+{
+	if (lent_enabled)
+		then();
+	lent_enabled = 0;
+	return 0;
+}
+
+used int breaks_lent_one_callback_after_the_other(void)
+{
+	__cpuhp_setup_state(1, "x", 1, lent_on, lent_off, 0);
+	first();
+	then();
+	return 0;
+}
+
+static void lent_second_time(void *info)
+{
+	if (++lent_runs == 2)
+		then();
+}
+
+used int breaks_lent_a_callback_twice(void)
+{
+	on_each_cpu(lent_second_time, 0, 1);
+	first();
+	then();
+	return 0;
+}
+
+static int lent_steady;
+
+static void lent_each_time_the_same(void *info)
+{
+	lent_steady = 1;
+	if (lent_steady == 2)
+		then();
+}
+
+used int holds_lent_a_callback_however_often(void)
+{
+	on_each_cpu(lent_each_time_the_same, 0, 1);
+	first();
+	then();
+	return 0;
+}
+
+/* What is given to a function of the kernel's own is looked at by that. */
+used int breaks_argument_of_the_kernels_own_function(void)
+{
+	void (*kernels_own)(void *);
+	int x = 0;
+
+	__asm__("movq $kernel_fn, %0" : "=r"(kernels_own));
+	smp_call_function_single(0, kernels_own, &x, 1);
+	if (x)
+		then();
+	first();
+	return 0;
+}
+
+/* A bit number in a register leads out of the word. */
+static unsigned long lent_bits[4];
+
+static inline void set_bit_of(long nr, unsigned long *map)
+{
+	__asm__ volatile("btsq %1, %0" : "+m"(*map) : "r"(nr) : "memory");
+}
+
+static inline int bit_of(long nr, unsigned long *map)
+{
+	unsigned char r;
+
+	__asm__ volatile("btq %2, %1; setc %0" : "=q"(r) : "m"(*map), "r"(nr) : "memory", "cc");
+	return r;
+}
+
+used int breaks_lent_bit_in_another_word(void)
+{
+	set_bit_of(something(), lent_bits);
+	if (lent_bits[1] & 1)
+		then();
+	first();
+	return 0;
+}
+
+used int holds_lent_bit_far_away(void)
+{
+	set_bit_of(130, lent_bits);
+	if (!(lent_bits[2] & 4))
+		then();
+	first();
+	if (bit_of(130, lent_bits))
+		then();
+	return 0;
+}
+
+/* Source and target overlap. */
+void *memmove(void *to, const void *from, unsigned long n);
+
+static noinline void goes_first(void)
+{
+	first();
+	something();
+}
+
+static noinline void goes_then(void)
+{
+	then();
+	something();
+}
+
+used int breaks_overlapping_move(void)
+{
+	void (*table[3])(void) = { goes_first, goes_then, 0 };
+
+	memmove(table + 1, table, 16);
+	table[2]();
+	first();
+	then();
+	return 0;
+}
