@@ -33,7 +33,7 @@ def test_what_cannot_be_unloaded_is_ended_by_a_boot(tool: Tool, guest: Guest) ->
 
 def test_a_cpu_that_was_taken_away_is_given_back(tool: Tool, guest: Guest) -> None:
     online, boot = "/sys/devices/system/cpu/cpu1/online", boot_of(guest)
-    guest.monitor("device_add EPYC-x86_64-cpu,id=second,socket-id=1,core-id=0,thread-id=0")
+    guest.monitor("device_add EPYC-x86_64-cpu,id=second,socket-id=0,core-id=1,thread-id=0")
     guest.ssh(f"until echo 1 > {online}; do sleep 0.1; done 2> /dev/null")
     with at_work(tool, load(guest.image, guest.host_file(), LONG)) as interrupted:
         guest.ssh(f"echo 0 > {online}")
@@ -53,6 +53,7 @@ def test_who_does_not_answer_is_left_alone(tool: Tool, guest: Guest) -> None:
         done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone"))
     finally:
         guest.monitor("set_link nic on")
+        guest.wait()
     assert done.returncode == 3, done.stdout + done.stderr
     assert re.search("its power is left alone, .*by hand if need be .*system_reset", tool.transcript()["reason"])
     assert boot_of(guest) == boot
