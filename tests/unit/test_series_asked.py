@@ -15,6 +15,7 @@ from kbuild.series.apply import apply
 from kbuild.series.ask import kind_of
 from kbuild.series.commits import commits_of
 from kbuild.series.mail import Mail, Mailbox
+from tests.unit.conftest import git as git_in
 
 Git = Callable[..., str]
 
@@ -30,9 +31,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def git(tree: Path) -> Git:
     def call(*arguments: str) -> str:
-        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-        done = subprocess.run(["git", "-C", tree, *identity, *arguments], check=True, capture_output=True, text=True)
-        return done.stdout.strip()
+        return git_in(tree, *arguments).strip()
 
     call("init", "--quiet", "--initial-branch=main")
     call("commit", "--quiet", "--allow-empty", "--message=base")
