@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,14 @@ import msgspec
 
 from kbuild import log
 from kbuild.build.artifacts import Built, artifacts_in_use, is_whole, put
-from kbuild.build.diagnostics import counted_anew, machines_fault, read_diagnostics, to_findings
-from kbuild.build.make import MakeResult, Progress, run_make
+from kbuild.build.diagnostics import counted_anew, read_diagnostics, to_findings
+from kbuild.build.make import MakeResult, Progress, refuse_machines_fault, run_make
 from kbuild.build.reproduce import describe
 from kbuild.build.request import KERNEL, BuildRequest
 from kbuild.configure.tree import waiting_lock
 from kbuild.errors import HarnessError
 from kbuild.outcome import Finding, Status
-from kbuild.paths import cache_home, locked, make_folder, mark_used, require_room, write_atomically
+from kbuild.paths import cache_home, locked, make_folder, mark_used, write_atomically
 
 MEMORY = "kvm-kbuild.json"
 """In an object folder: what it knows of itself. Its time is that of the last use."""
@@ -29,8 +28,6 @@ _UNFINISHED = "kvm-kbuild.unfinished"
 MAX_EARLIER = 32
 """Builds that an object folder remembers besides its last."""
 _LAST = "last-build.steps"
-ROOM_MB = 16
-"""With less of it free, a build that failed says nothing about the kernel: a compiler may have found no space."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +164,7 @@ def _judge(request: BuildRequest, made: MakeResult, lines: Sequence[str], log_fi
     counting = request.warnings_count
     findings = tuple(to_findings(diagnostics, failed=failed, counting=counting, whole=request.whole))
     if made.status:
-        blame = machines_fault(made.messages)
-        if blame or made.status > 128:
-            why = (blame or f"make ended with status {made.status}").strip()
-            raise HarnessError(f"the build in {request.objects} did not end: {why}; see {log_file}")
-        # Not every program says why it could not write, and what it left cut off looks like a defect to the next one.
-        for place in (request.objects, Path(tempfile.gettempdir())):
-            require_room(place, ROOM_MB, f"a build (that failed; see {log_file})")
+        refuse_machines_fault(made.status, made.messages, "the build", request.objects, log_file)
         if not any(finding.status == Status.FAIL for finding in findings):
             last = next(iter(made.messages[-1:]), "no message")
             raise HarnessError(f"make ended with status {made.status} and named no error: {last}; see {log_file}")

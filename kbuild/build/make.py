@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kbuild import command
+from kbuild.build.diagnostics import machines_fault
+from kbuild.errors import HarnessError
+from kbuild.paths import require_room
 
 _STEP = re.compile(r"  (?P<verb>[A-Z][A-Z0-9_+.-]*)(?: \[M\])? +(?P<what>\S.*)")
 """Kbuild's short form of a command: `  CC [M]  arch/x86/kvm/x86.o`."""
+
+ROOM_MB = 16
+"""With less of it free, a build that failed says nothing about the kernel: a compiler may have found no space."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,17 @@ def call(source: Path, objects: Path, variables: Mapping[str, str], targets: Seq
     assignments = [f"{name}={value}" for name, value in variables.items()]
     # Synchronized output keeps a compiler's message in one piece.
     return ["make", "-C", str(source), f"O={objects}", f"-j{jobs}", "-Otarget", *assignments, *targets]
+
+
+def refuse_machines_fault(status: int, messages: Iterable[str], what: str, objects: Path, log_file: Path) -> None:
+    """Raise HarnessError where a make failed for the machine: by what was said, by a signal, or for a full disk."""
+    blame = machines_fault(messages)
+    if blame or status > 128:
+        why = (blame or f"make ended with status {status}").strip()
+        raise HarnessError(f"{what} in {objects} did not end: {why}; see {log_file}")
+    # Not every program says why it could not write, and what it left cut off looks like a defect to the next one.
+    for place in (objects, Path(tempfile.gettempdir())):
+        require_room(place, ROOM_MB, f"{what} (that failed; see {log_file})")
 
 
 def run_make(

@@ -8,7 +8,6 @@ import os
 import posixpath
 import re
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +16,11 @@ import msgspec
 
 from kbuild import command, log
 from kbuild.build.artifacts import artifact, is_whole, put
-from kbuild.build.diagnostics import machines_fault, read_diagnostics
-from kbuild.build.make import call
+from kbuild.build.diagnostics import read_diagnostics
+from kbuild.build.make import call, refuse_machines_fault
 from kbuild.build.request import BuildRequest
 from kbuild.errors import HarnessError, UserError, os_errors
-from kbuild.paths import make_folder, require_room, write_atomically
+from kbuild.paths import make_folder, write_atomically
 
 TESTS = "tools/testing/selftests/kvm"
 _PLACES = ("", "x86/", "x86_64/")
@@ -30,8 +29,6 @@ _INPUTS = (TESTS, "tools/testing/selftests/rseq", "tools/include", "tools/arch/x
 """Folders of what the programs are made of; headers of the selftests themselves and of the kernel besides."""
 NOT_COMPILED = "it does not compile: "
 """How the reason begins why there is no program."""
-ROOM_MB = 16
-"""With less, a program that was cut off looks like a defect to the next one."""
 _STATE = "programs.json"
 _ELF = b"\x7fELF"
 _INTERPRETER = 3
@@ -138,7 +135,8 @@ def _build(request: BuildRequest, asked: Collection[str], home: Path, log_file: 
     status, said = _make(request, headers, log_file)
     if status:
         last = next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
-        return _State(request.tree.identity, sorted(asked), {}, dict.fromkeys(asked, f"make headers failed: {last}"))
+        absent = dict.fromkeys(asked, f"{NOT_COMPILED}make headers: {last}")
+        return _State(request.tree.identity, sorted(asked), {}, absent)
     # In 6.1 their Makefile knows no dependence on headers: in a folder of other bytes nothing is up to date.
     folder = make_folder(home) / _digest(request)
     for other in home.iterdir():
@@ -194,11 +192,7 @@ def _make(request: BuildRequest, argv: Sequence[str], log_file: Path) -> tuple[i
     lines: list[str] = []
     done = command.run(argv, env=request.environment, on_line=lines.append, log_file=log_file, check=False)
     if done.status:
-        if (blame := machines_fault(lines)) or done.status > 128:
-            why = (blame or f"make ended with status {done.status}").strip()
-            raise HarnessError(f"the selftests could not be built: {why}; see {log_file}")
-        for place in (request.objects, Path(tempfile.gettempdir())):
-            require_room(place, ROOM_MB, f"a build of selftests (that failed; see {log_file})")
+        refuse_machines_fault(done.status, lines, "the build of selftests", request.objects, log_file)
     return done.status, lines
 
 
