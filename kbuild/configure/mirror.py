@@ -69,7 +69,8 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
     try:
         wanted = sorted(paths)
         # What is gone goes first: a folder may stand where a file or link stood, and the other way round.
-        for path in (old.keys() or _files(target)) - set(wanted):
+        there = set(old) or _files(target)
+        for path in there - set(wanted):
             place = path
             manifest_path.unlink(missing_ok=True)
             _remove(target, path)
@@ -100,7 +101,7 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
             manifest_path.unlink(missing_ok=True)
             digest = _copy(source / path, target / path, mode)
             new[path] = _Entry(status.st_size, status.st_mtime_ns, mode, digest)
-        for path in (old.keys() or _files(target)) - new.keys():
+        for path in there & set(wanted) - new.keys():
             place = path
             manifest_path.unlink(missing_ok=True)
             _remove(target, path)
