@@ -254,8 +254,8 @@ class Calls:
         assert call.name is not None
         function, passed_on = GIVEN.get(call.name.symbol, (None, None))
         if function is not None:
-            found, all_known = self._functions(state, call.arguments[function])
-            if not found or not all_known or call.arguments[function] not in found:
+            runs = call.arguments[function]
+            if not isinstance(runs, int) or not self._program.is_code(runs):
                 passed_on = None  # a function of the kernel's may look at it, and write to it
         # What is written down for one of `pv_ops` to do is what it does, wherever the kernel runs.
         if call.behind is None or not self._shapes.only_computes(call.site):
@@ -287,6 +287,8 @@ class Calls:
         given: dict[int, int] = {}
         unsure = False
         for place, argument in enumerate(call.arguments):
+            if isinstance(argument, int) and not self._program.is_code(argument):
+                continue  # as most are
             found, all_known = self._functions(state, argument)
             for function in found:
                 given.setdefault(function, place)

@@ -370,11 +370,43 @@ class Flow:
     def _after_callbacks(self, call: Call, state: State, frame: Frame) -> list[State]:
         """The states behind what the kernel may run of the functions that it was given: none, or any of them, in any
         order and, but for some, as often as it likes."""
+        given = self._given(call, state, frame)
+        if not given:
+            return [state]
+        assert call.name is not None
+        again = call.name.symbol not in ONCE
+        states, waiting = [state], [state]
+        # By what was seen on the way: what stands for all that came of it so far.
+        whole = {state.marks: (state.copy(), 0)}
+        while waiting:
+            before = waiting.pop()
+            calls = [self.calls_to.given(before, call, function, place) for function, place in given.items()]
+            for one in [one for inner, called in calls for one in self._enter(inner, called, frame)]:
+                # Of its caller's registers the kernel keeps all that it has to, and the others are lost behind it.
+                one.registers, one.kept, one.flags = state.registers[:], state.kept, state.flags
+                other, rounds = whole.get(one.marks, (None, 0))
+                if other is not None and self._joiner.covers(other, one):
+                    continue
+                if rounds >= MAX_ROUNDS:
+                    self.trouble.cut[call.site] += 1
+                    continue
+                if other is not None:
+                    at = one.at
+                    one = self._joiner.join(other.copy(), one, ALL_USED, widen=True)
+                    one.at = at
+                whole[one.marks] = one.copy(), rounds + 1
+                states.append(one)
+                if again:
+                    waiting.append(one.copy())
+        return states
+
+    def _given(self, call: Call, state: State, frame: Frame) -> dict[int, int]:
+        """The functions that the kernel may run before a call of it returns; told as lost where that is not known."""
         given, unsure = self.calls_to.functions(state, call)
         if unsure:
             self.trouble.unresolved[call.site] += 1
         assert call.name is not None
-        again, runs = call.name.symbol not in ONCE, GIVEN.get(call.name.symbol, (None,))[0]
+        runs = GIVEN.get(call.name.symbol, (None,))[0]
         running = [function for function in given if frame.runs(function)]
         # Its address may only have been left there in a register, unless it is known to be what is run.
         if any(given[function] == runs for function in running) or (given and frame.depth >= MAX_DEPTH):
@@ -385,28 +417,4 @@ class Flow:
         if unsure:
             self._observer.lost(state, call.site)
             self.calls_to.unknown(state, ("unresolved", call.site))
-        states, waiting = [state], [state]
-        # By what was seen on the way: what stands for all that came of it so far.
-        whole = {state.marks: (state.copy(), 0)} if given else {}
-        while waiting and given:
-            before = waiting.pop()
-            for function, place in given.items():
-                inner, called = self.calls_to.given(before, call, function, place)
-                for one in self._enter(inner, called, frame):
-                    # Of its caller's registers the kernel keeps all that it has to, and the others are lost behind it.
-                    one.registers, one.kept, one.flags = state.registers[:], state.kept, state.flags
-                    other, rounds = whole.get(one.marks, (None, 0))
-                    if other is not None:
-                        if self._joiner.covers(other, one):
-                            continue
-                        if rounds >= MAX_ROUNDS:
-                            self.trouble.cut[call.site] += 1
-                            continue
-                        at = one.at
-                        one = self._joiner.join(other.copy(), one, ALL_USED, widen=True)
-                        one.at = at
-                    whole[one.marks] = one.copy(), rounds + 1
-                    states.append(one)
-                    if again:
-                        waiting.append(one.copy())
-        return states
+        return given
