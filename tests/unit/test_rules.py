@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kbuild.elf.code.decode import Code
@@ -13,7 +14,7 @@ from kbuild.elf.code.runs import Runs
 from kbuild.elf.code.values import MASK, Symbols, Unknown
 from kbuild.elf.inspect import inspect
 from kbuild.elf.rules.orders import Answer, Orders
-from kbuild.elf.rules.spec import Event, OrderRule, Rules, SymbolRule, read_rules
+from kbuild.elf.rules.spec import Event, OrderRule, Paths, Rules, SymbolRule, read_rules
 from kbuild.errors import UserError
 from kbuild.outcome import Status
 from kbuild.paths import PROJECT
@@ -106,6 +107,12 @@ def test_each_shape_of_code_is_answered_rightly(features: Code, function: str) -
     wanted = "violated" if "breaks" in function else "proved"
     assert answer.answer == wanted, answer.why
     assert (answer.witness is not None) == (wanted == "violated")
+
+
+@pytest.mark.parametrize(("paths", "answer"), [("all", "violated"), ("error", "violated"), ("success", "proved")])
+def test_only_ways_that_return_so_are_asked(features: Code, paths: Paths, answer: str) -> None:  # noqa: F811
+    """Of an int half of the register: where it is 0 then() came behind first(), where it is an errno it did not."""
+    assert answered(features, msgspec.structs.replace(order("breaks_errno"), paths=paths)).answer == answer
 
 
 def test_a_way_whose_conditions_exclude_each_other_is_no_witness(features: Code) -> None:  # noqa: F811

@@ -86,8 +86,8 @@ class _Seeker(Watcher):
 
     def accessed(self, state: State, what: str, start: int, end: int) -> None:
         super().accessed(state, what, start, end)
-        first = self._one.first
-        if what == "lent" and first is not None and first.event.kind != "call" and first.covers(start, end):
+        first, broken = self._one.first, state.marks[self._one.index] & BROKEN
+        if what == "lent" and not broken and first and first.event.kind != "call" and first.covers(start, end):
             raise Futile  # it may have been it: such a way shows nothing
         if self._is_futile(state):
             raise Futile
