@@ -314,7 +314,7 @@ class _Classifier:
         if signature.report == "separator" and named:
             # The frames above it are those of who found it out: print_report(), kasan_report().
             functions = functions[functions.index(named) :] if named in functions else (named,)
-        function = functions[0] if functions else _bare(groups.get(FUNCTION, "")) or "an unknown function"
+        function = functions[0] if functions else named or "an unknown function"
         title = signature.title or found.string[found.string.rfind("\n", 0, found.start()) + 1 :].split("\n", 1)[0]
         if signature.title:
             title = re.sub(r"\{(\w+)\}", lambda name: {**groups, FUNCTION: function}[name[1]], title)

@@ -49,10 +49,6 @@ class Judging:
 
     def __init__(self, request: GateRequest, reporter: Reporter) -> None:
         """Raises UserError before anything is done where the input is wrong."""
-        if request.patches and (request.package or request.modules):
-            raise UserError(
-                f"--patch {request.patches[0]}: {request.package or request.modules} is built already: give a tree"
-            )
         _refuse_contradictions(request)
         profile = profile_of(request)
         policy = read_policy(profile, request.baseline) if request.task == "gate" else None
@@ -128,8 +124,13 @@ def _refuse_contradictions(request: GateRequest) -> None:
         raise UserError(f"--package {request.package} and {other}: give one of them")
     if request.kernel and not request.modules:
         raise UserError(f"--kernel {request.kernel}: give --modules DIR as well, with the modules that belong to it")
-    if request.rev and (request.package or request.modules):
-        raise UserError(f"--rev {request.rev}: {request.package or request.modules} is built already: give a tree")
+    built = request.package or request.modules
+    for option in [
+        *(f"--patch {patch}" for patch in request.patches),
+        *([f"--rev {request.rev}"] if request.rev else []),
+    ]:
+        if built:
+            raise UserError(f"{option}: {built} is built already: give a tree")
 
 
 def _peak_memory_kb() -> int:

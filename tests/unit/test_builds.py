@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,6 @@ def test_the_users_environment_is_not_kbuilds(tmp_path: Path, monkeypatch: pytes
         ({"modules": "d", "kernel": "k", "rev": "HEAD"}, "--rev HEAD: d is built already"),
     ],
 )
-def test_sources_that_exclude_each_other_are_refused(asked: dict[str, str], says: str) -> None:
+def test_sources_that_exclude_each_other_are_refused(asked: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        Judging(GateRequest(task="gate", command="", **asked), Silent())  # type: ignore[arg-type]
+        Judging(GateRequest(task="gate", command="", **asked), Silent())

@@ -13,9 +13,9 @@ import pytest
 
 from kbuild.cpus import Cpus
 from kbuild.errors import HarnessError, UserError
-from kbuild.hosts.spec import HostSpec, cpus_of, read_host
+from kbuild.hosts.spec import MIN_SILENT_S, HostSpec, cpus_of, read_host
 from kbuild.hosts.ssh.bridge import LOG_LINES, Bridge, Errand, arguments, in_order, own_words, since
-from kbuild.hosts.ssh.client import SCRIPT, Client, UnreachableError, trouble_in
+from kbuild.hosts.ssh.client import ALIVE_S, ALIVE_TIMES, SCRIPT, Client, UnreachableError, trouble_in
 from kbuild.hosts.ssh.facts import Facts, hindrances, read_facts
 from kbuild.paths import PROJECT
 from kbuild.profile import SHIPPED
@@ -254,6 +254,7 @@ def test_of_a_host_s_own_log_only_what_came_since_the_mark_counts() -> None:
 
 
 def test_silence_is_longer_than_ssh_needs_to_see_a_lost_connection(tmp_path: Path) -> None:
+    assert ALIVE_S * (ALIVE_TIMES + 1) < MIN_SILENT_S
     with pytest.raises(UserError, match="silent_s: at least 20"):
         host(tmp_path, GOOD.replace("[ssh]", "limits = { silent_s = 10 }\n[ssh]"))
 
