@@ -101,7 +101,7 @@ class Op:
         self.condition = CONDITIONS.get(raw.condition_code)
         self.do: Any = None
         """What it does to a state (`instructions.prepare`), once it has been done."""
-        self.operands = tuple([_operand(raw, number) for number in range(raw.op_count)])
+        self.operands = _operands(raw)
         if not self.operands and self.flow in (CALL, JUMP, BRANCH, INDIRECT_CALL, INDIRECT_JUMP):
             self.flow = NEXT  # To the decoder, `vmcall` and its like are calls: whoever is called returns here.
 
@@ -127,7 +127,23 @@ _OPERANDS = {
     number: Operand(REGISTER, found[1], found[0], found[2]) for number, found in _REGISTERS.items() if found is not None
 }
 """The operand that a register is."""
+_TWO = 2
 _IS_REGISTER, _IS_MEMORY, _IS_TARGET = OpKind.REGISTER, OpKind.MEMORY, OpKind.NEAR_BRANCH64
+
+
+_PAIRS: dict[tuple[int, int], tuple[Operand, ...]] = {}
+"""By two registers: these as operands, which most instructions have."""
+
+
+def _operands(raw: Instruction) -> tuple[Operand, ...]:
+    count = raw.op_count
+    if count == _TWO and raw.op0_kind == _IS_REGISTER and raw.op1_kind == _IS_REGISTER:
+        key = raw.op0_register, raw.op1_register
+        pair = _PAIRS.get(key)
+        if pair is None:
+            pair = _PAIRS[key] = _OPERANDS.get(key[0], _OTHER), _OPERANDS.get(key[1], _OTHER)
+        return pair
+    return tuple([_operand(raw, number) for number in range(count)])
 
 
 def _operand(raw: Instruction, place: int) -> Operand:

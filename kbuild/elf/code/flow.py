@@ -32,6 +32,7 @@ from kbuild.elf.code.link import Program
 from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.parameters import Parameter
 from kbuild.elf.code.patches import ways
+from kbuild.elf.code.results import FLAGS
 from kbuild.elf.code.state import Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
@@ -99,7 +100,8 @@ class Flow:
         """The instruction that is being done, in `frame`."""
         self.frame: Frame | None = None
         self.calls_to = Calls(program, self.machine, shapes)
-        self._joiner = Joiner(self.symbols, self.machine.contents, self.machine.unwritten, self.budget)
+        machine = self.machine
+        self._joiner = Joiner(self.symbols, machine.contents, machine.unwritten, machine.targets.leads_as, self.budget)
 
     @property
     def edges(self) -> dict[Node, set[Node]]:
@@ -192,6 +194,10 @@ class Flow:
         for state in states:
             key = (address, state.at)
             before, rounds, forks = run.seen.get(key, (None, 0, 0))
+            if before is None:
+                # What nobody looks at any more is no reason to go round once more.
+                state.flags = state.flags if used >> FLAGS & 1 else None
+                state.registers = [one if used >> number & 1 else None for number, one in enumerate(state.registers)]
             # A loop that went round on one way alone need not be joined with itself.
             if before is not None and (run.forks != forks or rounds >= MAX_UNROLLED):
                 if self._joiner.covers(before, state):

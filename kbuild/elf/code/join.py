@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Protocol
 
 from kbuild.elf.code.budget import PLACE, Budget
-from kbuild.elf.code.state import STACK, STACK_END, STATIC_CALL, Entry, Place, State
-from kbuild.elf.code.values import EITHER, EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, truncated, union
+from kbuild.elf.code.results import FLAGS
+from kbuild.elf.code.state import EPOCH, STACK, STACK_END, STATIC_CALL, WORD, Entry, Place, State
+from kbuild.elf.code.targets import NOWHERE
+from kbuild.elf.code.values import EVERYTHING, MASK, Ranges, Symbols, Unknown, Value, truncated, union
 
 JOINED = "joined epoch"
-ALL_USED = (1 << 16) - 1
+ALL_USED = (1 << FLAGS + 1) - 1
 Contents = Callable[[State, int, int], Value]
 """What is at an address, of a size."""
+
+
+class Either(Protocol):
+    """Makes one unknown of two values that differ; `most`: bytes that they have."""
+
+    def __call__(self, x: Value, y: Value, most: int = WORD) -> Unknown: ...
 
 
 class Joiner:
     """Makes one state of two, which stands for everything that either stands for. Both were one some time ago."""
 
-    def __init__(self, symbols: Symbols, contents: Contents, unwritten: Contents, budget: Budget) -> None:
-        """`contents`: what is at an address, of a size, in a state; `unwritten`: where it has written nothing."""
+    def __init__(
+        self,
+        symbols: Symbols,
+        contents: Contents,
+        unwritten: Contents,
+        leads_as: Callable[[int, Value], bool],
+        budget: Budget,
+    ) -> None:
+        """`contents`: what is at an address, of a size, in a state; `unwritten`: where it has written nothing;
+        `leads_as`: see `Targets`."""
         self._symbols = symbols
+        self._leads_as = leads_as
         self._unwritten = unwritten
         self._contents = contents
         self._budget = budget
@@ -29,21 +47,21 @@ class Joiner:
     def join(self, a: State, b: State, used: int = ALL_USED, *, widen: bool = False) -> State:
         """The first of them, which stands for both from here on.
 
-        `used`: a bit for each register that anybody looks at from here on; the others need not be known. With `widen`,
-        nothing is kept of the ranges of what differs: so it comes to an end in loops.
+        `used`: a bit for each register, and the flags, that anybody looks at from here on; the others need not be
+        known. With `widen`, nothing is kept of the ranges of what differs: so it comes to an end in loops.
         """
         self.count += 1
         a.facts |= b.facts
-        pairs: dict[tuple[Value, Value], Unknown] = {}
+        pairs: dict[tuple[Value, Value, int], Unknown] = {}
         added: dict[Unknown, Ranges] = {}
         symbols = self._symbols
 
-        def either(x: Value, y: Value) -> Unknown:
-            """Of two that differ."""
-            found = pairs.get((x, y))
+        def either(x: Value, y: Value, most: int = WORD) -> Unknown:
+            """Of two that differ; `most`: bytes that they have."""
+            size = min(max(_size(x), _size(y)), most)
+            found = pairs.get((x, y, size))
             if found is None:
-                size = max(_size(x), _size(y))
-                found = pairs[x, y] = symbols.either(x, y, size)
+                found = pairs[x, y, size] = symbols.either(x, y, size)
                 if not widen:
                     ranges = _ranges(a, x, b, y, size)
                     if ranges is not None:
@@ -86,7 +104,7 @@ class Joiner:
             a.open = symbols.new_each(JOINED, (*a.open, *b.open))
         return a
 
-    def _join_memory(self, a: State, b: State, places: set[Place], either: Callable[[Value, Value], Unknown]) -> bool:
+    def _join_memory(self, a: State, b: State, places: set[Place], either: Either) -> bool:
         """Gives whether both have written the same places behind unknown pointers."""
         same_behind = True
         ragged: list[int] = []
@@ -98,17 +116,22 @@ class Joiner:
                 if mine is theirs or mine == theirs:  # most are, and the same object
                     continue
                 if mine is not None and theirs is not None and mine[0] == theirs[0]:
-                    value = either(mine[1], theirs[1])
-                    table[place] = mine[0], value
-                    a.written.symbols.add(value[0])
+                    size, x = mine
+                    y = theirs[1]
+                    if size < WORD:  # of what was a whole register, only this is there
+                        x, y = truncated(x, size), truncated(y, size)
+                    if x != y:
+                        x = either(x, y, size)
+                        a.written.symbols.add(x[0])
+                    table[place] = size, x
                     continue
                 size = mine[0] if mine is not None else theirs[0] if theirs is not None else 0
                 if self._is_ragged(a, mine, place, size) or self._is_ragged(b, theirs, place, size):
                     ragged.append(place)
                     continue
-                x = mine[1] if mine is not None else self._unwritten(a, place, size)
-                y = theirs[1] if theirs is not None else self._unwritten(b, place, size)
-                a.write(place, size, x if x == y else either(x, y))
+                x = truncated(mine[1], size) if mine is not None else self._unwritten(a, place, size)
+                y = truncated(theirs[1], size) if theirs is not None else self._unwritten(b, place, size)
+                a.write(place, size, x if x == y else either(x, y, size))
             elif place[0] == STATIC_CALL:
                 trampoline = place[1]
                 to, other = a.static.get(trampoline), b.static.get(trampoline)
@@ -134,7 +157,7 @@ class Joiner:
         """Whether a state has there other pieces than one of that size."""
         return entry[0] != size if entry is not None else state.overlaps(place, size)
 
-    def _join_pieces(self, a: State, b: State, place: int, either: Callable[[Value, Value], Unknown]) -> None:
+    def _join_pieces(self, a: State, b: State, place: int, either: Either) -> None:
         """Join what was written in other pieces by one than by the other: in the pieces that both can be cut into."""
         start, end, cuts = place, place + 1, {place}
         while True:
@@ -150,7 +173,7 @@ class Joiner:
         joined: list[Value] = []
         for at, size in pieces:
             x, y = self._contents(a, at, size), self._contents(b, at, size)
-            joined.append(x if x == y else either(x, y))
+            joined.append(x if x == y else either(x, y, size))
         for at, _ in list(a.overlapping(start, end)):
             a.remove(at)
         for (at, size), value in zip(pieces, joined, strict=True):
@@ -160,13 +183,14 @@ class Joiner:
         """Whether everything that b stands for, but its facts, is among what a stands for.
 
         It is where a's unknowns can be given numbers for which a is what b is. The same as b's are given to all but
-        those that a join has made: such a one may stand for something else than in b, if for the same at all places.
+        some that are made of no others: such a one may stand for something else than in b, if for the same at all
+        places, and if a pointer that was made of it leads to what b's leads to.
         """
         if a.marks != b.marks or not b.open.keys() <= a.open.keys() or (a.flags is not None and a.flags != b.flags):
             return False
         names = [(a.epoch, b.epoch), *((since, b.open.get(place)) for place, since in a.open.items())]
         renamed = {mine for mine, other in names if mine != other}
-        if any(self._symbols.origin[mine] != JOINED for mine in renamed):
+        if any(self._symbols.origin[mine] not in (EPOCH, JOINED) for mine in renamed):
             return False
         meant: dict[int, Value] = {}
         same: list[Value] = []
@@ -177,9 +201,13 @@ class Joiner:
             if x == y:
                 same.append(x)
                 return True
-            if y is None or isinstance(x, int) or x[1] or self._symbols.origin[x[0]] != EITHER:
+            if isinstance(x, int) or (x[1] and x[2] != WORD) or not self._symbols.is_plain(x[0]):
                 return False
-            return meant.setdefault(x[0], y) == y and _within(b.ranges(y), EVERYTHING[x[2]])
+            if y is None:
+                y = (-1 - len(meant), 0, WORD)  # one that is nowhere else
+            elif x[1]:
+                y = _less(y, x[1])
+            return y is not None and meant.setdefault(x[0], y) == y and _within(b.ranges(y), EVERYTHING[x[2]])
 
         if not all(map(fits, a.registers, b.registers)):
             return False
@@ -195,7 +223,9 @@ class Joiner:
                 if theirs is None or not _within(theirs, ranges):
                     return False
         renamed |= meant.keys()
-        return not renamed or self._hangs_on_nothing(a, b, renamed, same, meant)
+        if renamed and not self._hangs_on_nothing(a, b, renamed, same, meant):
+            return False
+        return all(self._leads_as(symbol, value) for symbol, value in meant.items())
 
     def _hangs_on_nothing(
         self, a: State, b: State, renamed: Set[int], same: Sequence[Value], meant: Mapping[int, Value]
@@ -216,9 +246,14 @@ class Joiner:
         if not all(is_free(to) for at, to in a.static.items() if b.static.get(at) == to):
             return False
         for place, entry in itertools.chain[tuple[Place, Entry]](a.memory.items(), a.stack.items(), a.behind.items()):
-            if not is_free(entry[1]) and b.entry(place) == entry:
+            value = entry[1]
+            if isinstance(value, int) or value[0] < least:
+                continue  # as most are
+            if not is_free(value) and b.entry(place) == entry:
                 return False
         for value, ranges in a.known.items():
+            if value[0] < least:
+                continue
             if value[0] in meant:
                 if not _within(b.ranges(_seen_as(meant[value[0]], value)), ranges):
                     return False
@@ -234,8 +269,10 @@ class Joiner:
                 return True
             if mine is not None and not fits(mine[1], self._contents(b, place, mine[0])):
                 return False
+            if theirs is None or (mine is None and self._is_unused(a, place, theirs)):
+                return True
             # Of bytes that a has written in other pieces, each of its own pieces is asked.
-            return theirs is None or all(
+            return all(
                 a.overlaps(at, 1)
                 or (
                     self._contents(a, at, 1) == self._contents(b, at, 1)
@@ -251,13 +288,26 @@ class Joiner:
             return theirs is None or a.epoch != b.epoch
         return theirs is not None and mine[0] == theirs[0] and fits(mine[1], theirs[1])
 
+    def _is_unused(self, a: State, place: int, theirs: Entry) -> bool:
+        """Whether it is on the stack, where nothing was written yet and what is there then was never read, so that it
+        may be anything that leads nowhere."""
+        size, value = theirs
+        if not STACK_END < place < STACK or a.overlaps(place, size) or not self._leads_as(NOWHERE, value):
+            return False
+        if any(start < place + size and place < end for start, end in a.open):
+            return False
+        reads = ((at, width) for width in MASK for at in range(place - width + 1, place + size))
+        return not any(self._symbols.has(("memory", at, width)) for at, width in reads)
+
 
 def _seen_as(value: Value, like: Unknown) -> Value:
     """What an unknown with an offset and of a size is, where the unknown itself is that value."""
     _, offset, size = like
     if isinstance(value, int):
         return (value + offset) & MASK[size]
-    return (value[0], (value[1] + offset) & MASK[size], size) if size <= value[2] else (-1, 0, size)
+    if size <= value[2]:
+        return (value[0], (value[1] + offset) & MASK[size], size)
+    return (-1, 0, size) if offset else value
 
 
 def _ranges(a: State, x: Value, b: State, y: Value, size: int) -> Ranges | None:
@@ -278,6 +328,14 @@ def _ranges(a: State, x: Value, b: State, y: Value, size: int) -> Ranges | None:
 
 def _within(inner: Ranges, outer: Ranges) -> bool:
     return all(any(low <= first and last <= high for low, high in outer) for first, last in inner)
+
+
+def _less(value: Value, offset: int) -> Value | None:
+    """A value of a register, less an offset; None: there is no name for it."""
+    if isinstance(value, int):
+        return (value - offset) & MASK[WORD]
+    symbol, start, size = value
+    return (symbol, (start - offset) & MASK[WORD], WORD) if size == WORD else None
 
 
 def _size(value: Value) -> int:

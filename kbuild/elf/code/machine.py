@@ -25,7 +25,7 @@ from kbuild.elf.code.decode import (
 from kbuild.elf.code.instructions import prepare
 from kbuild.elf.code.link import KERNEL, MODULES, Program
 from kbuild.elf.code.parameters import Parameter
-from kbuild.elf.code.state import NOTES, NOTES_END, STACK, STACK_END, WORD, Place, State
+from kbuild.elf.code.state import EPOCH, NOTES, NOTES_END, STACK, STACK_END, WORD, Place, State
 from kbuild.elf.code.targets import MAX_SPAN, OnStack, Span, Targets
 from kbuild.elf.code.values import (
     EVERYTHING,
@@ -310,7 +310,7 @@ class Machine:
     def store(self, state: State, address: Value | None, size: int, value: Value) -> None:
         """Write there."""
         if address is None or size not in MASK:
-            state.epoch = self.symbols.new("epoch")
+            state.epoch = self.symbols.new(EPOCH)
             return
         if not isinstance(address, int):
             for span in self.reach(state, address, size):
@@ -369,7 +369,7 @@ class Machine:
         if len(before) >= MAX_OPEN:
             start, end = min(start, *(low for low, _ in before)), max(end, *(high for _, high in before))
             before = {}
-        state.open = {(start, end): self.symbols.new("epoch"), **before}
+        state.open = {(start, end): self.symbols.new(EPOCH), **before}
 
     def _forget(self, state: State, start: int, size: int, symbol: int | None = None) -> None:
         """Entries that a write overlaps are no longer what is there, but for the very same place."""
@@ -554,7 +554,7 @@ class Machine:
             assert target is not None
             if isinstance(at := self.offset(state, target), int):
                 self._tell(state, f"{OWN}store", at, at + max(target.size, 1))
-            state.epoch = self.symbols.new("epoch")
+            state.epoch = self.symbols.new(EPOCH)
             return
         if target is not None and target.size in MASK:
             self.store(state, address, target.size, self.unknown(target.size, str(op.raw)))
@@ -580,6 +580,6 @@ class Machine:
 
     def forget_behind(self, state: State, but: int | None = None) -> None:
         """Memory that only unknown pointers lead to may have been written to; not at known offsets of one of them."""
-        state.epoch = self.symbols.new("epoch")
+        state.epoch = self.symbols.new(EPOCH)
         if state.behind:
             state.forget_behind(but)

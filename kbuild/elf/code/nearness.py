@@ -11,12 +11,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from kbuild.elf.code.decode import Code
-from kbuild.elf.code.state import Node
+from kbuild.elf.code.state import Marks, Node
 
 FAR = 1 << 30
 TAIL = -1
 """In place of where a function returns to: it was jumped to, and its end is the end of the one that jumped."""
-Marks = tuple[int, ...]
 
 
 class Running(Protocol):

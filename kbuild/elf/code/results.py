@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from iced_x86 import Mnemonic, Register
+from iced_x86 import Mnemonic, Register, RflagsBits
 
 from kbuild.elf.code.decode import (
     ARGUMENTS,
@@ -53,8 +53,12 @@ _AS_WRITTEN = _OVERWRITE | {
 """They read no register that is not among their operands, but for the stack's."""
 _MOVE = Mnemonic.MOV
 _PRESERVED = frozenset(PRESERVED)
+_CONDITIONS = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.CF | RflagsBits.PF
+"""What a condition may be about."""
 _RESULT = 1 << RAX
-_USED = 16
+FLAGS = 16
+"""The bit of the flags, behind those of the registers."""
+_USED = 17
 _ANY = (1 << _USED) - 1
 _GIVEN = sum(1 << one for one in ARGUMENTS)
 _RETURNED = sum(1 << one for one in (RAX, RSP, *PRESERVED))
@@ -106,7 +110,7 @@ def results_of(
     code: Code, follow: Mapping[int, Sequence[int]], blocks: Sequence[int]
 ) -> tuple[dict[int, tuple[int, ...]], dict[int, int]]:
     """By address, for the blocks of a function, of which each comes before those that lead to it, but for loops: the
-    registers that a result may wait in, and a bit for each register that anything behind may look at.
+    registers that a result may wait in, and a bit for each register, and `FLAGS`, that anything behind may look at.
 
     `follow`: a block's address to those that it can go on at.
     """
@@ -164,9 +168,13 @@ def _effect(code: Code, block: Block, follow: Sequence[int], registers: set[int]
         if op.flow == NEXT and op.mnemonic not in _AS_WRITTEN:
             read |= _RESULT
             used = used if op.mnemonic in _AS_NAMED else _ANY
+        if op.raw.rflags_read:
+            used |= 1 << FLAGS
         reads |= read & ~writes
         uses |= used & ~sets
         writes |= written
+        if op.raw.rflags_modified & _CONDITIONS == _CONDITIONS:
+            written |= 1 << FLAGS
         if not block.patches and not (block.fault is not None and op is block.ops[-1]):
             sets |= written
     return reads | uses << _USED, writes | sets << _USED

@@ -16,9 +16,13 @@ NOTES_END = NOTES + 0x10_0000
 """Memory that no code has: 0 at the start. A question may keep there what hangs together with values of the state; it
 is joined, and learnt of, as these are."""
 
+EPOCH = "epoch"
+"""The origin of names for what memory is like since somebody wrote to it, of which it is not known what."""
 STATIC_CALL = -1
 """In place of a symbol: the place of a static call's target, by its trampoline's address."""
-Node = tuple[int, tuple[object, ...], tuple[int, ...]]
+Marks = tuple[int, ...]
+"""What happened on the way, as rules see it."""
+Node = tuple[int, tuple[object, ...], Marks]
 """A block, or the negative of a function's address for its end; what kinds of results wait in registers; marks."""
 Place = int | tuple[int, int]
 """An address in memory: a number, or an unknown and an offset."""
@@ -83,8 +87,8 @@ class State:
         self.flags: Flags | None = None
         self.epoch = 0
         """A name for what memory behind unknown pointers is like: another one after it may have been written."""
-        self.marks: tuple[int, ...] = ()
-        """What happened on the way, as rules see it. States that differ in it are never joined."""
+        self.marks: Marks = ()
+        """States that differ in it are never joined."""
         self.facts = 0
         """What may have happened on a way to here: bits, whose meaning a question knows. They keep no states apart, and
         are united where states are joined."""

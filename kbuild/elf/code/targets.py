@@ -15,11 +15,13 @@ from kbuild.elf.code.values import MASK, Ranges, Symbols, Unknown, Value
 
 Span = tuple[int, int]
 """From an address to before another."""
-MAX_PARTS = 1000
-"""Unknowns that one is made of; of more nobody knows where it leads."""
+MAX_PARTS = 100
+"""Addresses that an unknown is made of; of more nobody knows where it leads."""
 MAX_SPAN = 1 << 20
 """Bytes that an index with known bounds may lead to."""
 NOTHING = frozenset[int]()
+NOWHERE = -1
+"""An unknown that was made of none."""
 _SUMS = frozenset({"add", "subtract", "and", "or", "xor", "zero-extended"})
 
 
@@ -54,7 +56,7 @@ class Targets:
     def of(self, state: State, pointer: Unknown, size: int, frame: OnStack | None) -> Sequence[Span]:
         """Data of modules and parts of the stack that an access of that size may be to."""
         symbol, offset, width = pointer
-        made_of = self._addresses[symbol] if symbol in self._addresses else self._made_of(symbol)
+        made_of = self._made_of_once(symbol)
         whole = (symbol, 0, 8)
         # Most pointers are nothing but an unknown and an offset in what it leads to.
         if made_of is NOTHING and offset < STACK_END and pointer not in state.known and whole not in state.known:
@@ -70,7 +72,21 @@ class Targets:
             return [self._program.extent, (STACK_END, STACK)]
         if self._is_data(offset):
             made_of |= {offset}
-        return [span for address in made_of for span in self._around(state, address, frame)]
+        data = filter(self._is_data, made_of)
+        return [span for address in data for span in self._around(state, address, frame)]
+
+    def leads_as(self, symbol: int, value: Value) -> bool:
+        """Whether what was made of an unknown may lead to all that a value may lead to, data or code."""
+        address, there = (value, NOTHING) if isinstance(value, int) else (value[1], self._made_of_once(value[0]))
+        if there is not None and self._is_somewhere(address):
+            there |= {address}
+        if there is NOTHING:
+            return True
+        made_of = self._made_of_once(symbol)
+        return made_of is None or (there is not None and there <= made_of)
+
+    def _made_of_once(self, symbol: int) -> frozenset[int] | None:
+        return self._addresses[symbol] if symbol in self._addresses else self._made_of(symbol)
 
     def _is_data(self, address: int) -> bool:
         if STACK_END < address <= STACK:
@@ -78,19 +94,41 @@ class Targets:
         # Most numbers are none of a module's addresses.
         return address >= MODULES and self._program.is_writable(address)
 
+    def _is_somewhere(self, address: int) -> bool:
+        if STACK_END < address <= STACK:
+            return True
+        if address < MODULES:
+            return False
+        return self._program.is_writable(address) or self._program.is_code(address)
+
     def _made_of(self, symbol: int) -> frozenset[int] | None:
-        """Addresses of data that an unknown was made of; None: it is not known which."""
-        found, waiting, seen = set[int](), [symbol], {symbol}
-        while waiting and len(seen) < MAX_PARTS:
-            for part in self._parts(waiting.pop()):
-                if self._is_data(part if isinstance(part, int) else part[1]):
-                    found.add(part if isinstance(part, int) else part[1])
-                if not isinstance(part, int) and part[0] not in seen:
-                    seen.add(part[0])
-                    waiting.append(part[0])
-        made_of = None if waiting else frozenset(found) or NOTHING
-        self._addresses[symbol] = made_of
-        return made_of
+        """Addresses of data and code that an unknown was made of; None: it is not known which."""
+        addresses, waiting = self._addresses, [symbol]
+        while waiting:
+            one = waiting[-1]
+            parts = self._parts(one) if one not in addresses else ()
+            if not parts:
+                addresses.setdefault(one, NOTHING)
+                waiting.pop()
+                continue
+            # What it is made of was there before it.
+            later = [part[0] for part in parts if not isinstance(part, int) and part[0] not in addresses]
+            if later:
+                waiting += later
+                continue
+            made_of: frozenset[int] | None = NOTHING
+            for part in parts:
+                others = NOTHING if isinstance(part, int) else addresses[part[0]]
+                offset = part if isinstance(part, int) else part[1]
+                if others and made_of is not None:
+                    made_of |= others
+                elif others is None:
+                    made_of = None
+                if made_of is not None and self._is_somewhere(offset):
+                    made_of |= {offset}
+            addresses[one] = None if made_of is None or len(made_of) > MAX_PARTS else made_of or NOTHING
+            waiting.pop()
+        return addresses[symbol]
 
     def _parts(self, symbol: int) -> tuple[Value, ...]:
         if symbol < 0:

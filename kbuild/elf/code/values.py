@@ -98,6 +98,15 @@ class Symbols:
         self.origin += [origin] * len(each)
         return dict(zip(each, range(first, first + len(each)), strict=True))
 
+    def has(self, origin: Hashable) -> bool:
+        """Whether anything was made so."""
+        return origin in self._numbers
+
+    def is_plain(self, symbol: int) -> bool:
+        """Whether an unknown is made of no other one: it may be anything that is known of it."""
+        origin = self.origin[symbol]
+        return isinstance(origin, str) and origin != TOO_DEEP
+
     def is_made_of(self, symbol: int, names: Set[int], free: set[int]) -> bool:
         """Whether an unknown is among these, or may be made of one of them.
 

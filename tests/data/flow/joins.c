@@ -14,6 +14,7 @@ unsigned int a_number(void);
 long a_long_number(void);
 void *an_object(void);
 void fill_in(int *what);
+int smp_call_function_single(int cpu, void (*func)(void *), void *info, int wait);
 
 static int kept, lent_here, numbers[8];
 int others[8];
@@ -317,5 +318,68 @@ used int breaks_table_copied_one_by_one(void)
 	table_here[4]();
 	then();
 	first();
+	return 0;
+}
+
+/* More objects, and functions, than a loop is gone round before its ways are joined for good. */
+static int lent_a, lent_b, lent_c, lent_d, lent_e, lent_f, lent_g;
+
+used int breaks_lent_one_object_after_the_other(void)
+{
+	int *p = &lent_a;
+
+	while (something()) {
+		*p = 1;
+		p = p == &lent_a ? &lent_b : p == &lent_b ? &lent_c : p == &lent_c ? &lent_d :
+		    p == &lent_d ? &lent_e : p == &lent_e ? &lent_f : &lent_g;
+	}
+	if (lent_g)
+		then();
+	first();
+	then();
+	return 0;
+}
+
+static int lent_which;
+static noinline void lent_function_a(void *info) { lent_which = 1; }
+static noinline void lent_function_b(void *info) { lent_which = 2; }
+static noinline void lent_function_c(void *info) { lent_which = 3; }
+static noinline void lent_function_d(void *info) { lent_which = 4; }
+static noinline void lent_function_e(void *info) { lent_which = 5; }
+static noinline void lent_function_f(void *info) { lent_which = 6; }
+static noinline void lent_function_g(void *info) { then(); }
+
+used int breaks_lent_one_function_of_many(void)
+{
+	void (*f)(void *) = lent_function_a;
+
+	while (something())
+		f = f == lent_function_a ? lent_function_b : f == lent_function_b ? lent_function_c :
+		    f == lent_function_c ? lent_function_d : f == lent_function_d ? lent_function_e :
+		    f == lent_function_e ? lent_function_f : lent_function_g;
+	smp_call_function_single(0, f, 0, 1);
+	first();
+	then();
+	return 0;
+}
+
+static int lent_later;
+
+/* Where the pointer is kept nothing is yet when the loop begins. */
+used int breaks_lent_pointer_on_the_stack(void)
+{
+	int *volatile p;
+	int known = 0;
+
+	while (something()) {
+		if (known)
+			*p = 1;
+		p = &lent_later;
+		known = something();
+	}
+	if (lent_later)
+		then();
+	first();
+	then();
 	return 0;
 }
