@@ -45,13 +45,15 @@ their arguments is it, and which one it is given as its first. They do not look 
 ONCE = frozenset(
     {
         *("smp_call_function_single", "smp_call_function_any", "smp_call_on_cpu", "work_on_cpu"),
-        *("kthread_create_on_node", "cpu_emergency_register_virt_callback", "cpu_emergency_unregister_virt_callback"),
-        *("set_hv_tscchange_cb", "kvm_set_posted_intr_wakeup_handler", "amd_iommu_register_ga_log_notifier"),
+        *("kthread_create_on_node", "cpu_emergency_register_virt_callback", "set_hv_tscchange_cb"),
+        *("kvm_set_posted_intr_wakeup_handler", "amd_iommu_register_ga_log_notifier"),
     }
 )
 """Functions of the kernel that run what they are given once at most, or keep it for later (kernel/smp.c, workqueue.c,
 kthread.c; arch/x86/kernel/reboot.c and irq.c, arch/x86/hyperv/hv_init.c, drivers/iommu/amd/iommu.c). Any other one may
 do so as often as it likes: on each CPU, say."""
+TAKES_BACK = frozenset({"cpu_emergency_unregister_virt_callback"})
+"""Functions of the kernel that are told what they shall not run any more (arch/x86/kernel/reboot.c)."""
 _NONE = (None,) * 16
 LOST = (RCX, RDX, RSI, RDI, R8, R9, R10, R11)
 """Registers that a function need not keep, besides its result's."""
@@ -285,17 +287,24 @@ class Calls:
         assert call.name is not None
         known = GIVEN.get(call.name.symbol)
         given: dict[int, int] = {}
-        unsure = False
+        unsure, parts = False, self._machine.symbols.parts
+        if call.name.symbol in TAKES_BACK:
+            return given, unsure
+        runs = known[0] if known is not None else None
         for place, argument in enumerate(call.arguments):
-            if isinstance(argument, int) and not self._program.is_code(argument):
-                continue  # as most are
-            found, all_known = self._functions(state, argument)
-            for function in found:
-                given.setdefault(function, place)
-            unsure = unsure or (known is not None and known[0] == place and not all_known)
+            if isinstance(argument, int):
+                if self._program.is_code(argument):
+                    given.setdefault(argument, place)
+            elif argument is not None and (argument[0] in parts or argument in state.known):
+                found, all_known = self._functions(state, argument)
+                for function in found:
+                    given.setdefault(function, place)
+                unsure = unsure or (place == runs and not all_known)
+            elif place == runs:
+                unsure = True
         return given, unsure
 
-    def _functions(self, state: State, value: Value | None) -> tuple[list[int], bool]:
+    def _functions(self, state: State, value: Value) -> tuple[list[int], bool]:
         """Functions of modules that a value may be, and whether it is known what else it may be."""
         found: dict[int, None] = {}
         waiting, all_known = [value], True
@@ -307,8 +316,8 @@ class Calls:
                 if self._program.is_code(one):
                     found[one] = None
                 continue
-            ranges = state.ranges(one) if one is not None else ()
-            either = self._machine.symbols.parts.get(one[0]) if one is not None and one[1:] == (0, 8) else None
+            ranges = state.ranges(one)
+            either = self._machine.symbols.parts.get(one[0]) if one[1:] == (0, 8) else None
             if ranges and len(ranges) <= MAX_CHOICES and all(low == high for low, high in ranges):
                 waiting += [low for low, _ in ranges]
             elif either is not None:

@@ -5,7 +5,9 @@ Whoever wants to know something of it is an `Observer`, told of each call, acces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from kbuild.elf.code.budget import COPIED, INSTRUCTION, Budget
@@ -33,7 +35,7 @@ from kbuild.elf.code.machine import Machine
 from kbuild.elf.code.parameters import Parameter
 from kbuild.elf.code.patches import ways
 from kbuild.elf.code.results import FLAGS
-from kbuild.elf.code.state import Node, State
+from kbuild.elf.code.state import Marks, Node, State
 from kbuild.elf.code.values import MASK, Symbols, Value
 
 MAX_CAME = 1 << 15
@@ -375,36 +377,62 @@ class Flow:
 
     def _after_callbacks(self, call: Call, state: State, frame: Frame) -> list[State]:
         """The states behind what the kernel may run of the functions that it was given: none, or any of them, in any
-        order and, but for some, as often as it likes."""
+        order and, but for some, as often as it likes. Of these, what is the same for all ways on which the same was
+        seen comes from each place that they come from."""
         given = self._given(call, state, frame)
         if not given:
             return [state]
         assert call.name is not None
-        again = call.name.symbol not in ONCE
-        states, waiting = [state], [state]
-        # By what was seen on the way: what stands for all that came of it so far.
-        whole = {state.marks: (state.copy(), 0)}
+        if call.name.symbol in ONCE:
+            returned = [self._callback(call, state, [state.at], function, frame) for function in given.items()]
+            return [state, *itertools.chain(*returned)]
+        whole, rounds = {state.marks: state.copy()}, Counter[Marks]()
+        come_from: dict[Marks, dict[Node, None]] = {state.marks: {state.at: None}}
+        waiting = deque((state.marks, function) for function in given.items())
         while waiting:
-            before = waiting.pop()
-            calls = [self.calls_to.given(before, call, function, place) for function, place in given.items()]
-            for one in [one for inner, called in calls for one in self._enter(inner, called, frame)]:
-                # Of its caller's registers the kernel keeps all that it has to, and the others are lost behind it.
-                one.registers, one.kept, one.flags = state.registers[:], state.kept, state.flags
-                other, rounds = whole.get(one.marks, (None, 0))
-                if other is not None and self._joiner.covers(other, one):
+            marks, function = waiting.popleft()
+            for one in self._callback(call, whole[marks], come_from[marks], function, frame):
+                come_from.setdefault(one.marks, {})[one.at] = None
+                if not self._adds(whole, one, rounds[one.marks]):
                     continue
-                if rounds >= MAX_ROUNDS:
+                rounds[one.marks] += 1
+                if rounds[one.marks] > MAX_ROUNDS:
                     self.trouble.cut[call.site] += 1
                     continue
-                if other is not None:
-                    at = one.at
-                    one = self._joiner.join(other.copy(), one, ALL_USED, widen=True)
-                    one.at = at
-                whole[one.marks] = one.copy(), rounds + 1
-                states.append(one)
-                if again:
-                    waiting.append(one.copy())
+                every = ((one.marks, each) for each in given.items())
+                waiting += [each for each in every if each not in waiting]
+        states: list[State] = []
+        for marks, places in come_from.items():
+            for place in places:
+                states.append(whole[marks].copy())
+                states[-1].at = place
         return states
+
+    def _callback(
+        self, call: Call, state: State, places: Iterable[Node], function: tuple[int, int], frame: Frame
+    ) -> list[State]:
+        """The states in which a function has returned that the kernel was given in that one, coming from there."""
+        inner, called = self.calls_to.given(state, call, *function)
+        node = self._shapes.of(function[0]).node(function[0], called)
+        self._came += [(node, place) for place in places]
+        returned = self._enter(inner, called, frame)
+        for one in returned:
+            # Of its caller's registers the kernel keeps all that it has to, and the others are lost behind it.
+            one.registers, one.kept, one.flags = state.registers[:], state.kept, state.flags
+        return returned
+
+    def _adds(self, whole: dict[Marks, State], one: State, rounds: int) -> bool:
+        """Let what stands for all ways on which the same was seen stand for one more; whether it did not already."""
+        other = whole.setdefault(one.marks, one)
+        if other is one:
+            return True
+        if self._joiner.covers(other, one):
+            if not one.facts & ~other.facts:
+                return False
+            other.facts |= one.facts
+        elif rounds <= MAX_ROUNDS:
+            self._joiner.join(other, one, widen=True)
+        return True
 
     def _given(self, call: Call, state: State, frame: Frame) -> dict[int, int]:
         """The functions that the kernel may run before a call of it returns; told as lost where that is not known."""
