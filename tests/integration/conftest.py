@@ -82,9 +82,9 @@ class Tool:
         return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def all_kernels(request: pytest.FixtureRequest) -> None:
-    """What takes minutes."""
+    """What takes minutes. Of the session: else what a test needs of that scope, such as a kernel, is made before it."""
     if not request.config.getoption("--all-kernels"):
         pytest.skip("takes minutes: only with --all-kernels")
 
