@@ -285,12 +285,11 @@ class Calls:
         """Functions of modules that the kernel is given with a call, and may run before it returns: each with the place
         of the argument; and whether one that is given to be run may be another one."""
         assert call.name is not None
-        known = GIVEN.get(call.name.symbol)
         given: dict[int, int] = {}
-        unsure, parts = False, self._machine.symbols.parts
         if call.name.symbol in TAKES_BACK:
-            return given, unsure
-        runs = known[0] if known is not None else None
+            return given, False
+        runs = GIVEN.get(call.name.symbol, (None,))[0]
+        unsure, parts = False, self._machine.symbols.parts
         for place, argument in enumerate(call.arguments):
             if isinstance(argument, int):
                 if self._program.is_code(argument):

@@ -6,6 +6,7 @@ fault with a fixup, and at places that the kernel may patch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -127,22 +128,22 @@ _OPERANDS = {
     number: Operand(REGISTER, found[1], found[0], found[2]) for number, found in _REGISTERS.items() if found is not None
 }
 """The operand that a register is."""
-_TWO = 2
 _IS_REGISTER, _IS_MEMORY, _IS_TARGET = OpKind.REGISTER, OpKind.MEMORY, OpKind.NEAR_BRANCH64
 
 
-_PAIRS: dict[tuple[int, int], tuple[Operand, ...]] = {}
-"""By two registers: these as operands, which most instructions have."""
+_PAIR = 2
+
+
+@functools.cache
+def _registers(first: int, second: int) -> tuple[Operand, ...]:
+    """Two registers as operands, as many instructions have them."""
+    return _OPERANDS.get(first, _OTHER), _OPERANDS.get(second, _OTHER)
 
 
 def _operands(raw: Instruction) -> tuple[Operand, ...]:
     count = raw.op_count
-    if count == _TWO and raw.op0_kind == _IS_REGISTER and raw.op1_kind == _IS_REGISTER:
-        key = raw.op0_register, raw.op1_register
-        pair = _PAIRS.get(key)
-        if pair is None:
-            pair = _PAIRS[key] = _OPERANDS.get(key[0], _OTHER), _OPERANDS.get(key[1], _OTHER)
-        return pair
+    if count == _PAIR and raw.op0_kind == _IS_REGISTER and raw.op1_kind == _IS_REGISTER:
+        return _registers(raw.op0_register, raw.op1_register)
     return tuple([_operand(raw, number) for number in range(count)])
 
 

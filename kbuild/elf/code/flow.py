@@ -201,7 +201,7 @@ class Flow:
                 state.flags = state.flags if used >> FLAGS & 1 else None
                 state.registers = [one if used >> number & 1 else None for number, one in enumerate(state.registers)]
             # A loop that went round on one way alone need not be joined with itself.
-            if before is not None and (run.forks != forks or rounds >= MAX_UNROLLED):
+            elif run.forks != forks or rounds >= MAX_UNROLLED:
                 if self._joiner.covers(before, state):
                     if not state.facts & ~before.facts:
                         continue
@@ -377,14 +377,14 @@ class Flow:
 
     def _after_callbacks(self, call: Call, state: State, frame: Frame) -> list[State]:
         """The states behind what the kernel may run of the functions that it was given: none, or any of them, in any
-        order and, but for some, as often as it likes. Of these, what is the same for all ways on which the same was
-        seen comes from each place that they come from."""
+        order and, but for some, as often as it likes. All ways of these on which the same was seen have one state, of
+        which there is a copy for each place that one of them comes from."""
         given = self._given(call, state, frame)
         if not given:
             return [state]
         assert call.name is not None
         if call.name.symbol in ONCE:
-            returned = [self._callback(call, state, [state.at], function, frame) for function in given.items()]
+            returned = [self._callback(call, state, (), function, frame) for function in given.items()]
             return [state, *itertools.chain(*returned)]
         whole, rounds = {state.marks: state.copy()}, Counter[Marks]()
         come_from: dict[Marks, dict[Node, None]] = {state.marks: {state.at: None}}
@@ -393,7 +393,7 @@ class Flow:
             marks, function = waiting.popleft()
             for one in self._callback(call, whole[marks], come_from[marks], function, frame):
                 come_from.setdefault(one.marks, {})[one.at] = None
-                if not self._adds(whole, one, rounds[one.marks]):
+                if not self._adds(whole, one):
                     continue
                 rounds[one.marks] += 1
                 if rounds[one.marks] > MAX_ROUNDS:
@@ -411,7 +411,8 @@ class Flow:
     def _callback(
         self, call: Call, state: State, places: Iterable[Node], function: tuple[int, int], frame: Frame
     ) -> list[State]:
-        """The states in which a function has returned that the kernel was given in that one, coming from there."""
+        """The states in which a function has returned that the kernel was given; it comes from the state's place, and
+        from these."""
         inner, called = self.calls_to.given(state, call, *function)
         node = self._shapes.of(function[0]).node(function[0], called)
         self._came += [(node, place) for place in places]
@@ -421,7 +422,7 @@ class Flow:
             one.registers, one.kept, one.flags = state.registers[:], state.kept, state.flags
         return returned
 
-    def _adds(self, whole: dict[Marks, State], one: State, rounds: int) -> bool:
+    def _adds(self, whole: dict[Marks, State], one: State) -> bool:
         """Let what stands for all ways on which the same was seen stand for one more; whether it did not already."""
         other = whole.setdefault(one.marks, one)
         if other is one:
@@ -430,7 +431,7 @@ class Flow:
             if not one.facts & ~other.facts:
                 return False
             other.facts |= one.facts
-        elif rounds <= MAX_ROUNDS:
+        else:
             self._joiner.join(other, one, widen=True)
         return True
 

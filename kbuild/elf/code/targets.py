@@ -95,11 +95,7 @@ class Targets:
         return address >= MODULES and self._program.is_writable(address)
 
     def _is_somewhere(self, address: int) -> bool:
-        if STACK_END < address <= STACK:
-            return True
-        if address < MODULES:
-            return False
-        return self._program.is_writable(address) or self._program.is_code(address)
+        return self._is_data(address) or (address >= MODULES and self._program.is_code(address))
 
     def _made_of(self, symbol: int) -> frozenset[int] | None:
         """Addresses of data and code that an unknown was made of; None: it is not known which."""

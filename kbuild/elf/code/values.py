@@ -103,7 +103,7 @@ class Symbols:
         return origin in self._numbers
 
     def is_plain(self, symbol: int) -> bool:
-        """Whether an unknown is made of no other one: it may be anything that is known of it."""
+        """Whether an unknown is no result of an operation on others: it may be anything that is known of it."""
         origin = self.origin[symbol]
         return isinstance(origin, str) and origin != TOO_DEEP
 
