@@ -70,7 +70,8 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
         wanted = sorted(paths)
         # What is gone goes first: a folder may stand where a file or link stood, and the other way round.
         there = set(old) or _files(target)
-        for path in there - set(wanted):
+        gone = there - set(wanted)
+        for path in gone:
             place = path
             manifest_path.unlink(missing_ok=True)
             _remove(target, path)
@@ -101,7 +102,7 @@ def mirror(source: Path, paths: Iterable[str], target: Path) -> str:
             manifest_path.unlink(missing_ok=True)
             digest = _copy(source / path, target / path, mode)
             new[path] = _Entry(status.st_size, status.st_mtime_ns, mode, digest)
-        for path in there & set(wanted) - new.keys():
+        for path in there - gone - new.keys():
             place = path
             manifest_path.unlink(missing_ok=True)
             _remove(target, path)
