@@ -254,11 +254,10 @@ def test_the_build_can_be_done_again_by_hand(
     text = (run / "reproduce.sh").read_text()
     assert text.endswith(f" {goals}\n")
     script.write_text(text if whole else text.removesuffix(f"{goals}\n") + "arch/x86/kvm/\n")
+    script.chmod((run / "reproduce.sh").stat().st_mode)
     for name in ("config", "patches"):
         (tmp_path / name).symlink_to(run / name)
-    subprocess.run(
-        ["sh", script, kernel_source, objects], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"}
-    )
+    subprocess.run([script, kernel_source, objects], check=True, capture_output=True, env={"PATH": "/usr/bin:/bin"})
     built = {name for name in failed["artifacts"] if name.endswith(".ko")}
     if not whole:
         made = {path.name: path for path in (objects / "arch/x86/kvm").glob("kvm*.o") if f"{path.stem}.ko" in built}

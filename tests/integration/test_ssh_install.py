@@ -82,7 +82,7 @@ HINDRANCES = {
 }
 """What keeps GRUB from booting a kernel once: a command that brings it about in /boot/grub, one that mends it, and what
 is said."""
-MOST = ("somebody-elses-next-entry", "small-tmpfs")
+ALWAYS = ("somebody-elses-next-entry", "small-tmpfs")
 """Those that are tried without --all-kernels: each takes most of a minute."""
 
 
@@ -105,14 +105,14 @@ def assert_left_alone(tool: Tool, guest: Guest, host: Path, which: str) -> None:
     assert state(guest) == before
 
 
-@pytest.mark.parametrize("which", MOST)
+@pytest.mark.parametrize("which", ALWAYS)
 def test_where_grub_cannot_do_it_the_machine_is_left_alone(tool: Tool, guest: Guest, host: Path, which: str) -> None:
     """In one line, which says what to do; the look ahead says the same."""
     assert_left_alone(tool, guest, host, which)
 
 
 @pytest.mark.usefixtures("all_kernels")
-@pytest.mark.parametrize("which", [which for which in HINDRANCES if which not in MOST])
+@pytest.mark.parametrize("which", [which for which in HINDRANCES if which not in ALWAYS])
 def test_nor_where_something_rarer_keeps_it(tool: Tool, guest: Guest, host: Path, which: str) -> None:
     """The same of others."""
     assert_left_alone(tool, guest, host, which)
