@@ -10,29 +10,57 @@ grub=/boot/grub
 # Of ours there: a folder beside grub.cfg, which GRUB has found already, and an entry with that name in custom.cfg.
 entry='kvm-kbuild'
 begin="# $entry: begin" end="# $entry: end"
+newline='
+'
 
-say() { printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')"; }
+# Most of what is said is one line: a process for each would be hundreds, which a slow machine takes a minute for.
+say() {
+    case $2 in
+        *"$newline"*) printf '%s=%s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')" ;;
+        *) printf '%s=%s\n' "$1" "$2" ;;
+    esac
+}
+
+# A file's first line, in $line: empty where it cannot be read. Not of /proc/sys: a shell reads byte by byte, and a number
+# there is given at once or not at all.
+read_line() {
+    line=''
+    { IFS= read -r line <"$1"; } 2>/dev/null
+    return 0
+}
+say_line() { read_line "$2" && say "$1" "$line"; }
 content() { cat "$1" 2>/dev/null || true; }
 boot() { content /proc/sys/kernel/random/boot_id; }
 fail() { printf 'host.sh: %s\n' "$*" >&2; exit 1; }
 
 cpus_off() {
     for file in /sys/devices/system/cpu/cpu*/online; do
-        if [ "$(content "$file")" = 0 ]; then basename "$(dirname "$file")"; fi
+        read_line "$file"
+        file=${file%/online}
+        if [ "$line" = 0 ]; then printf '%s\n' "${file##*/}"; fi
     done
 }
 
-# One line for each process that has such a file open.
+# One line for each process that has a virtual machine, or /dev/kvm, open.
 users() {
-    find /proc/[0-9]*/fd -lname "$2" 2>/dev/null | while read -r link; do
+    find /proc/[0-9]*/fd \( -lname anon_inode:kvm-vm -o -lname /dev/kvm \) 2>/dev/null | while read -r link; do
         pid=${link#/proc/}
-        say "$1" "${pid%%/*} $(content "/proc/${pid%%/*}/comm")"
+        pid=${pid%%/*}
+        read_line "/proc/$pid/comm"
+        case $(readlink "$link") in
+            anon_inode:kvm-vm) say guest "$pid $line" ;;
+            /dev/kvm) say opened "$pid $line" ;;
+        esac
     done | sort -u
 }
 
-flags() {
-    sed -n "s/^$1[[:space:]]*: //p;/^$/q" /proc/cpuinfo
+# Of the first CPU.
+cpu() {
+    sed -n 's/^vendor_id[[:space:]]*: /vendor=/p;s/^flags[[:space:]]*: /flags=/p;s/^vmx flags[[:space:]]*: /vmx_flags=/p;/^$/q' \
+        /proc/cpuinfo
 }
+
+free_mb() { df -Pm "$1" 2>/dev/null | { read -r _ && read -r _ _ _ free _ && printf %s "$free"; }; }
 
 # What tells a later boot's evidence from what was there before.
 evidence_files() {
@@ -43,55 +71,55 @@ evidence_files() {
 }
 
 modules() {
-    say loaded "$(cut -d' ' -f1 /proc/modules)"
+    loaded=''
     while read -r name _ refs holders _; do
+        loaded="$loaded $name"
         case " $kvm " in *" $name "*) say module "$name $refs $holders" ;; esac
     done </proc/modules
+    say loaded "${loaded# }"
     for name in $kvm; do
+        [ -e "/sys/module/$name/initstate" ] || continue
         for file in /sys/module/"$name"/parameters/*; do
-            if [ -r "$file" ] && [ -e "/sys/module/$name/initstate" ]; then say parameter "$name ${file##*/} $(content "$file")"; fi
+            if [ -r "$file" ]; then read_line "$file" && say parameter "$name ${file##*/} $line"; fi
         done
     done
 }
 
 facts() {
     say architecture "$(uname -m)"
-    say release "$(uname -r)"
-    say version "$(uname -v)"
+    say release "$(content /proc/sys/kernel/osrelease)"
+    say version "$(content /proc/sys/kernel/version)"
     say boot "$(boot)"
     # shellcheck disable=SC1091
     say system "$(. /etc/os-release 2>/dev/null; printf '%s %s' "${ID:-unknown}" "${VERSION_ID:-}")"
-    say vendor "$(flags vendor_id)"
-    say flags "$(flags flags)"
-    say vmx_flags "$(flags 'vmx flags')"
+    cpu
     say cpus "$(getconf _NPROCESSORS_ONLN)"
     say cpus_off "$(cpus_off)"
     say tainted "$(content /proc/sys/kernel/tainted)"
     say memory_kb "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
-    say command_line "$(content /proc/cmdline)"
+    say_line command_line /proc/cmdline
     say disabled "$(dmesg 2>/dev/null | grep -iE 'kvm.*disabled by bios|(VMX|SVM).*disabled.*BIOS' | head -n 1)"
     say lockdown "$(sed -n 's/.*\[\(.*\)\].*/\1/p' /sys/kernel/security/lockdown 2>/dev/null)"
     say secure_boot "$(od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>/dev/null | tr -d ' ')"
-    say signed_only "$(content /sys/module/module/parameters/sig_enforce)"
+    say_line signed_only /sys/module/module/parameters/sig_enforce
     say kexec "$(command -v kexec)"
     say kexec_disabled "$(content /proc/sys/kernel/kexec_load_disabled)"
     boot_loader
     root=$(findmnt -no SOURCE / 2>/dev/null)
     say root "$root"
     say root_partuuid "$(lsblk -no PARTUUID "$root" 2>/dev/null | head -n 1)"
-    say free_mb "$(df -Pm "$(dirname "$dir")" 2>/dev/null | awk 'NR == 2 { print $4 }')"
-    say pstore "$(content /sys/module/pstore/parameters/backend)"
+    say free_mb "$(free_mb "${dir%/*}")"
+    say_line pstore /sys/module/pstore/parameters/backend
     say panic "$(content /proc/sys/kernel/panic)"
     say printk_devkmsg "$(content /proc/sys/kernel/printk_devkmsg)"
     say hung_task_timeout_secs "$(content /proc/sys/kernel/hung_task_timeout_secs)"
-    say kdump "$(content /sys/kernel/kexec_crash_loaded)"
+    say_line kdump /sys/kernel/kexec_crash_loaded
     if [ -f "$0" ]; then say script "$(sha256sum <"$0" | cut -d' ' -f1)"; fi
     if [ -e "$dir/boots" ] && command -v flock >/dev/null && ! flock -n "$dir/boots" true; then say state stopping; fi
     say state "$(systemctl is-system-running 2>/dev/null)"
-    say owner "$(content "$dir/owner")"
+    say_line owner "$dir/owner"
     modules
-    users guest 'anon_inode:kvm-vm'
-    users opened /dev/kvm
+    users
 }
 
 # Whether GRUB boots something once if it is told to: it reads custom.cfg, and forgets next_entry by writing it to the disk.
@@ -105,7 +133,7 @@ boot_loader() {
     say boot_fs "$(findmnt -nvo FSTYPE -T "$grub" 2>/dev/null)"
     say boot_options "$(findmnt -nvo OPTIONS -T "$grub" 2>/dev/null)"
     say boot_device "$(lsblk -dno TYPE "$(findmnt -nvo SOURCE -T "$grub")" 2>/dev/null)"
-    say boot_free_mb "$(df -Pm "$grub" 2>/dev/null | awk 'NR == 2 { print $4 }')"
+    say boot_free_mb "$(free_mb "$grub")"
 }
 
 # Only of one that is there: grub-editenv makes what it is to read.
@@ -133,8 +161,9 @@ take_out() {
 # The modules under test, by the kernel's names: those that need others come last.
 under_test() {
     for file in "$dir"/files/modules/*.ko; do
-        if [ -e "$file" ]; then basename "$file" .ko | tr - _; fi
-    done
+        file=${file##*/}
+        if [ "$file" != '*.ko' ]; then printf '%s\n' "${file%.ko}"; fi
+    done | tr - _
 }
 
 # The host as an order finds it: none of the modules under test is loaded, and each step's mark comes to its log.
@@ -269,9 +298,9 @@ load_as_it_was() {
     [ -e "/sys/module/$1/initstate" ] || modprobe "$1" || return 1
     given=$(saved parameter | while read -r name parameter value; do
         file=/sys/module/$name/parameters/$parameter
-        if [ "$name" = "$1" ] && [ -e "$file" ] && [ "$(content "$file")" != "$value" ]; then
-            { printf %s "$value" >"$file"; } 2>/dev/null || printf '%s\n' "$parameter=$value"
-        fi
+        if [ "$name" != "$1" ] || [ ! -e "$file" ]; then continue; fi
+        read_line "$file"
+        if [ "$line" != "$value" ]; then { printf %s "$value" >"$file"; } 2>/dev/null || printf '%s\n' "$parameter=$value"; fi
     done)
     # shellcheck disable=SC2086
     if [ -n "$given" ] && rmmod "$1" 2>/dev/null; then modprobe "$1" $given; fi
@@ -281,20 +310,21 @@ load_as_it_was() {
 restore() {
     uninstall || fail "$grub: what was put there for one boot could not be taken away"
     end_ours
-    for file in /sys/devices/system/cpu/cpu*/online; do
-        cpu=$(basename "$(dirname "$file")")
-        if [ "$(content "$file")" = 0 ] && ! saved cpus_off | grep -qw "$cpu"; then { echo 1 >"$file"; } 2>/dev/null; fi
+    for name in $(cpus_off); do
+        if ! saved cpus_off | grep -qw "$name"; then { echo 1 >"/sys/devices/system/cpu/$name/online"; } 2>/dev/null; fi
     done
+    names="$kvm $(under_test)"
     for _ in 1 2 3 4; do
-        for name in $kvm $(under_test); do take_out "$name"; done
+        for name in $names; do take_out "$name"; done
     done
     # Without files nothing of ours was ever loaded.
-    for name in $(test ! -d "$dir/files" || echo "$kvm" "$(under_test)"); do
+    for name in $(test ! -d "$dir/files" || echo "$names"); do
         if [ -e "/sys/module/$name/initstate" ]; then say stuck "$name"; fi
     done
     # What others need comes first. Only what was there before: others were loaded by an order.
+    were_loaded=$(saved loaded)
     for name in irqbypass kvm kvm_intel kvm_amd $(content "$dir/taken_out"); do
-        if saved loaded | grep -qw "$name"; then load_as_it_was "$name"; fi
+        case " $were_loaded " in *" $name "*) load_as_it_was "$name" ;; esac
     done
     for name in printk_devkmsg hung_task_timeout_secs; do
         value=$(saved "$name")
