@@ -215,7 +215,7 @@ class Emulator:
     def alive(self) -> bool:
         """Whether the process has not ended yet."""
         with self._reaping:
-            return self._process.poll() is None
+            return self._process.returncode is None and not self._has_ended()
 
     # The machine.
 
@@ -271,7 +271,7 @@ class Emulator:
         """To the emulator, if it has not ended."""
         with self._reaping, contextlib.suppress(ProcessLookupError):
             if self._process.returncode is None:
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Lead the lines on until something is so, at most for some seconds; for use in `sample`."""
@@ -362,7 +362,8 @@ class Emulator:
             if self._lines.commands in self._selector.get_map():
                 self._selector.unregister(self._lines.commands)
             self._outgoing.clear()
-        self._reap()
+        # What it started goes with it, and holds none of its lines open.
+        self._kill()
         self.ended()
         chunks: list[Chunk] = []
         deadline = time.monotonic() + DRAIN_S
@@ -397,14 +398,16 @@ class Emulator:
         return f"{self.name} {how}" + (f": {words}" if words else "")
 
     def _kill(self) -> None:
-        with self._reaping, contextlib.suppress(ProcessLookupError):
-            if self._process.returncode is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._reap()
-
-    def _reap(self) -> None:
+        """End it, and its group. Nobody else reaps it: until then no other group can have its number."""
         with self._reaping:
-            self._process.wait()
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+
+    def _has_ended(self) -> bool:
+        """Without reaping it."""
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _signal_name(number: int) -> str:

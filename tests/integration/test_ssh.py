@@ -24,6 +24,7 @@ def test_orders_leave_a_machine_as_it_was(tool: Tool, guest: Guest) -> None:
     done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone", "wrong-vendor-first"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert [one["status"] for one in tool.record()["transcripts"]] == ["PASS", "PASS"]
+    assert tool.processes() == {}, "the command that shows its console is over, too"
     assert state(guest) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from kbuild.hosts.ssh.facts import Facts, read_facts
 
 BETWEEN_S = 1.0
 """Between two looks whether a host is there again: nothing tells."""
+_PLAIN = re.compile(r"(?!exec )[\w./@%+,: -]+")
+"""A command line of one program, without anything that a shell reads."""
 POWER_S = 120.0
 """For a command that switches power."""
 
@@ -83,7 +86,8 @@ def start_console(line: str) -> subprocess.Popen[bytes]:
     """
     try:
         return subprocess.Popen(
-            command.leashed(["sh", "-c", line]),
+            # A shell that has only one command to run does not stay as its parent: whoever is killed, it is killed too.
+            command.leashed(["sh", "-c", f"exec {line}" if _PLAIN.fullmatch(line) else line]),
             # Held open: ipmitool and its like end when theirs does.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
