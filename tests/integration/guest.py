@@ -1,8 +1,8 @@
 """A Debian system in QEMU, with systemd and sshd: somebody's machine, for the tests.
 
 It is reached over loopback, its serial line is its console, and the emulator's monitor switches its power. Its disk,
-from which GRUB boots it, is made once, from Debian's packages, and kept in the cache; each machine writes to a copy
-of its own.
+from which GRUB boots it, is made once, from Debian's packages, and kept in the cache, with the memory of a machine that
+has booted from it: each machine begins there, and writes to a copy of its own.
 """
 
 from __future__ import annotations
@@ -24,8 +24,20 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "dbus", "openssh-server", "sudo", "kmod", "kexec-tools", "iproute2"),
     *("procps", "util-linux", "linux-image-amd64", "initramfs-tools", "zstd", "grub2-common", "grub-pc-bin"),
 )
-RECIPE = 2
+RECIPE = 3
 """Counted up where what is made below changes."""
+UNUSED = (
+    *("e2scrub_reap.service", "systemd-logind.service", "getty@tty1.service", "serial-getty@ttyS0.service"),
+    *("systemd-update-utmp.service", "sys-fs-fuse-connections.mount", "modprobe@fuse.service", "modprobe@loop.service"),
+    *("modprobe@drm.service", "modprobe@dm_mod.service", "kexec-load.service", "kexec.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer", "e2scrub_all.timer", "fstrim.timer"),
+)
+"""Masked: an emulated CPU takes a third of each boot for what no test asks for. kexec's scripts are not ours either:
+the tool loads its kernel itself."""
+UNNEEDED = ("cfg80211", "aesni_intel", "ghash_clmulni_intel", "sha512_ssse3", "pcspkr", "evdev", "button", "floppy")
+"""Modules that udev would load for devices and CPU features that no test asks for."""
+DRIVERS = ("virtio_pci", "virtio_blk", "ext4")
+"""All that its initial ramdisk has: with all of Debian's it is five times as large, and GRUB reads it byte by byte."""
 SIZE_MB = 2048
 FIRST_MB = 1
 """Where its only partition begins: GRUB's core is before it."""
@@ -44,6 +56,10 @@ MACHINE = (
 RAMOOPS = ("ramoops.mem_address=0x18000000", "ramoops.mem_size=0x100000", "ramoops.record_size=0x40000")
 """In the middle of its memory, where `memmap` keeps the kernel out: at its end the initrd is put at each boot."""
 BOOT_S = 300.0
+SAVED = "booted"
+"""The name of a snapshot, for QEMU."""
+OWN_DISK = "own"
+"""What a machine writes; the image's disk is below it."""
 WORDS = ("console=ttyS0", "panic=5", "memmap=1M$0x18000000", *RAMOOPS)
 # The shell that reads them, and GRUB, have a $ of their own.
 QUOTED = " ".join(WORDS).replace("$", r"\\\$")
@@ -81,6 +97,11 @@ class Image:
         return self.folder / "disk"
 
     @property
+    def booted(self) -> Path:
+        """What a machine has written to it and has in its memory when it has booted."""
+        return self.folder / "booted"
+
+    @property
     def kernel(self) -> Path:
         """Debian's bzImage."""
         return self.folder / "vmlinuz"
@@ -107,14 +128,17 @@ class Image:
 
 
 def make_image() -> Image:
-    """The image, from the cache or from Debian's archive (three minutes)."""
-    folder = make_folder(cache_home()) / f"test-guest-{SUITE}-{RECIPE}"
+    """The image, from the cache or from Debian's archive (four minutes)."""
+    version = _run("qemu-system-x86_64", "--version").split("(")[0].split()[-1]
+    # A machine's memory is for the QEMU that saved it.
+    folder = make_folder(cache_home()) / f"test-guest-{SUITE}-{RECIPE}-{version}"
     with locked(cache_home() / "test-guest.lock"):
         if not folder.exists():
             scratch = folder.with_suffix(".new")
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             _make(scratch)
+            _boot(Image(scratch))
             scratch.rename(folder)
     return Image(folder)
 
@@ -135,7 +159,14 @@ def _make(folder: Path) -> None:
     (root / "etc/modprobe.d/ramoops.conf").write_text("")
     (root / "etc/modules-load.d/ramoops.conf").write_text("ramoops\n")
     _run("chroot", root, "systemctl", "enable", "systemd-networkd", "ssh")
-    _run("chroot", root, "systemctl", "mask", "apt-daily.timer", "apt-daily-upgrade.timer", "man-db.timer")
+    _run("chroot", root, "systemctl", "mask", *UNUSED)
+    # Else each start makes one, which takes seconds.
+    _run("chroot", root, "systemd-machine-id-setup")
+    (root / "etc/modprobe.d/unneeded.conf").write_text("".join(f"blacklist {name}\n" for name in UNNEEDED))
+    (root / "etc/initramfs-tools/conf.d/drivers").write_text("MODULES=list\n")
+    listed = root / "etc/initramfs-tools/modules"
+    listed.write_text(listed.read_text() + "".join(f"{name}\n" for name in DRIVERS))
+    _run("chroot", root, "update-initramfs", "-u")
     (kernel,) = (root / "boot").glob("vmlinuz-*")
     (initrd,) = (root / "boot").glob("initrd.img-*")
     shutil.copy(kernel, folder / "vmlinuz")
@@ -165,6 +196,23 @@ def _make(folder: Path) -> None:
     _run("debugfs", "-w", "-R", "rm first", f"{folder / 'disk'}?offset={FIRST_MB << 20}")
 
 
+def _boot(image: Image) -> None:
+    """Boot it once, and keep its memory, with what it wrote to its disk."""
+    folder = image.folder / "boot"
+    folder.mkdir()
+    # From where it lies: beside each machine's own there is a link of that name.
+    _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", image.disk.name, "-F", "raw", image.booted)
+    image.booted.rename(folder / OWN_DISK)
+    with _machine(image, folder) as guest:
+        guest.wait()
+        said = guest.monitor(f"savevm {SAVED}")
+        assert "Error" not in said, said
+        guest.monitor("quit")
+        assert guest.process.wait(BOOT_S) == 0
+    (folder / OWN_DISK).rename(image.booted)
+    shutil.rmtree(folder)
+
+
 def _make_disk(root: Path, disk: Path) -> None:
     """A disk with that tree in its only partition, and GRUB before it, as grub-install would lay it out."""
     grub, core = root / "usr/lib/grub/i386-pc", root / "core"
@@ -189,13 +237,14 @@ def _make_disk(root: Path, disk: Path) -> None:
         file.write(head)
 
 
-def _drive(disk: Path) -> tuple[str, ...]:
-    return ("-drive", f"if=virtio,format=raw,file={disk}")
+def _drive(disk: Path, kind: str = "raw") -> tuple[str, ...]:
+    return ("-drive", f"if=virtio,format={kind},file={disk}")
 
 
-def _run(*argv: str | Path) -> None:
+def _run(*argv: str | Path) -> str:
     done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, f"{argv}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
 
 
 @dataclass
@@ -279,15 +328,25 @@ class Guest:
 
 @contextlib.contextmanager
 def running(image: Image, folder: Path) -> Iterator[Guest]:
-    """A machine that lets us in. It ends with the context."""
+    """A machine that has booted and lets us in. It ends with the context."""
     folder.mkdir(parents=True, exist_ok=True)
+    _run("cp", "--reflink=auto", "--sparse=always", image.booted, folder / OWN_DISK)
+    with _machine(image, folder, "-loadvm", SAVED) as guest:
+        guest.wait()
+        # Its clock stood still meanwhile.
+        guest.ssh(f"date --set=@{time.time():.0f}")
+        yield guest
+
+
+@contextlib.contextmanager
+def _machine(image: Image, folder: Path, *more: str) -> Iterator[Guest]:
+    """A machine whose own disk is in the folder. It ends with the context."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    disk = folder / "disk"
-    _run("cp", "--reflink=auto", "--sparse=always", image.disk, disk)
+    (folder / image.disk.name).symlink_to(image.disk)
     argv = [
-        *(*MACHINE, *_drive(disk)),
+        *(*MACHINE, *_drive(folder / OWN_DISK, "qcow2"), *more),
         *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", "virtio-net-pci,netdev=n,id=nic"),
         *("-chardev", f"socket,id=con,path={folder}/console,server=on,wait=off,logfile={folder}/console.log"),
@@ -304,9 +363,7 @@ def running(image: Image, folder: Path) -> Iterator[Guest]:
     with (folder / "qemu.log").open("wb") as said:
         process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *argv], stdout=said, stderr=said)
     try:
-        guest = Guest(image, folder, port, process)
-        guest.wait()
-        yield guest
+        yield Guest(image, folder, port, process)
     finally:
         process.kill()
         process.wait()
