@@ -291,9 +291,14 @@ class Guest:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def wait(self) -> None:
-        """Until it lets somebody in, and its boot has come to an end: before that all takes minutes."""
-        booted = "systemctl is-system-running --wait; echo booted"
+    def boot(self) -> str:
+        """Another one after each boot."""
+        return self.ssh("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def wait(self, but: str = "") -> None:
+        """Until it lets somebody in, in another boot than that, which has come to an end: before all takes minutes."""
+        other = f'[ "$(cat /proc/sys/kernel/random/boot_id)" != "{but}" ]'
+        booted = f"if {other}; then systemctl is-system-running --wait; echo booted; fi"
         deadline = time.monotonic() + BOOT_S
         while (left := deadline - time.monotonic()) > 0:
             assert self.process.poll() is None, (self.folder / "qemu.log").read_text()
@@ -381,7 +386,8 @@ def load_files(modules: Path, kernel: Path, host: Path, *orders: str) -> list[st
 
 
 def state(guest: Guest) -> str:
-    """What a run has to put back."""
+    """What a run has to put back, as soon as the machine's own boot has come to an end."""
+    guest.wait()
     modules = sorted(guest.ssh("cut -d' ' -f1,3,4 /proc/modules").splitlines())
     rest = guest.ssh(
         "grep -r . /sys/module/kvm*/parameters /proc/sys/kernel/printk_devkmsg; uname -a; ls /var/lib; "

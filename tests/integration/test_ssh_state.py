@@ -14,25 +14,21 @@ from tests.integration.guest import Guest, load, state
 pytestmark = pytest.mark.usefixtures("all_kernels")
 
 
-def boot_of(guest: Guest) -> str:
-    return guest.ssh("cat /proc/sys/kernel/random/boot_id")
-
-
 def test_what_cannot_be_unloaded_is_ended_by_a_boot(tool: Tool, guest: Guest) -> None:
     """Something that an order has begun keeps a module under test: it may not stay in somebody's kernel."""
-    before, boot = state(guest), boot_of(guest)
+    before, boot = state(guest), guest.boot()
     with at_work(tool, load(guest.image, guest.host_file(), LONG)) as work:
         hold = "for n in $(seq 600); do if [ -e /dev/kvm ]; then exec sleep 1000 < /dev/kvm; fi; sleep 0.1; done"
         guest.ssh(f"nohup sh -c '{hold}' > /dev/null 2>&1 &")
         out, err = work.communicate(timeout=900)
     assert work.returncode == 10, out + err
     assert "has /dev/kvm open" in out
-    assert boot_of(guest) != boot
+    assert guest.boot() != boot
     assert state(guest) == before
 
 
 def test_a_cpu_that_was_taken_away_is_given_back(tool: Tool, guest: Guest) -> None:
-    online, boot = "/sys/devices/system/cpu/cpu1/online", boot_of(guest)
+    online, boot = "/sys/devices/system/cpu/cpu1/online", guest.boot()
     guest.monitor("device_add EPYC-x86_64-cpu,id=second,socket-id=0,core-id=1,thread-id=0")
     guest.ssh(f"until echo 1 > {online}; do sleep 0.1; done 2> /dev/null")
     with at_work(tool, load(guest.image, guest.host_file(), LONG)) as interrupted:
@@ -40,14 +36,14 @@ def test_a_cpu_that_was_taken_away_is_given_back(tool: Tool, guest: Guest) -> No
         interrupted.terminate()
         interrupted.communicate(timeout=900)
     assert guest.ssh(f"cat {online}") == "1\n"
-    assert boot_of(guest) == boot
+    assert guest.boot() == boot
     guest.monitor("device_del second")
     guest.ssh(f"while test -e {online}; do sleep 0.1; done")
 
 
 def test_who_does_not_answer_is_left_alone(tool: Tool, guest: Guest) -> None:
     """Somebody may be at work there, or the way to it is broken: it is not for us to switch it off."""
-    boot = boot_of(guest)
+    boot = guest.boot()
     guest.monitor("set_link nic off")
     try:
         done = tool.run(*load(guest.image, guest.host_file(), "vendor-alone"))
@@ -56,7 +52,7 @@ def test_who_does_not_answer_is_left_alone(tool: Tool, guest: Guest) -> None:
         guest.wait()
     assert done.returncode == 3, done.stdout + done.stderr
     assert re.search("its power is left alone, .*by hand if need be .*system_reset", tool.transcript()["reason"])
-    assert boot_of(guest) == boot
+    assert guest.boot() == boot
 
 
 def test_a_machine_with_two_host_files_is_one(tool: Tool, guest: Guest) -> None:

@@ -139,12 +139,12 @@ boot_loader() {
 # Only of one that is there: grub-editenv makes what it is to read.
 next_entry() { if [ -s "$grub/grubenv" ]; then grub-editenv "$grub/grubenv" list | sed -n 's/^next_entry=//p'; fi; }
 
-# What was there stays to be put back, whatever happens to who asked for it.
+# What was there stays to be put back, whatever happens to who asked for it; gives that.
 take() {
     mkdir -p "$dir" || exit 1
     if [ -s "$dir/owner" ] && [ "$(cat "$dir/owner")" != "${2:-}" ]; then fail "the host is in use by $(cat "$dir/owner")"; fi
     if [ ! -s "$dir/saved" ]; then facts >"$dir/saved.new" && mv "$dir/saved.new" "$dir/saved" || exit 1; fi
-    printf '%s\n' "$1" >"$dir/owner.new" && mv "$dir/owner.new" "$dir/owner" && sync
+    printf '%s\n' "$1" >"$dir/owner.new" && mv "$dir/owner.new" "$dir/owner" && sync && was
 }
 
 put() {
@@ -334,7 +334,6 @@ restore() {
         if [ "$when" = "$(boot)" ] && mountpoint -q "$place"; then umount "$place"; fi
     done
     rm -f "$dir/mounted"
-    modules
 }
 
 was() { cat "$dir/saved"; }

@@ -79,8 +79,7 @@ class Target:
             if problems := [*hindrances(facts, self._spec)]:
                 raise HarnessError(f"host {self._spec.id}: {'; '.join(problems)}")
             write_atomically(self._taken, f"{self._run}\n".encode())
-            self._client.verb("take", f"{self._owner}/{self._spec.id} {self._run}", owner)
-            self._was = read_facts(self._client.verb("was"))
+            self._was = read_facts(self._client.verb("take", f"{self._owner}/{self._spec.id} {self._run}", owner))
             self._stack = stack.pop_all()
         return self
 
