@@ -236,6 +236,47 @@ def test_a_panic_is_the_kernels(tool: Tool, guest: Guest, *, console: bool) -> N
     assert state(guest) == before
 
 
+# What Debian's kdump-tools does in the kernel that is booted by a panic.
+SAVE = """\
+#!/bin/sh
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mount -o remount,rw /
+when=$(date +%Y%m%d%H%M)
+mkdir -p /var/crash/$when
+vmcore-dmesg /proc/vmcore >/var/crash/$when/dmesg.$when
+sync
+echo b >/proc/sysrq-trigger
+"""
+CRASH_KERNEL = """\
+set -e
+kernel=/boot/vmlinuz-$(uname -r) initrd=/boot/initrd.img-$(uname -r)
+"""
+
+
+@pytest.mark.usefixtures("all_kernels")
+def test_a_panic_is_told_by_kdump(tool: Tool, guest: Guest) -> None:
+    """Without a console: a second kernel, in memory that the first one leaves alone, has written down the log."""
+    before, boot = state(guest), guest.boot()
+    guest.ssh(f"{CRASH_KERNEL}kexec -l $kernel --initrd=$initrd --reuse-cmdline --append=crashkernel=160M")
+    guest.ssh("systemctl kexec", check=False)
+    guest.wait(but=boot)
+    try:
+        guest.ssh(f"cat >/save <<'END'\n{SAVE}END\nchmod 755 /save; sync")
+        words = "root=/dev/vda1 console=ttyS0 nr_cpus=1 reset_devices init=/save"
+        guest.ssh(f"{CRASH_KERNEL}kexec -p $kernel --initrd=$initrd --command-line='{words}'")
+        assert "kdump" in tool.run("host.check", "--host", guest.host_file(console="")).stdout
+        with at_work(tool, load(guest.image, guest.host_file(console=""), LONG)) as work:
+            guest.ssh("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger", check=False)
+            out, err = work.communicate(timeout=900)
+        assert work.returncode == 10, out + err
+        one = tool.transcript()
+        assert (one["status"], "sysrq triggered crash" in str(one["findings"])) == ("FAIL", True), one
+        assert "its kernel's last words are in /var/crash/" in (tool.latest() / "log.jsonl").read_text()
+    finally:
+        guest.ssh("rm -rf /save /var/crash")
+    assert state(guest) == before
+
+
 @pytest.mark.usefixtures("all_kernels")
 def test_a_lost_network_is_the_hosts(tool: Tool, guest: Guest) -> None:
     """The same boot answers again later: nothing of the kernel's, and what it had loaded is taken out again."""
